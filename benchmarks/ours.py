@@ -1,0 +1,72 @@
+"""A process that makes captures on request: see benchmarks.peers.child for the talk.
+
+`python -m benchmarks.ours '{"request": <CaptureRequest>, "workers": 1}'`. With one worker, units run in this process;
+with more, on as many Dask worker processes, started once. Planning and loading are done before the first request; a run
+is all the rest: metadata, lease, forwards, encoding, checksums, fsync, receipts and the seal.
+"""
+
+import os
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import numpy as np
+
+from benchmarks.peers.child import arguments, serve
+from pipelines.resolve import prepare
+from schemas.capture import CaptureRequest
+from schemas.execution import Execution
+from tasks.drive import serial
+from tasks.produce import run_capture
+from tasks.readers import open_capture
+from tasks.store.location import Location
+
+
+def main() -> None:
+    """Serve captures of one request."""
+    options = arguments()
+    request = CaptureRequest.model_validate(options["request"])
+    with _client(options["workers"], request.precision.threads) as client:
+        prepared = prepare(request, None)
+
+        def task(out: str) -> None:
+            outcome = run_capture(Location(out), prepared.spec, lambda: prepared.table, _driver(client))
+            if outcome.failures:
+                raise RuntimeError(f"{len(outcome.failures)} samples failed: {outcome.failures[0]}")
+
+        def read(out: str, to: str, samples: int) -> None:
+            np.save(to, _first(out, prepared.spec.id, samples))
+
+        serve(task, read, lambda: _pids(client))
+
+
+def _first(out: str, capture_id: str, samples: int) -> np.ndarray:
+    """float32 [site, sample, position, feature] of the first samples, which have equal lengths."""
+    capture = open_capture(out, capture_id)
+    n_positions = int(capture.samples["length"].iloc[0])
+    rows = [capture.site(site)["activation"][: samples * n_positions].to_numpy() for site in capture.sites]
+    return np.stack(rows).reshape(len(rows), samples, n_positions, -1)
+
+
+def _client(workers: int, threads: int) -> AbstractContextManager[Any]:
+    if workers == 1:
+        return nullcontext()
+    from pipelines.cluster import open_client
+
+    return open_client(Execution(cluster="processes", workers=workers, device="cpu"), threads, "cpu")
+
+
+def _driver(client: Any) -> Any:
+    if client is None:
+        return serial
+    from pipelines.cluster import DaskDriver
+
+    return DaskDriver(client)
+
+
+def _pids(client: Any) -> Sequence[int]:
+    return [os.getpid(), *(client.run(os.getpid).values() if client is not None else ())]
+
+
+if __name__ == "__main__":
+    main()

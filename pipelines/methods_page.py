@@ -1,0 +1,180 @@
+"""docs/methods.md, made from the method files: what each reads, its options, its result, its source.
+
+`python -m pipelines.methods_page` writes the page; a test fails when it is out of date.
+"""
+
+import inspect
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+
+from pydantic import BaseModel
+from pydantic_core import PydanticUndefined
+
+from schemas.base import Frozen
+
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "methods.md"
+KINDS = {
+    "reduce": "one number or matrix from all rows; parts are merged, memory does not grow with the rows",
+    "map": "an output for every row, written shard by shard",
+    "pairs": "every row against every other, block by block",
+    "sequential": "a seeded pass over the rows in order",
+    "whole": "all rows in memory, up to a stated number",
+}
+
+
+class FieldText(NamedTuple):
+    """An option or a part of a result."""
+
+    name: str
+    type: str
+    default: str | None
+    """None where it must be given, or for results."""
+    meaning: str
+
+
+class MethodText(NamedTuple):
+    """A method in words."""
+
+    name: str
+    version: int
+    kind: str
+    summary: str
+    """First line of the file."""
+    description: str
+    ports: dict[str, str]
+    options: tuple[FieldText, ...]
+    results: tuple[FieldText, ...]
+    arrays: dict[str, tuple[str, ...]]
+    reference: str
+    seeds: tuple[int, ...]
+
+
+def describe_method(method: str) -> MethodText:
+    """A method in words, from its module.
+
+    Raises:
+        UnknownNameError: if there is no such method.
+    """
+    from tasks.methods.contract import load_method
+
+    module = load_method(method)
+    summary, _, rest = inspect.cleandoc(module.__doc__ or "").partition("\n")
+    return MethodText(
+        name=method,
+        version=module.VERSION,
+        kind=module.KIND,
+        summary=summary,
+        description=rest.strip(),
+        ports={name: _port(port) for name, port in module.READS.items()},
+        options=tuple(_fields(module.Config)),
+        results=tuple(_fields(module.Result)),
+        arrays={name: tuple(dims) for name, dims in _arrays(module).items()},
+        reference=module.REFERENCE,
+        seeds=tuple(module.SEEDS),
+    )
+
+
+def _arrays(module: ModuleType) -> dict[str, tuple[str, ...]]:
+    return dict(getattr(module, "ARRAYS", {}))
+
+
+def _port(port: Any) -> str:
+    made_by = getattr(port, "method", None)
+    if made_by is not None:
+        return f"the artifact of `{made_by}`"
+    several = (
+        "rows of a site, of one or several captures" if port.several else "rows of a site of one capture"
+    )
+    return f"{several}, with labels" if port.labels else several
+
+
+def _fields(model: type[BaseModel]) -> Iterator[FieldText]:
+    for name, field in model.model_fields.items():
+        meaning = " ".join((field.description or "").split())
+        nested = _nested(field.annotation)
+        default = None if field.default is PydanticUndefined else _default(field.default)
+        yield FieldText(name, _type(field.annotation), default, meaning or nested)
+
+
+def _default(value: Any) -> str:
+    return "none" if value is None else str(value)
+
+
+def _nested(annotation: Any) -> str:
+    """First line of a model's docstring, for fields that have none."""
+    is_model = isinstance(annotation, type) and issubclass(annotation, Frozen)
+    return inspect.cleandoc(annotation.__doc__ or "").partition("\n")[0] if is_model else ""
+
+
+def _type(annotation: Any) -> str:
+    """A type as a reader writes it."""
+    text = (
+        annotation.__name__
+        if isinstance(annotation, type) and not hasattr(annotation, "__args__")
+        else str(annotation)
+    )
+    for noise in ("typing.", "collections.abc.", "schemas.base."):
+        text = text.replace(noise, "")
+    return text.replace("Optional", "").replace("NoneType", "None")
+
+
+def method_page(method: MethodText) -> str:
+    """The section of one method."""
+    lines = [f"### {method.name}", "", method.summary, ""]
+    lines += [method.description, ""] if method.description else []
+    lines += [f"Kind: `{method.kind}`. Version {method.version}. Source: {method.reference.rstrip('.')}.", ""]
+    lines += [f"- reads `{name}`: {text}" for name, text in method.ports.items()]
+    lines += [f"- array `{name}` ({', '.join(dims)})" for name, dims in method.arrays.items()]
+    lines += ["", *_table("Option", method.options, default=True)] if method.options else []
+    lines += ["", *_table("Result", method.results, default=False)] if method.results else []
+    return "\n".join(lines)
+
+
+def _table(title: str, fields: tuple[FieldText, ...], default: bool) -> Iterator[str]:
+    yield f"| {title} | Type |" + (" Default |" if default else "") + " Meaning |"
+    yield "| --- | --- |" + (" --- |" if default else "") + " --- |"
+    for field in fields:
+        given = (
+            f" {_cell('required' if field.default is None else f'`{field.default}`')} |" if default else ""
+        )
+        yield f"| `{field.name}` | `{_cell(field.type)}` |{given} {_cell(field.meaning)} |"
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+def methods_page() -> str:
+    """The whole page."""
+    from tasks.methods.contract import list_methods
+
+    methods = [describe_method(name) for name in list_methods()]
+    families = list(dict.fromkeys(method.name.partition(".")[0] for method in methods))
+    lines = [
+        "# Methods",
+        "",
+        "Made from the method files by `python -m pipelines.methods_page`; do not edit.",
+        "",
+    ]
+    lines += ["| Method | Kind | What it does |", "| --- | --- | --- |"]
+    lines += [f"| [{m.name}](#{m.name.replace('.', '')}) | {m.kind} | {_cell(m.summary)} |" for m in methods]
+    lines += ["", "Kinds:", "", *(f"- `{kind}`: {text}" for kind, text in KINDS.items())]
+    for family in families:
+        lines += ["", f"## {family}"]
+        for method in methods:
+            lines += ["", method_page(method)] if method.name.startswith(f"{family}.") else []
+    return "\n".join(lines) + "\n"
+
+
+def main() -> int:
+    """Write the page."""
+    PAGE.parent.mkdir(exist_ok=True)
+    PAGE.write_text(methods_page(), encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

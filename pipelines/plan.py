@@ -1,0 +1,191 @@
+"""RunSpec -> Plan: ids, units, bytes on disk and memory, before anything is computed.
+
+Making a plan loads the network and tokenises the data. A run keeps the plan under `<root>/plans/`, named by everything
+that went into it (the request, the weights' and the data's bytes, package versions, our own code), so that repeating a
+finished run reads a few small files and imports neither torch nor transformers.
+"""
+
+import importlib.metadata
+import os
+from functools import cache
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from schemas.base import Frozen, canonical_json, content_id, sha256
+from schemas.capture import CaptureRequest, CaptureSpec
+from schemas.errors import DamageError, NotFoundError, OccupiedError, ResourceError
+from schemas.run import RunSpec
+from schemas.stage import ResolvedStage
+from tasks.store.location import Location
+from tasks.store.paths import capture_path, manifest_path
+from tasks.store.seal import count_receipts, is_sealed
+
+PLANNING_PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "zarr")
+
+
+class CapturePlan(Frozen):
+    """One capture (of one partition)."""
+
+    name: str
+    partition: str | None
+    id: str
+    spec: CaptureSpec
+    n_units: int
+    bytes: int
+    """On disk, before compression."""
+    worker_memory_bytes: int
+    """Projected peak of one worker."""
+    n_tokens: int
+    """Tokens (or samples) that go through the network."""
+    sealed: bool = False
+    units_done: int = 0
+
+
+class StagePlan(Frozen):
+    """One stage at one site."""
+
+    name: str
+    site: str
+    id: str
+    stage: ResolvedStage
+    done: bool = False
+
+
+class Plan(Frozen):
+    """What a run will do."""
+
+    run: RunSpec
+    request_id: str | None
+    """Names the kept plan; None where a source has no cheap fingerprint."""
+    captures: tuple[CapturePlan, ...]
+    stages: tuple[StagePlan, ...]
+
+    @property
+    def bytes_on_disk(self) -> int:
+        """Bytes that are still to be written, before compression."""
+        return sum(
+            c.bytes * (c.n_units - c.units_done) // max(1, c.n_units) for c in self.captures if not c.sealed
+        )
+
+    @property
+    def memory_bytes(self) -> int:
+        """Projected peak of one worker."""
+        return max((c.worker_memory_bytes for c in self.captures), default=0)
+
+    @property
+    def finished(self) -> bool:
+        """Whether there is nothing to compute."""
+        return all(c.sealed for c in self.captures) and all(s.done for s in self.stages)
+
+
+def make_plan(run: RunSpec, refresh: bool = False) -> Plan:
+    """The plan of a run.
+
+    Args:
+        run: the run.
+        refresh: plan anew even where a kept plan fits.
+
+    Raises:
+        SubspanError: for a wrong site, method, option, source or network; see the subclasses.
+    """
+    root = Location(run.root)
+    if root.is_local and Path(root.url.removeprefix("file://")).is_file():
+        raise OccupiedError(
+            f"the root {run.root} is a file; expected a folder, or a place where one can be made"
+        )
+    request_id = request_identity(run)
+    kept = None if refresh or request_id is None else _read_kept(root, request_id)
+    if kept is None:
+        from pipelines.resolve import resolve_run
+
+        captures, stages = resolve_run(run)
+    else:
+        captures, stages = kept.captures, kept.stages
+    plan = Plan(run=run, request_id=request_id, captures=captures, stages=stages)
+    return with_progress(plan)
+
+
+def keep_plan(plan: Plan) -> None:
+    """Keep a plan, so that the same run need not be planned again."""
+    if plan.request_id is not None:
+        Location(plan.run.root).write(f"plans/{plan.request_id}.json", canonical_json(plan))
+
+
+def with_progress(plan: Plan) -> Plan:
+    """The plan with what is done already, read from the store."""
+    root = Location(plan.run.root)
+    captures = tuple(_capture_progress(root, capture) for capture in plan.captures)
+    stages = tuple(
+        s.model_copy(update={"done": root.exists(f"artifacts/{s.id}/artifact.json")}) for s in plan.stages
+    )
+    return plan.model_copy(update={"captures": captures, "stages": stages})
+
+
+def check_disk(plan: Plan) -> None:
+    """Refuse a plan that does not fit on a local disk.
+
+    Raises:
+        ResourceError: with the bytes needed and free.
+    """
+    free = Location(plan.run.root).free_bytes()
+    if free is not None and plan.bytes_on_disk > free:
+        raise ResourceError(
+            f"the run writes up to {plan.bytes_on_disk:,} bytes below {plan.run.root}, {free:,} are free: "
+            "choose another root, fewer sites, a smaller subset, or store.dtype float16"
+        )
+
+
+def request_identity(run: RunSpec) -> str | None:
+    """Names everything that a plan depends on, without loading a network; None if that is not possible."""
+    captures = {}
+    for name, request in run.captures.items():
+        prints = _source_prints(request)
+        if prints is None:
+            return None
+        captures[name] = {"request": request.model_dump(mode="json"), **prints}
+    stages = {name: stage.model_dump(mode="json") for name, stage in run.stages.items()}
+    if any(stage.method.partition(".")[0] in _allowed() for stage in run.stages.values()):
+        return None  # a method of another package: its version is known only once it is imported
+    versions = {name: importlib.metadata.version(name) for name in PLANNING_PACKAGES}
+    return content_id({"captures": captures, "stages": stages, "versions": versions, "code": _code_digest()})
+
+
+def _allowed() -> list[str]:
+    return [name for name in os.environ.get("SUBSPAN_METHOD_PACKAGES", "").split(",") if name]
+
+
+def _source_prints(request: CaptureRequest) -> dict[str, object] | None:
+    from tasks.extract.data import fingerprint, partitions
+    from tasks.extract.weights import tokenizer_digest, weights_digest
+
+    weights = weights_digest(request.model)
+    data = {partition: fingerprint(request.data, partition) for partition in partitions(request.data)}
+    if weights is None or None in data.values():
+        return None
+    return {"weights": weights, "tokenizer": tokenizer_digest(request.model), "data": data}
+
+
+@cache
+def _code_digest() -> str:
+    top = Path(__file__).resolve().parent.parent
+    files = sorted(p for part in ("schemas", "tasks", "pipelines") for p in (top / part).rglob("*.py"))
+    return sha256(b"".join(p.read_bytes() for p in files))
+
+
+def _read_kept(root: Location, request_id: str) -> Plan | None:
+    try:
+        return Plan.model_validate_json(root.read(f"plans/{request_id}.json"))
+    except (NotFoundError, ValidationError):
+        return None
+
+
+def _capture_progress(root: Location, capture: CapturePlan) -> CapturePlan:
+    if is_sealed(root, capture.id):
+        if not root.exists(f"{capture_path(capture.id)}/zarr.json"):
+            raise DamageError(
+                f"capture {capture.id} is sealed and its folder {root.url}/{capture_path(capture.id)} is gone: restore it, or remove "
+                f"{manifest_path(capture.id)} and run again"
+            )
+        return capture.model_copy(update={"sealed": True, "units_done": capture.n_units})
+    return capture.model_copy(update={"sealed": False, "units_done": count_receipts(root, capture.id)})

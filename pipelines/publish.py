@@ -1,0 +1,116 @@
+"""What a run shows in the Prefect UI: one progress artifact while it works, tables and the report link at the end."""
+
+import re
+import time
+from uuid import UUID
+
+from prefect.artifacts import (
+    create_link_artifact,
+    create_markdown_artifact,
+    create_progress_artifact,
+    create_table_artifact,
+    update_progress_artifact,
+)
+
+from schemas.outcome import RunOutcome
+
+UPDATE_SECONDS = 1.0
+
+
+class PrefectProgress:
+    """Progress of each step as an artifact, updated at most about once a second."""
+
+    def __init__(self) -> None:
+        self._artifacts: dict[str, UUID] = {}
+        self._done: dict[str, int] = {}
+        self._total: dict[str, int] = {}
+        self._last = 0.0
+
+    def begin(self, label: str, total: int, done: int = 0) -> None:
+        """A step starts."""
+        self._total[label], self._done[label] = max(1, total), done
+        if label not in self._artifacts:
+            made = create_progress_artifact(
+                self._percent(label), key=artifact_key("progress", label), description=label
+            )
+            if isinstance(made, UUID):
+                self._artifacts[label] = made
+
+    def advance(self, label: str, tokens: int = 0) -> None:
+        """One more unit is done."""
+        self._done[label] += 1
+        if time.monotonic() - self._last > UPDATE_SECONDS:
+            self._send(label)
+
+    def at(self, label: str, done: int, total: int) -> None:
+        """So many units done, of those known so far."""
+        self._done[label], self._total[label] = done, max(1, total)
+        if time.monotonic() - self._last > UPDATE_SECONDS:
+            self._send(label)
+
+    def end(self, label: str) -> None:
+        """The step is done."""
+        self._done[label] = self._total[label]
+        self._send(label)
+
+    def _percent(self, label: str) -> float:
+        return 100.0 * self._done[label] / self._total[label]
+
+    def _send(self, label: str) -> None:
+        self._last = time.monotonic()
+        if label in self._artifacts:
+            update_progress_artifact(self._artifacts[label], progress=self._percent(label), description=label)
+
+
+def publish_outcome(outcome: RunOutcome) -> None:
+    """Tables of captures and results, figures as Markdown pictures, and the link to the report."""
+    create_table_artifact(
+        key="captures", table=[_capture_row(c.model_dump()) for c in outcome.captures], description="Captures"
+    )
+    for stage in dict.fromkeys(a.stage for a in outcome.artifacts):
+        rows = [{"site": a.site, **_rounded(a.result)} for a in outcome.artifacts if a.stage == stage]
+        create_table_artifact(
+            key=artifact_key("result", stage), table=rows, description=f"Results of {stage}, one row per site"
+        )
+    for failure in outcome.stage_failures:
+        create_markdown_artifact(
+            f"**{failure.stage}** at `{failure.site}` failed: {failure.reason}",
+            key=artifact_key("failed", failure.stage),
+        )
+    if outcome.report is not None:
+        publish_report(outcome.report)
+
+
+def publish_report(url: str) -> None:
+    """A link to the page, and its figures as pictures."""
+    from base64 import b64encode
+
+    from tasks.store.location import Location
+
+    create_link_artifact(
+        link=url if "://" in url else f"file://{url}",
+        link_text="report",
+        key="report",
+        description="The page of this run",
+    )
+    folder = Location(url.rsplit("/", 1)[0])
+    for name in sorted(n for n in folder.ls("figures") if n.endswith(".png")):
+        picture = b64encode(folder.read(f"figures/{name}")).decode()
+        create_markdown_artifact(
+            f"![{name}](data:image/png;base64,{picture})",
+            key=artifact_key("figure", name.removesuffix(".png")),
+        )
+
+
+def artifact_key(*parts: str) -> str:
+    """A key as Prefect wants it: lower case letters, digits and dashes."""
+    return re.sub(r"[^a-z0-9]+", "-", "-".join(parts).lower()).strip("-")
+
+
+def _capture_row(capture: dict[str, object]) -> dict[str, object]:
+    failures = capture.pop("failures")
+    return capture | {"failed samples": len(failures) if isinstance(failures, list | tuple) else 0}
+
+
+def _rounded(result: dict[str, object]) -> dict[str, object]:
+    return {k: float(f"{v:.5g}") if isinstance(v, float) else v for k, v in result.items()}

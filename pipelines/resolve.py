@@ -1,0 +1,300 @@
+"""A request with its network and data loaded: sites, rows, ids. Everything that needs torch before the first unit."""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+from torch import Tensor
+
+from pipelines.geometry import item_bytes, make_space, rows_per_sample
+from pipelines.plan import CapturePlan, StagePlan
+from pipelines.stages import allowed_packages, resolve_stages
+from schemas.base import canonical_json
+from schemas.capture import CaptureRequest, CaptureSpec
+from schemas.errors import DataError, ModelError, SpecError, UnknownNameError, nearest
+from schemas.layout import Layout, SiteLayout, Space
+from schemas.run import RunSpec
+from tasks.engine.fusion import check_fusable
+from tasks.extract.data import Source, fingerprint, open_source, partitions
+from tasks.extract.encode import Encoder, make_encoder
+from tasks.extract.geometry import space_size
+from tasks.extract.models import Network, network
+from tasks.extract.sites import SiteInfo, cut, list_sites, resolve
+from tasks.extract.subset import choose
+from tasks.extract.weights import tokenizer_digest, weights_digest
+from tasks.store.arrays import SampleTable
+
+PROBE_SAMPLES = 3
+"""Samples of the dry run."""
+MOST_CLASSES = 256
+"""Whole numbers with at most this many different values are classes, with more they are measurements."""
+
+
+class Prepared(NamedTuple):
+    """One partition, tokenised, with its network's sites resolved."""
+
+    spec: CaptureSpec
+    table: SampleTable
+    n_tokens: int
+    weight_bytes: int
+    batch_bytes: int
+    """The largest tensor of a forward at the full token budget."""
+
+
+def resolve_run(run: RunSpec) -> tuple[tuple[CapturePlan, ...], tuple[StagePlan, ...]]:
+    """Captures and stages of a run, with their ids.
+
+    Raises:
+        SubspanError: for whatever in the run does not fit the network, the data or a method.
+    """
+    for name, request in run.captures.items():
+        _check_fuse(name, request)
+    captures = resolve_captures(run)
+    _check_color(run)
+    return captures, resolve_stages(run, captures)
+
+
+def resolve_captures(run: RunSpec) -> tuple[CapturePlan, ...]:
+    """The plan of every capture and partition, in the order of the run."""
+    return tuple(
+        _capture_plan(name, request, partition)
+        for name, request in run.captures.items()
+        for partition in partitions(request.data)
+    )
+
+
+def _check_fuse(name: str, request: CaptureRequest) -> None:
+    if request.keep == "states" and not request.fuse:
+        raise SpecError(
+            f"capture {name!r} has keep: states and no fuse, so nothing would be kept; name methods in fuse, or keep: rows"
+        )
+    for call in request.fuse:
+        check_fusable(call, allowed_packages())
+
+
+def _check_color(run: RunSpec) -> None:
+    wanted = run.report.color_by if run.report else None
+    if wanted is None:
+        return
+    tables = [sample_table(request, partitions(request.data)[0]) for request in run.captures.values()]
+    labels = {label for table in tables for label in table.labels}
+    if wanted not in labels:
+        raise UnknownNameError(
+            f"report.color_by: no capture has a label {wanted!r}; nearest: {nearest(wanted, labels)}"
+        )
+
+
+def sample_table(request: CaptureRequest, partition: str | None) -> SampleTable:
+    """Keys, labels, lengths and row starts of a capture's samples."""
+    return prepare(request, partition).table
+
+
+def prepare(request: CaptureRequest, partition: str | None) -> Prepared:
+    """See Prepared; remembered while weights and data stay the same, so that planning and creating share the work."""
+    prints = weights_digest(request.model), fingerprint(request.data, partition)
+    return _prepare(canonical_json(request), partition, prints)
+
+
+@lru_cache(maxsize=16)
+def _prepare(request_json: bytes, partition: str | None, prints: tuple[str | None, str | None]) -> Prepared:
+    request = CaptureRequest.model_validate_json(request_json)
+    source = open_source(request.data, partition)
+    indices, encoder = _draw(source, request)
+    net = network(request.model, "cpu", request.precision.threads, prints[0])
+    infos = dry_run(net, encoder, request)
+    sites = resolve(request.sites, infos, request.rows.pooling)
+    spaces, starts = _spaces(sites, encoder, request, len(indices))
+    spec = CaptureSpec(
+        request=identity_request(request),
+        weights=net.digest,
+        data=source.fingerprint,
+        tokenizer=tokenizer_digest(request.model) if encoder.is_text else None,
+        partition=partition or None,
+        layout=Layout(n_samples=len(indices), spaces=spaces, sites=sites),
+    )
+    table = _table(source, encoder, indices, starts)
+    weight_bytes = sum(p.numel() * p.element_size() for p in net.module.parameters())
+    return Prepared(
+        spec, table, int(encoder.lengths().sum()), weight_bytes, _batch_bytes(infos, encoder, request)
+    )
+
+
+def identity_request(request: CaptureRequest) -> CaptureRequest:
+    """The part of a request that changes stored values: fused methods only where nothing else is kept."""
+    return request if request.keep == "states" else request.model_copy(update={"fuse": ()})
+
+
+def dry_run(net: Network, encoder: Encoder, request: CaptureRequest) -> list[SiteInfo]:
+    """Every site of the network with its geometry, from two small forwards over real samples."""
+    for first in range(len(encoder)):
+        try:
+            batch = encoder.batch(_probe_indices(encoder, first))
+            break
+        except DataError:
+            if first + 1 == len(encoder) or first >= 100:
+                raise
+    before = {name: tensor.clone() for name, tensor in net.module.named_buffers()}
+    try:
+        infos = list_sites(net, batch, cut(batch))
+    except (ModelError, DataError):
+        raise
+    except Exception as error:
+        raise ModelError(
+            f"the network {_model_name(request)} raised {type(error).__name__} in a dry run over {len(batch.inputs)} inputs "
+            f"({', '.join(f'{k or 0}: {tuple(v.shape)}' for k, v in batch.inputs.items())}): {error}; "
+            "check that the data fit what its forward takes"
+        ) from error
+    changed = [
+        name
+        for name, tensor in net.module.named_buffers()
+        if name not in before or not _same(tensor, before[name])
+    ]
+    if changed:
+        raise ModelError(
+            f"the forward of {_model_name(request)} changes its buffer {changed[0]!r} also in evaluation mode: what a sample gives "
+            "would depend on how many ran before it; freeze the buffer in the factory"
+        )
+    return infos
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    return a.shape == b.shape and bool(
+        ((a == b) | (a.isnan() & b.isnan()) if a.is_floating_point() else a == b).all()
+    )
+
+
+def _probe_indices(encoder: Encoder, first: int) -> list[int]:
+    return [i % len(encoder) for i in range(first, first + min(PROBE_SAMPLES, max(1, len(encoder))))]
+
+
+def _model_name(request: CaptureRequest) -> str:
+    return request.model.name if request.model.kind == "transformers" else request.model.factory
+
+
+def _draw(source: Source, request: CaptureRequest) -> tuple[np.ndarray, Encoder]:
+    if len(source) == 0:
+        raise DataError("the data hold no samples; expected at least one")
+    everything = np.arange(len(source))
+    subset = request.data.subset
+    if subset.max_tokens is None and subset.max_samples is None:
+        return everything, make_encoder(source, everything, request.model, request)
+    lengths = None
+    if subset.max_tokens is not None:
+        # Texts that are too long refuse the run only if they are drawn.
+        drawing = make_encoder(
+            source, everything, request.model, request.model_copy(update={"too_long": "truncate"})
+        )
+        lengths = drawing.lengths() if drawing.is_text else None
+    indices = choose(source.labels(), lengths, subset, n_samples=len(source))
+    return indices, make_encoder(source, indices, request.model, request)
+
+
+def _spaces(
+    sites: Sequence[SiteLayout], encoder: Encoder, request: CaptureRequest, n_samples: int
+) -> tuple[tuple[Space, ...], dict[str, np.ndarray]]:
+    spaces: list[Space] = []
+    starts: dict[str, np.ndarray] = {}
+    for name in dict.fromkeys(site.space for site in sites):
+        widths = [site.width for site in sites if site.space == name]
+        counts, per_sample = _counts(name, encoder, request, n_samples)
+        starts[name] = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
+        n_rows = int(starts[name][-1])
+        if n_rows == 0:
+            raise DataError(
+                f"the row selection {request.rows.model_dump()} keeps no row of {n_samples} samples; keep more positions"
+            )
+        spaces.append(make_space(name, n_samples, n_rows, per_sample, widths, request.store))
+    return tuple(spaces), starts
+
+
+def _counts(
+    name: str, encoder: Encoder, request: CaptureRequest, n_samples: int
+) -> tuple[np.ndarray, int | None]:
+    if name == "tokens":
+        return encoder.kept_rows(), None
+    per_sample = rows_per_sample(space_size(name) or 1, request.rows)
+    return np.full(n_samples, per_sample, dtype=np.int64), per_sample
+
+
+def _table(
+    source: Source, encoder: Encoder, indices: np.ndarray, starts: dict[str, np.ndarray]
+) -> SampleTable:
+    keys = source.keys()
+    labels: dict[str, np.ndarray] = {}
+    categories: dict[str, tuple[str, ...]] = {}
+    for name, column in source.labels().items():
+        chosen = [column[i] for i in indices]
+        names = sorted(set(chosen))
+        if isinstance(column[0], str) or (isinstance(column[0], int) and len(names) <= MOST_CLASSES):
+            code = {value: n for n, value in enumerate(names)}
+            labels[name] = np.array([code[value] for value in chosen], dtype=np.int64)
+            categories[name] = tuple(str(value) for value in names)
+        else:
+            labels[name] = np.asarray(chosen)
+    return SampleTable(
+        keys=[keys[i] for i in indices],
+        lengths=encoder.lengths(),
+        labels=labels,
+        categories=categories,
+        row_start=starts,
+        source_index=np.asarray(indices, dtype=np.int64),
+        truncated=encoder.truncated(),
+    )
+
+
+def _batch_bytes(infos: Sequence[SiteInfo], encoder: Encoder, request: CaptureRequest) -> int:
+    """Largest tensor of the dry run, scaled from its samples to a full batch."""
+    per_sample = max(
+        (int(np.prod(info.shape, dtype=np.int64)) // max(1, info.shape[0]) for info in infos if info.shape),
+        default=0,
+    )
+    longest = int(encoder.lengths().max())
+    in_batch = (
+        max(1, min(request.batch_samples, request.batch_tokens // max(1, longest)))
+        if encoder.is_text
+        else request.batch_samples
+    )
+    probe = max(1, int(encoder.lengths()[:PROBE_SAMPLES].max())) if encoder.is_text else 1
+    return 4 * per_sample * in_batch * (-(-longest // probe) if encoder.is_text else 1)
+
+
+def _state_bytes(layout: Layout) -> int:
+    """Fused states: at each unit and site about one matrix of float64."""
+    return sum(
+        8 * space.n_units * site.width**2 for space in layout.spaces for site in layout.sites_of(space.name)
+    )
+
+
+def _capture_plan(name: str, request: CaptureRequest, partition: str) -> CapturePlan:
+    prepared = prepare(request, partition)
+    spec, layout = prepared.spec, prepared.spec.layout
+    size = item_bytes(request.store)
+    row_bytes = {
+        space.name: sum(site.width for site in layout.sites_of(space.name)) * size for space in layout.spaces
+    }
+    shard_set = max(space.shard_rows * row_bytes[space.name] for space in layout.spaces)
+    on_disk = sum(
+        s.n_rows * (row_bytes[s.name] + 16 + 5 * len(layout.sites_of(s.name))) for s in layout.spaces
+    )
+    return CapturePlan(
+        name=name,
+        partition=partition or None,
+        id=spec.id,
+        spec=spec,
+        n_units=sum(space.n_units for space in layout.spaces),
+        bytes=(on_disk if request.keep == "rows" else 0) + len(request.fuse) * _state_bytes(layout),
+        worker_memory_bytes=BASE_BYTES
+        + prepared.weight_bytes
+        + OPEN_SHARDS * shard_set
+        + OPEN_TENSORS * prepared.batch_bytes,
+        n_tokens=prepared.n_tokens,
+    )
+
+
+BASE_BYTES = 700 << 20
+"""A Python process with torch, transformers and zarr loaded."""
+OPEN_SHARDS = 4
+"""Shard sets in a worker: being filled, straddled into, queued, being written."""
+OPEN_TENSORS = 6
+"""Tensors of the largest size alive at one time in a forward."""

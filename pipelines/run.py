@@ -1,0 +1,97 @@
+"""The flow of a whole run: it owns the cluster; captures and stages are Prefect tasks; units are Dask futures.
+
+Importing this module loads Prefect. `run_flow` is what the command line calls, `run` what a deployment calls.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+os.environ.setdefault("DO_NOT_TRACK", "1")
+os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
+os.environ.setdefault("DASK_LOGGING__DISTRIBUTED", "error")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("AWS_EC2_METADATA_DISABLED", "true")
+
+from prefect import flow
+from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, PREFECT_LOGGING_LEVEL, temporary_settings
+
+from pipelines.cluster import DaskDriver, open_client, resolve_device
+from pipelines.execute import execute, finished_outcome
+from pipelines.forms import RunForm
+from pipelines.plan import Plan, make_plan
+from pipelines.progress import Progress, Quiet
+from pipelines.publish import PrefectProgress, publish_outcome
+from schemas.artifact import Artifact
+from schemas.outcome import CaptureOutcome, RunOutcome
+from schemas.run import RunSpec
+from tasks.capture import capture_task
+from tasks.report import report_task
+from tasks.stage import stages_task
+
+
+class PrefectSteps:
+    """Each step is a Prefect task in the flow's process."""
+
+    def capture(self, label: str, **arguments: Any) -> CaptureOutcome:
+        """One capture."""
+        made: CaptureOutcome = capture_task(label, **arguments)
+        return made
+
+    def stages(self, label: str, **arguments: Any) -> dict[str, Artifact]:
+        """Stages that share a read."""
+        made: dict[str, Artifact] = stages_task(label, **arguments)
+        return made
+
+    def report(self, label: str, **arguments: Any) -> str:
+        """The page."""
+        made: str = report_task(label, **arguments)
+        return made
+
+
+def execute_plan(plan: Plan, progress: Progress) -> RunOutcome:
+    """Run a plan on the cluster that its execution asks for; inside a flow."""
+    done = finished_outcome(plan)
+    if done is not None:
+        return done
+    execution = plan.run.execution
+    device = resolve_device(execution)
+    threads = max(c.precision.threads for c in plan.run.captures.values())
+    with open_client(execution, threads, device, plan.memory_bytes) as client:
+        return execute(plan, DaskDriver(client, execution.window), device, PrefectSteps(), progress)
+
+
+@flow(name="subspan-run", flow_run_name="{form.name}", persist_result=False)
+def run(form: RunForm = RunForm()) -> dict[str, Any]:  # noqa: B008  the form needs its defaults in the schema
+    """Capture a network's activations, find their subspaces, write the report."""
+    plan = make_plan(form.run_spec())
+    outcome = execute_plan(plan, PrefectProgress())
+    publish_outcome(outcome)
+    return outcome.model_dump(mode="json", exclude={"artifacts"})
+
+
+def run_flow(run: RunSpec, progress: Progress | None = None) -> RunOutcome:
+    """Run from the command line, as a flow: on the server that PREFECT_API_URL names, or on a temporary one.
+
+    A finished run needs no server and no cluster.
+    """
+    plan = make_plan(run)
+    done = finished_outcome(plan)
+    if done is not None:
+        return done
+
+    @flow(name="subspan", flow_run_name="{name}", persist_result=False)
+    def from_command_line(name: str, root: str) -> RunOutcome:
+        # The plan is not a parameter: parameters go to the server, which takes half a megabyte.
+        return execute_plan(plan, progress or Quiet())
+
+    with _quiet_prefect():
+        return from_command_line(run.name, run.root)
+
+
+@contextmanager
+def _quiet_prefect() -> Iterator[None]:
+    with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None, PREFECT_LOGGING_LEVEL: "WARNING"}):
+        yield

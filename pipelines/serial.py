@@ -1,0 +1,52 @@
+"""The same plan with neither Prefect nor Dask: for tests, debuggers and machines that have neither."""
+
+from typing import Any
+
+from pipelines.execute import execute, finished_outcome
+from pipelines.plan import make_plan
+from pipelines.progress import Progress, Quiet
+from schemas.outcome import CaptureOutcome, RunOutcome
+from schemas.run import RunSpec
+
+
+class PlainSteps:
+    """Each step is a plain call."""
+
+    def capture(self, label: str, **arguments: Any) -> CaptureOutcome:
+        """One capture."""
+        from tasks.produce import run_capture
+
+        return run_capture(**arguments)
+
+    def stages(self, label: str, **arguments: Any) -> Any:
+        """Stages that share a read."""
+        from tasks.engine import run_stages
+
+        return run_stages(**arguments)
+
+    def report(self, label: str, **arguments: Any) -> str:
+        """The page."""
+        from tasks.page import write_report
+
+        return write_report(**arguments)
+
+
+def run_serial(run: RunSpec, progress: Progress | None = None) -> RunOutcome:
+    """Run in this process; a finished run loads neither torch nor transformers and reads no shard."""
+    set_threads(max(c.precision.threads for c in run.captures.values()))
+    plan = make_plan(run)
+    done = finished_outcome(plan)
+    if done is not None:
+        return done
+    from tasks.drive import serial
+
+    device = "cuda" if run.execution.device == "cuda" else "cpu"
+    return execute(plan, serial, device, PlainSteps(), progress or Quiet())
+
+
+def set_threads(threads: int) -> None:
+    """Set the thread count before torch and BLAS load; results depend on it."""
+    import os
+
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ[name] = str(threads)

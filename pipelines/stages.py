@@ -1,0 +1,210 @@
+"""Stages of a run, resolved: which sites, which captures, which artifacts, and the id of each answer."""
+
+import os
+from collections.abc import Mapping, Sequence
+from types import ModuleType
+from typing import Any
+
+from pydantic import ValidationError
+
+from pipelines.plan import CapturePlan, StagePlan
+from schemas.errors import MethodError, SpecError, UnknownNameError, nearest
+from schemas.layout import Site
+from schemas.run import RunSpec
+from schemas.stage import ArtifactRef, PortInput, ResolvedStage, RowsRef, StageRequest
+from tasks.extract.sites import SiteInfo, resolve
+from tasks.methods.contract import ArtifactPort, RowsPort, load_method
+
+
+def allowed_packages() -> tuple[str, ...]:
+    """Packages outside the project whose methods this process trusts: SUBSPAN_METHOD_PACKAGES, separated by commas."""
+    return tuple(name for name in os.environ.get("SUBSPAN_METHOD_PACKAGES", "").split(",") if name)
+
+
+def resolve_stages(run: RunSpec, captures: Sequence[CapturePlan]) -> tuple[StagePlan, ...]:
+    """Every stage at every site, dependencies first.
+
+    Raises:
+        UnknownNameError: for a method, capture, stage or site that does not exist.
+        SpecError: for options or inputs that do not fit the method.
+    """
+    made: dict[str, list[StagePlan]] = {}
+    for name in _order(run):
+        made[name] = _resolve(name, run, captures, made)
+    return tuple(plan for name in run.stages for plan in made[name])
+
+
+def _order(run: RunSpec) -> list[str]:
+    """Stage names so that each comes after the stages whose artifacts it reads."""
+    ordered: list[str] = []
+    waiting = dict(run.stages)
+    while waiting:
+        ready = [name for name, stage in waiting.items() if not (_needs(name, stage, run) & waiting.keys())]
+        if not ready:
+            raise SpecError(
+                f"stages {', '.join(sorted(waiting))} wait for one another's artifacts; break the circle"
+            )
+        ordered += ready
+        for name in ready:
+            del waiting[name]
+    return ordered
+
+
+def _needs(name: str, stage: StageRequest, run: RunSpec) -> set[str]:
+    return {maker for port in _ports(stage, ArtifactPort) if (maker := _maker(name, stage, port, run))}
+
+
+def _ports(stage: StageRequest, kind: type) -> list[str]:
+    module = load_method(stage.method, allowed_packages())
+    return [port for port, what in module.READS.items() if isinstance(what, kind)]
+
+
+def _maker(name: str, stage: StageRequest, port: str, run: RunSpec) -> str:
+    """The stage whose artifact a port takes: the one named, or the only one of the run that runs the port's method."""
+    given = stage.inputs.get(port)
+    if given is not None and given.stage is not None:
+        return given.stage
+    wanted = load_method(stage.method, allowed_packages()).READS[port].method
+    candidates = [
+        other for other, request in run.stages.items() if request.method == wanted and other != name
+    ]
+    if len(candidates) != 1:
+        raise SpecError(
+            f"stage {name!r}, port {port!r} takes an artifact of {wanted}; found {len(candidates)} stages of that method: "
+            f"name one with inputs: {{{port}: {{stage: ...}}}}"
+        )
+    return candidates[0]
+
+
+def _resolve(
+    name: str, run: RunSpec, captures: Sequence[CapturePlan], made: Mapping[str, Sequence[StagePlan]]
+) -> list[StagePlan]:
+    request = run.stages[name]
+    module = load_method(request.method, allowed_packages())
+    config = _config(name, request, module)
+    _check_ports(name, request, module)
+    ports = _ports(request, RowsPort)
+    columns = {port: _rows(name, request, port, module.READS[port], captures) for port in ports}
+    plans: list[StagePlan] = []
+    for row in _zip(name, columns):
+        site = row[ports[0]][0].site
+        artifacts = {
+            port: _artifact(name, request, port, run, site, made) for port in _ports(request, ArtifactPort)
+        }
+        stage = ResolvedStage(
+            method=request.method, version=module.VERSION, config=config, rows=row, artifacts=artifacts
+        )
+        plans.append(StagePlan(name=name, site=site, id=stage.id, stage=stage))
+    return plans
+
+
+def _config(name: str, request: StageRequest, module: ModuleType) -> dict[str, Any]:
+    try:
+        config: dict[str, Any] = module.Config.model_validate(request.config).model_dump(mode="json")
+    except ValidationError as error:
+        valid = ", ".join(module.Config.model_fields) or "none"
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise SpecError(
+            f"stage {name!r}: option {where!r} of {request.method}: {first['msg']}, found {first['input']!r}; "
+            f"options: {valid}{_hint(where, module)}"
+        ) from error
+    return config
+
+
+def _hint(where: str, module: ModuleType) -> str:
+    return (
+        f"; nearest: {nearest(where, module.Config.model_fields)}"
+        if where not in module.Config.model_fields
+        else ""
+    )
+
+
+def _check_ports(name: str, request: StageRequest, module: ModuleType) -> None:
+    for port in request.inputs:
+        if port not in module.READS:
+            raise UnknownNameError(
+                f"stage {name!r}: {request.method} has no port {port!r}; it has {', '.join(module.READS) or 'none'}"
+            )
+
+
+def _rows(
+    name: str, request: StageRequest, port: str, what: RowsPort, captures: Sequence[CapturePlan]
+) -> list[tuple[RowsRef, ...]]:
+    """For one port: the captures' rows, one entry per site."""
+    given = request.inputs.get(port, PortInput(sites=request.sites))
+    names = given.captures or tuple(dict.fromkeys(c.name for c in captures))
+    if not given.captures and len(names) > 1:
+        raise SpecError(
+            f"stage {name!r}, port {port!r}: the run has the captures {', '.join(names)}; "
+            f"name those to read: inputs: {{{port}: {{captures: [...]}}}}"
+        )
+    chosen = [c for wanted in names for c in _captures(name, wanted, captures)]
+    if len(chosen) > 1 and not what.several:
+        raise SpecError(
+            f"stage {name!r}, port {port!r} of {request.method} takes one capture, found {len(chosen)}"
+        )
+    sites = select_sites(given.sites, [site.site for site in chosen[0].spec.layout.sites])
+    for capture in chosen:
+        there = {str(site.site) for site in capture.spec.layout.sites}
+        missing = [str(site) for site in sites if str(site) not in there]
+        if missing:
+            raise UnknownNameError(
+                f"stage {name!r}: capture {capture.name!r} has no site {missing[0]!r}; nearest: {nearest(missing[0], there)}"
+            )
+    return [tuple(RowsRef(capture=c.id, digest=c.id, site=str(site)) for c in chosen) for site in sites]
+
+
+def select_sites(pattern: str, sites: Sequence[Site]) -> list[Site]:
+    """The captured sites that a pattern means, written as in a capture's request; `**` means all.
+
+    Raises:
+        UnknownNameError: if it matches none; the message has the nearest.
+    """
+    if pattern == "**":
+        return list(sites)
+    infos = [SiteInfo(site=site, path=site.element, type_name="", shape=()) for site in sites]
+    return [layout.site for layout in resolve([pattern], infos)]
+
+
+def _captures(name: str, wanted: str, captures: Sequence[CapturePlan]) -> list[CapturePlan]:
+    found = [c for c in captures if wanted in (c.name, c.id)]
+    if not found:
+        raise UnknownNameError(
+            f"stage {name!r}: there is no capture {wanted!r}; nearest: {nearest(wanted, [c.name for c in captures])}"
+        )
+    return found
+
+
+def _zip(name: str, columns: Mapping[str, list[tuple[RowsRef, ...]]]) -> list[dict[str, tuple[RowsRef, ...]]]:
+    """One entry per site: ports with equal site names are joined by name, else in order."""
+    lengths = {port: len(rows) for port, rows in columns.items()}
+    if len(set(lengths.values())) > 1:
+        raise MethodError(
+            f"stage {name!r}: its ports have different numbers of sites, {lengths}; choose sites so that they pair up"
+        )
+    first, *others = columns
+    by_site = {port: {rows[0].site: rows for rows in columns[port]} for port in others}
+    result = []
+    for n, rows in enumerate(columns[first]):
+        partners = {port: by_site[port].get(rows[0].site, columns[port][n]) for port in others}
+        result.append({first: rows, **partners})
+    return result
+
+
+def _artifact(
+    name: str,
+    request: StageRequest,
+    port: str,
+    run: RunSpec,
+    site: str,
+    made: Mapping[str, Sequence[StagePlan]],
+) -> ArtifactRef:
+    maker = _maker(name, request, port, run)
+    for plan in made[maker]:
+        if plan.site == site:
+            return ArtifactRef(artifact=plan.id)
+    raise SpecError(
+        f"stage {name!r} at {site} takes the artifact of stage {maker!r}, which does not run there; "
+        f"it runs at {nearest(site, [p.site for p in made[maker]])}"
+    )

@@ -1,0 +1,101 @@
+"""`make ui`: a Prefect server on loopback, the deployments, and a worker, until Ctrl-C."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+HOST = "127.0.0.1"
+START_SECONDS = 180
+
+
+def environment(port: int, home: Path) -> dict[str, str]:
+    """The settings of server, worker and flows; nothing is sent anywhere."""
+    return os.environ | {
+        "PREFECT_HOME": str(home),
+        "PREFECT_SERVER_API_HOST": HOST,
+        "PREFECT_SERVER_API_PORT": str(port),  # the variable, not the flag: the web page reads it too
+        "PREFECT_API_URL": f"http://{HOST}:{port}/api",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+        "PREFECT_TELEMETRY_ENABLE_RESOURCE_METRICS": "false",
+        "PREFECT_WORKER_QUERY_SECONDS": "2",
+        "DO_NOT_TRACK": "1",
+        "DASK_LOGGING__DISTRIBUTED": "error",
+        "HF_HUB_OFFLINE": "1",
+        "PROJECT_ROOT": str(Path(__file__).resolve().parent.parent),
+    }
+
+
+def main(port: int = 4200) -> int:
+    """Start everything, say where it is, and stop everything on Ctrl-C."""
+    home = Path(os.environ.get("PREFECT_HOME", Path.cwd() / ".prefect"))
+    env = environment(port, home)
+    prefect = [sys.executable, "-m", "prefect"]
+    project = Path(env["PROJECT_ROOT"])
+    server = subprocess.Popen([*prefect, "server", "start"], env=env, stdout=subprocess.DEVNULL)
+    worker = None
+    try:
+        wait_for(f"http://{HOST}:{port}/api/health", server)
+        subprocess.run(
+            [*prefect, "work-pool", "create", "local", "--type", "process", "--overwrite"],
+            env=env,
+            check=True,
+        )
+        subprocess.run(
+            [*prefect, "--no-prompt", "deploy", "--all", "--prefect-file", "deploy/prefect.yaml"],
+            env=env,
+            check=True,
+            cwd=project,
+        )
+        worker = subprocess.Popen([*prefect, "worker", "start", "--pool", "local"], env=env, cwd=project)
+        sys.stdout.write(
+            f"\nOpen http://{HOST}:{port}/deployments and choose 'subspan-run/on-demand' -> Run. Ctrl-C stops.\n"
+        )
+        sys.stdout.flush()
+        return worker.wait()
+    except KeyboardInterrupt:
+        return 0
+    finally:
+        for process in (worker, server):
+            stop(process)
+
+
+def wait_for(url: str, server: "subprocess.Popen[bytes]") -> None:
+    """Wait until the server answers.
+
+    Raises:
+        RuntimeError: if it stops or does not answer in time.
+    """
+    end = time.monotonic() + START_SECONDS
+    while time.monotonic() < end:
+        if server.poll() is not None:
+            raise RuntimeError(
+                f"the Prefect server stopped with exit code {server.returncode}; is the port in use?"
+            )
+        try:
+            with urllib.request.urlopen(url, timeout=2):
+                return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.5)
+    raise RuntimeError(f"the Prefect server did not answer at {url} within {START_SECONDS} s")
+
+
+def stop(process: "subprocess.Popen[bytes] | None") -> None:
+    """End a process, kindly first."""
+    if process is None or process.poll() is not None:
+        return
+    process.send_signal(signal.SIGINT)
+    try:
+        process.wait(15)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+if __name__ == "__main__":
+    sys.exit(main(int(os.environ.get("PREFECT_SERVER_API_PORT", "4200"))))

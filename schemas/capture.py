@@ -1,0 +1,127 @@
+"""What is asked of a capture, and the resolved spec that is its identity."""
+
+from typing import Literal
+
+from pydantic import Field, JsonValue
+
+from schemas.base import Frozen, content_id
+from schemas.data import Data
+from schemas.layout import Layout
+from schemas.model import FloatName, Model
+
+SCHEMA_VERSION = 1
+"""Version of what lies on disk; readers refuse a newer one."""
+
+Codec = Literal["none", "lz4", "zstd"]
+Positions = Literal["all", "first", "last", "not-first"]
+
+
+class Rows(Frozen):
+    """Which rows of a sample are kept. Padding is always out."""
+
+    special_tokens: Literal["keep", "drop"] = "keep"
+    """Whether rows of the tokenizer's special tokens are kept."""
+    positions: Positions = "all"
+    """Which of the remaining positions are kept."""
+    pooling: Literal["none", "mean", "last", "cls"] = "none"
+    """Reduce the kept rows of a sample to one: their mean (float32), the last, or the first."""
+    outlier_multiple: float = Field(10.0, gt=1)
+    """Rows whose norm exceeds this multiple of the unit's median norm are flagged in `rows/<space>/outlier`."""
+
+
+class Precision(Frozen):
+    """How values are computed."""
+
+    autocast: Literal["off", "bfloat16", "float16"] = "off"
+    """Run the forward under torch.autocast."""
+    threads: int = Field(1, ge=1)
+    """CPU threads of one worker; results can depend on it in the last bits."""
+    seed: int = Field(0, ge=0, lt=2**63)
+    """Seed of torch's generators before each batch."""
+
+
+class StoreOptions(Frozen):
+    """How rows lie on disk."""
+
+    dtype: FloatName = "float32"
+    """bfloat16 is stored as float32 values rounded to bfloat16, which compress to the same bytes."""
+    codec: Codec = "lz4"
+    """`none`, or Blosc with bit shuffle; every chunk carries a crc32c."""
+    chunk_rows: int | None = Field(None, ge=1, le=1 << 24)
+    """Rows per chunk (the unit of reading); None: resolved from the widths."""
+    shard_rows: int | None = Field(None, ge=1, le=1 << 26)
+    """Rows per shard (the unit of writing), a multiple of chunk_rows; None: resolved from the widths."""
+    unit_shards: int | None = Field(None, ge=1)
+    """Shards per unit of work; None: resolved from the number of shards."""
+
+
+class MethodCall(Frozen):
+    """A method and its options."""
+
+    method: str
+    """`family.method` below tasks.methods, or the full dotted path of a module in an installed package."""
+    config: dict[str, JsonValue] = Field(default_factory=dict)
+    """The options of the method's Config."""
+
+
+class CaptureRequest(Frozen):
+    """One capture as a user writes it."""
+
+    model: Model
+    data: Data
+    sites: tuple[str, ...] = Field(min_length=1)
+    """Globs over sites, `path[:in|out[:call]]`; `*` stays inside one path part, `**` crosses parts; TransformerLens names are aliases."""
+    rows: Rows = Rows()
+    precision: Precision = Precision()
+    store: StoreOptions = StoreOptions()
+    batch_tokens: int = Field(4096, ge=1)
+    """Most padded tokens in a batch of texts; part of the identity, never sized by the machine."""
+    batch_samples: int = Field(64, ge=1)
+    """Most samples in a batch."""
+    batch_overhead: int = Field(64, ge=0)
+    """What a batch costs beside its tokens, in tokens: small makes many batches with little padding (CPU), thousands make
+    few large ones (GPU)."""
+    max_length: int | None = Field(None, ge=1)
+    """Longest sample in tokens; None: what the network takes."""
+    too_long: Literal["refuse", "truncate"] = "refuse"
+    """What a longer sample does; truncated ones are counted."""
+    keep: Literal["rows", "states"] = "rows"
+    """`states` stores only what `fuse` computed, no rows."""
+    fuse: tuple[MethodCall, ...] = ()
+    """One-pass methods that run while rows are in memory."""
+
+
+class CaptureSpec(Frozen):
+    """Everything that changes a stored value or its layout. Its content id names the capture."""
+
+    schema_version: int = SCHEMA_VERSION
+    request: CaptureRequest
+    """As asked, without `fuse` unless only states are kept."""
+    weights: str
+    """sha256 over the network's weights and configuration."""
+    data: str
+    """Fingerprint of the samples, in order, with keys and labels."""
+    tokenizer: str | None
+    """sha256 of the tokenizer's files; None where there is none."""
+    partition: str | None = None
+    """The file, where the data are partitioned."""
+    layout: Layout
+    """Resolved sites, row spaces, arrays and units."""
+
+    @property
+    def id(self) -> str:
+        """The name of the capture on disk: the same for the same question, wherever its network and data lie.
+
+        Names, paths and patterns are left out for what they stand for: hashes, and the resolved layout.
+        """
+        content = self.model_dump(mode="json")
+        request = content["request"]
+        for part, keys in (
+            (request["model"], ("name", "revision")),
+            (request["data"]["source"], ("path", "paths")),
+        ):
+            for key in keys:
+                part.pop(key, None)
+        del request["sites"]
+        request["store"] = {key: request["store"][key] for key in ("dtype", "codec")}
+        return content_id(content)

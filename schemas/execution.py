@@ -1,0 +1,31 @@
+"""How a run is executed. Nothing here changes a stored value."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from schemas.base import Frozen
+
+
+class Execution(Frozen):
+    """Workers, devices and limits."""
+
+    cluster: Literal["auto", "processes", "gpus", "address"] = "auto"
+    """`auto`: one process per GPU where there is one, else one per core; `processes` on this machine; `gpus`; or an
+    existing Dask scheduler at an `address`."""
+    address: str | None = None
+    """The scheduler, such as `tcp://10.0.0.1:8786`, for `cluster: address`."""
+    workers: int | None = Field(None, ge=1)
+    """Worker processes; None: one per core and thread, or one per GPU."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the network runs; `auto` takes a GPU where the worker sees one."""
+    window: int = Field(4, ge=1)
+    """Units in flight per worker."""
+    worker_memory_bytes: int | None = Field(None, ge=1)
+    """Memory a worker may use; None: the machine's memory over the workers."""
+    retries: int = Field(2, ge=0)
+    """How often a unit is run again after its worker died."""
+    mix_fingerprints: bool = False
+    """Allow one capture from workers of different versions or devices; then only a tolerance is promised."""
+    take_over_lease: bool = False
+    """Take a capture over from a process that holds its lease."""

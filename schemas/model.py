@@ -1,0 +1,47 @@
+"""Which network is captured."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, JsonValue, StringConstraints
+
+from schemas.base import Frozen
+
+ImportPath = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
+"""`module.path:name` of a callable."""
+
+FloatName = Literal["float32", "float16", "bfloat16"]
+
+
+class TransformersModel(Frozen):
+    """A network that the transformers library loads."""
+
+    kind: Literal["transformers"] = "transformers"
+    name: str
+    """A local folder, a hub name, or `package:<module>[/<folder>]` for a folder inside an installed package."""
+    revision: str | None = None
+    """The hub revision; a local folder is identified by its bytes."""
+    head: Literal["base", "causal-lm", "masked-lm", "sequence-classification", "image-classification"] = (
+        "base"
+    )
+    """Which auto class loads it: the bare network or one with a head."""
+    attention: Literal["sdpa", "eager"] = "sdpa"
+    """The attention implementation; it changes the last bits of every value."""
+    dtype: FloatName = "float32"
+    """The dtype of weights and computation."""
+    device_map: Literal["none", "auto"] = "none"
+    """`auto` spreads a network that is larger than one device over the devices of the worker (needs accelerate)."""
+
+
+class FactoryModel(Frozen):
+    """Any `torch.nn.Module`, made by a function that takes the arguments and returns it."""
+
+    kind: Literal["factory"] = "factory"
+    factory: ImportPath
+    """`module.path:function`, importable where the workers run."""
+    arguments: dict[str, JsonValue] = Field(default_factory=dict)
+    """Keyword arguments of the factory."""
+    dtype: FloatName = "float32"
+    """The dtype that weights and floating inputs are cast to."""
+
+
+Model = TransformersModel | FactoryModel

@@ -1,0 +1,77 @@
+"""What a run did: the answer of a flow, and the summary at the end of the page."""
+
+from typing import Any
+
+from pydantic import Field
+
+from schemas.base import Frozen
+from schemas.receipts import Failure
+
+
+class CaptureOutcome(Frozen):
+    """A sealed capture of the run."""
+
+    name: str
+    """As the run file calls it."""
+    partition: str | None = None
+    id: str
+    rows: dict[str, int]
+    """Row space to rows."""
+    failures: tuple[Failure, ...] = ()
+    """Samples without rows."""
+    saturated: dict[str, int] = Field(default_factory=dict)
+    """Site to values that the store's dtype cannot hold: they are infinite there."""
+    computed: bool = True
+    """False: it was already sealed, nothing was computed."""
+    seconds: float = 0.0
+
+
+class ArtifactOutcome(Frozen):
+    """An artifact of the run."""
+
+    stage: str
+    """As the run file calls it."""
+    site: str
+    """`str(Site)`; empty for a stage over several sites."""
+    id: str
+    method: str
+    result: dict[str, Any] = Field(default_factory=dict)
+    """The scalars of its Result."""
+    computed: bool = True
+    seconds: float = 0.0
+
+
+class StageFailure(Frozen):
+    """A stage that could not be computed."""
+
+    stage: str
+    site: str
+    reason: str
+
+
+class RunOutcome(Frozen):
+    """What a run did."""
+
+    run: str
+    """Name of the run."""
+    root: str
+    captures: tuple[CaptureOutcome, ...] = ()
+    artifacts: tuple[ArtifactOutcome, ...] = ()
+    stage_failures: tuple[StageFailure, ...] = ()
+    report: str | None = None
+    """URL of the page; None where none was asked for."""
+    seconds: float = 0.0
+    forwards: int = 0
+    """Forward passes of the network."""
+    shards_read: int = 0
+    """Shards that stages read."""
+
+    @property
+    def failures(self) -> int:
+        """Failed samples and failed stages together."""
+        return sum(len(capture.failures) for capture in self.captures) + len(self.stage_failures)
+
+    @property
+    def exit_code(self) -> int:
+        """0: everything done; 2: finished with failures."""
+        return 2 if self.failures else 0

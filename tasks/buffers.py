@@ -1,0 +1,118 @@
+"""Rows of one unit, gathered shard by shard in the store's order while batches arrive in any order."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from schemas.layout import SiteLayout, Space
+from schemas.model import FloatName
+
+STORED: Mapping[FloatName, torch.dtype] = {
+    "float32": torch.float32,
+    "float16": torch.float16,
+    "bfloat16": torch.float32,  # Zarr has no bfloat16: its values lie in float32
+}
+
+
+class Shard(NamedTuple):
+    """One finished shard of every site."""
+
+    number: int
+    rows: dict[str, Tensor]
+    """Site -> [row, feature] in the stored dtype; NaN where a sample failed."""
+
+
+def to_stored(rows: Tensor, dtype: FloatName) -> tuple[Tensor, int]:
+    """Rows in the stored dtype, and how many finite values that dtype could not hold.
+
+    Args:
+        rows: floating tensor of any shape.
+        dtype: the store's dtype.
+    """
+    rounded = rows.to(torch.bfloat16).to(torch.float32) if dtype == "bfloat16" else rows.to(STORED[dtype])
+    if dtype == "float32" and rows.dtype != torch.float64:
+        return rounded, 0
+    lost = torch.isfinite(rows) & ~torch.isfinite(rounded) if not _all_finite(rounded) else None
+    return rounded, 0 if lost is None else int(lost.sum())
+
+
+def is_finite(rows: Tensor) -> bool:
+    """Whether every value is finite; reads the rows once, in the common case without a mask."""
+    return _all_finite(rows)
+
+
+def _all_finite(rows: Tensor) -> bool:
+    total = rows.sum(dtype=torch.float32)
+    return bool(torch.isfinite(total)) or bool(torch.isfinite(rows).all())
+
+
+class ShardBuffers:
+    """Buffers for the open shards of a unit: filled in any order, taken in shard order.
+
+    Memory: the shards that have rows but are not taken yet, `shard_rows * sum(widths)` values each.
+    """
+
+    def __init__(self, space: Space, sites: Sequence[SiteLayout], unit: int, dtype: FloatName) -> None:
+        self.space = space
+        self.sites = sites
+        self.dtype: FloatName = dtype
+        self.first, self.last = space.unit_rows(unit)
+        self._open: dict[int, dict[str, Tensor]] = {}
+        self.saturated: dict[str, int] = {}
+
+    def put(self, rows: Mapping[str, Tensor], destination: Tensor) -> None:
+        """Scatter a batch.
+
+        Args:
+            rows: site -> [row, feature].
+            destination: int64 [row], the store row of each; rows outside the unit are left out.
+        """
+        inside = (destination >= self.first) & (destination < self.last)
+        whole = bool(inside.all())
+        for site, values in rows.items():
+            stored, lost = to_stored(values, self.dtype)
+            if lost:
+                self.saturated[site] = self.saturated.get(site, 0) + lost
+            self._place(
+                site, stored if whole else stored[inside], destination if whole else destination[inside]
+            )
+
+    def take(self, shard: int) -> Shard:
+        """A shard whose samples have all been put; rows never put are NaN."""
+        rows = self._open.pop(shard, None)
+        return Shard(shard, rows if rows is not None else self._allocate(shard))
+
+    def _place(self, site: str, rows: Tensor, destination: Tensor) -> None:
+        owner = destination // self.space.shard_rows
+        for shard in torch.unique(owner).tolist():
+            mine = owner == shard
+            if shard not in self._open:
+                self._open[shard] = self._allocate(shard)
+            offset = destination[mine] - self.space.shard_bounds(shard)[0]
+            self._open[shard][site].index_copy_(0, offset, rows if bool(mine.all()) else rows[mine])
+
+    def _allocate(self, shard: int) -> dict[str, Tensor]:
+        low, high = self.space.shard_bounds(shard)
+        return {
+            str(s.site): torch.full((high - low, s.width), float("nan"), dtype=STORED[self.dtype])
+            for s in self.sites
+        }
+
+
+def row_norms(shard: Shard, sites: Sequence[SiteLayout]) -> np.ndarray:
+    """float32 [row, site]: the Euclidean norm of every stored row, NaN for failed ones."""
+    norms = [torch.linalg.vector_norm(shard.rows[str(s.site)], dim=1, dtype=torch.float32) for s in sites]
+    return torch.stack(norms, dim=1).numpy()
+
+
+def flag_outliers(norms: np.ndarray, multiple: float) -> np.ndarray:
+    """bool [row, site]: whether a row's norm exceeds a multiple of the site's median norm (failed rows never do)."""
+    finite = np.isfinite(norms)
+    median = np.array(
+        [np.median(column[ok]) if ok.any() else np.inf for column, ok in zip(norms.T, finite.T, strict=True)]
+    )
+    flagged: np.ndarray = finite & (np.nan_to_num(norms) > multiple * median)
+    return flagged

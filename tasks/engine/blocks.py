@@ -1,0 +1,60 @@
+"""Rows as they come from the store -> the tensors that a method sees."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from schemas.errors import MethodError
+from tasks.engine.source import Rows
+from tasks.methods.contract import Block
+
+
+def block_of(rows: Rows, ports: Sequence[str], device: str, where: Sequence[str]) -> Block:
+    """The block of some rows, on a device; on the CPU nothing is copied.
+
+    Args:
+        rows: what a source gave.
+        ports: a port's name for each array of values.
+        device: where tensors go.
+        where: a capture and site for each port, for the message.
+
+    Raises:
+        MethodError: if a value is NaN or infinite.
+    """
+    values = [to_tensor(v, device) for v in rows.values]
+    for tensor, place in zip(values, where, strict=True):
+        refuse_not_finite(tensor, rows.index, place)
+    return Block(
+        rows=dict(zip(ports, values, strict=True)),
+        sample=to_tensor(rows.sample, device),
+        position=to_tensor(rows.position, device),
+        index=to_tensor(rows.index, device),
+        labels={name: to_tensor(column, device) for name, column in rows.labels.items()},
+    )
+
+
+def to_tensor(values: np.ndarray, device: str) -> Tensor:
+    """The tensor of an array; read-only arrays are copied, because torch has no such thing."""
+    array = values if values.flags.writeable and values.flags.c_contiguous else np.array(values, order="C")
+    return torch.from_numpy(array).to(device)
+
+
+def refuse_not_finite(values: Tensor, index: np.ndarray, place: str) -> None:
+    """Refuse NaN and infinities in rows that should be good; reads the values once, without a mask.
+
+    Raises:
+        MethodError: naming capture, site and row.
+    """
+    if values.numel() == 0:
+        return
+    low, high = torch.aminmax(values)
+    if bool(torch.isfinite(low)) and bool(torch.isfinite(high)):
+        return
+    bad = torch.nonzero(~torch.isfinite(values).all(dim=1)).flatten().tolist()
+    raise MethodError(
+        f"{place}: {len(bad)} rows hold NaN or infinity though their samples did not fail, first at row "
+        f"{int(index[bad[0]])}; the network gives such values there, or the store's dtype could not hold them "
+        "(the capture's receipts count those): capture again with a wider store.dtype"
+    )

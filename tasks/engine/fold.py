@@ -1,0 +1,194 @@
+"""Rows -> states: blocks in order inside a unit, units in order inside a span.
+
+A block is the good rows of one shard. Blocks without rows are passed over, so that a shard of failed samples
+changes no bit. Several reductions share one read of each shard.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial as bind
+from typing import NamedTuple
+
+from schemas.base import Frozen
+from schemas.errors import MethodError
+from schemas.stage import RowsRef
+from tasks.engine.ahead import ahead
+from tasks.engine.blocks import block_of
+from tasks.engine.prepare import open_source, places
+from tasks.engine.reduction import (
+    Counted,
+    Reduction,
+    carry_path,
+    load_counted,
+    reads_labels,
+    rows_folder,
+    rows_ports,
+    save_counted,
+    span_path,
+    unit_path,
+)
+from tasks.engine.source import Source
+from tasks.engine.spans import spans
+from tasks.methods.contract import Block, State, load_method
+from tasks.store.location import Location
+
+
+class Read(NamedTuple):
+    """What blocks are read from."""
+
+    root: Location
+    refs: tuple[tuple[RowsRef, ...], ...]
+    """Captures of each port."""
+    device: str
+    allowed: tuple[str, ...]
+
+
+class FoldJob(NamedTuple):
+    """One span of one capture, for reductions over the same rows."""
+
+    read: Read
+    part: int
+    span: int
+    reductions: tuple[Reduction, ...]
+
+
+class SpanDone(NamedTuple):
+    """A span's states are in the store."""
+
+    part: int
+    span: int
+    shards: int
+    """Shards read."""
+
+
+class Folder:
+    """Folds blocks for one reduction."""
+
+    def __init__(self, read: Read, reduction: Reduction, carry: State | None = None) -> None:
+        self.read, self.reduction = read, reduction
+        self.module = load_method(reduction.method, read.allowed)
+        self.config: Frozen = self.module.Config.model_validate_json(reduction.config)
+        self.ports = tuple(rows_ports(self.module))
+        self.labels = reads_labels(self.module)
+        self.carry = _load_carry(read, reduction) if carry is None else carry
+
+    def block(self, block: Block) -> Block:
+        """The block as this method's ports call it."""
+        rows = dict(zip(self.ports, block.rows.values(), strict=True))
+        return replace(block, rows=rows, labels=block.labels if self.labels else {})
+
+    def partial(self, block: Block) -> State:
+        """The state of a block."""
+        state: State = self.module.partial(self.block(block), self.carry, self.config)
+        return state
+
+    def add(self, counted: Counted | None, block: Block) -> Counted | None:
+        """The state with one more block."""
+        if len(block) == 0:
+            return counted
+        state = self.partial(block)
+        if counted is None:
+            return Counted(state, len(block))
+        return Counted(self.module.merge(counted.state, state), counted.rows + len(block))
+
+    def merge(self, a: Counted, b: Counted) -> Counted:
+        """Both states together."""
+        return Counted(self.module.merge(a.state, b.state), a.rows + b.rows)
+
+
+def fold_span(job: FoldJob) -> SpanDone:
+    """Make the states of a span that are not in the store yet.
+
+    Raises:
+        MethodError: for rows that hold NaN, or for a capture without rows whose unit states are missing.
+    """
+    folders = [Folder(job.read, reduction) for reduction in job.reductions]
+    missing = [f for f in folders if load_counted(job.read.root, _span(job, f), job.read.device) is None]
+    if not missing:
+        return SpanDone(job.part, job.span, 0)
+    source = open_source(job.read.root, job.read.refs, any(f.labels for f in missing))
+    total: list[Counted | None] = [None] * len(missing)
+    shards = 0
+    for unit in spans(source.parts[job.part].space.n_units)[job.span]:
+        states, read = fold_unit(job.read, source, job.part, unit, missing)
+        shards += read
+        for n, (folder, state) in enumerate(zip(missing, states, strict=True)):
+            before = total[n]
+            total[n] = state if before is None else folder.merge(before, state)
+    for folder, counted in zip(missing, total, strict=True):
+        if counted is not None:
+            save_counted(job.read.root, _span(job, folder), counted)
+    return SpanDone(job.part, job.span, shards)
+
+
+def fold_unit(
+    read: Read, source: Source, part: int, unit: int, folders: Sequence[Folder]
+) -> tuple[list[Counted], int]:
+    """The states of a unit, taken from what was fused where that fits, and the number of shards read."""
+    fused = [_fused(read, source, part, unit, folder) for folder in folders]
+    rest = [folder for folder, state in zip(folders, fused, strict=True) if state is None]
+    if not rest:
+        return [state for state in fused if state is not None], 0
+    made = iter(_fold_blocks(read, source, part, unit, rest))
+    shards = len(source.parts[part].space.unit_shard_range(unit))
+    return [next(made) if state is None else state for state in fused], shards
+
+
+def _fold_blocks(
+    read: Read, source: Source, part: int, unit: int, folders: Sequence[Folder]
+) -> list[Counted]:
+    space, where = source.parts[part].space, places(source)
+    reads = [bind(source.part_rows, part, *space.shard_bounds(s)) for s in space.unit_shard_range(unit)]
+    states: list[Counted | None] = [None] * len(folders)
+    empty: Block | None = None
+    for rows in ahead(reads):
+        block = block_of(rows, folders[0].ports, read.device, where)
+        states = [folder.add(state, block) for folder, state in zip(folders, states, strict=True)]
+        empty = block if len(block) == 0 else empty
+        del rows, block
+    return [close(folder, state, empty) for folder, state in zip(folders, states, strict=True)]
+
+
+def close(folder: Folder, counted: Counted | None, empty: Block | None) -> Counted:
+    """The state of a unit, which is that of an empty block where no sample was good."""
+    if counted is not None:
+        return counted
+    if empty is None:
+        raise MethodError("a unit without shards has no state; the capture's layout is damaged")
+    return Counted(folder.partial(empty), 0)
+
+
+def _fused(read: Read, source: Source, part: int, unit: int, folder: Folder) -> Counted | None:
+    """A unit state made at capture time, if it holds exactly the rows that are good now."""
+    here = source.parts[part]
+    found = load_counted(read.root, unit_path(_folder(folder, source, part), unit), read.device)
+    if not here.keeps_rows:
+        if found is None:
+            raise MethodError(
+                f"{here.ref.label}: the capture keeps no rows, and unit {unit} has no state of "
+                f"{folder.reduction.method} with these options; capture again with this method in `fuse`, or with "
+                "`keep: rows`"
+            )
+        return found
+    if found is None or found.rows != source.n_ok(part, *here.space.unit_rows(unit)):
+        return None
+    return found
+
+
+def _folder(folder: Folder, source: Source, part: int) -> str:
+    return rows_folder(folder.reduction, source.refs, part)
+
+
+def _span(job: FoldJob, folder: Folder) -> str:
+    return span_path(rows_folder(folder.reduction, job.read.refs, job.part), job.span)
+
+
+def _load_carry(read: Read, reduction: Reduction) -> State:
+    if not reduction.has_carry:
+        return {}
+    counted = load_counted(read.root, carry_path(reduction), read.device)
+    if counted is None:
+        raise MethodError(
+            f"{read.root.url}/{carry_path(reduction)} is missing or damaged; run the stage again"
+        )
+    return counted.state

@@ -1,0 +1,199 @@
+"""Runs `reduce` stages: begin, fold all spans, gather each capture, then finish or go into the next round.
+
+Numbers are computed by jobs on the driver alone; between them goes nothing but names of states. Whatever was
+folded, gathered or carried lies in the store, so that a stage that was killed goes on where it was.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from schemas.artifact import Artifact
+from schemas.errors import StoreError
+from schemas.stage import ResolvedStage, RowsRef
+from tasks.engine.call import Call
+from tasks.engine.fold import Folder, FoldJob, Read, SpanDone, fold_span
+from tasks.engine.outcome import Used, write_outcome
+from tasks.engine.prepare import Prepared, StageJob, open_source, prepare, start
+from tasks.engine.reduction import (
+    Counted,
+    Reduction,
+    carry_path,
+    load_counted,
+    make_reduction,
+    rows_folder,
+    save_counted,
+    span_path,
+    whole_path,
+)
+from tasks.engine.source import n_rows
+from tasks.engine.spans import spans, tree
+from tasks.methods.contract import State
+from tasks.store.location import Location
+
+
+class Round(NamedTuple):
+    """One pass of a stage over its rows."""
+
+    stage: ResolvedStage
+    reduction: Reduction
+    number: int
+    read: Read
+    units: tuple[int, ...]
+    """Units of each capture."""
+
+
+class GatherJob(NamedTuple):
+    """Spans of one capture -> its state."""
+
+    read: Read
+    part: int
+    reduction: Reduction
+
+
+class AdvanceJob(NamedTuple):
+    """A round whose rows have all been folded."""
+
+    job: StageJob
+    round: Round
+
+
+Advanced = Round | Artifact
+
+
+def run(call: Call, stages: Sequence[ResolvedStage]) -> Iterator[Artifact]:
+    """Run stages to their artifacts; those over the same rows share one read per round."""
+    rounds = call.run(begin, [call.job(stage) for stage in stages])
+    while rounds:
+        _fold(call, rounds)
+        advanced: list[Advanced] = call.run(advance, [AdvanceJob(call.job(r.stage), r) for r in rounds])
+        for folder in {r.reduction.folder for r in rounds if r.reduction.has_carry}:
+            call.root.delete(folder, recursive=True)
+        yield from (a for a in advanced if isinstance(a, Artifact))
+        rounds = [a for a in advanced if isinstance(a, Round)]
+
+
+def begin(job: StageJob) -> Round:
+    """The first round of a stage, or the one that an earlier run had reached."""
+    ready = prepare(job)
+    kept = load_counted(job.root, _round_path(job.stage), job.device)
+    if kept is None:
+        carry = start(ready, job.device)
+        return _round(job, ready, carry, 0)
+    return _round(job, ready, kept.state, kept.rows)
+
+
+def gather(job: GatherJob) -> int:
+    """Make the state of all rows of a capture from its spans, which are then deleted."""
+    _whole(job)
+    return 0
+
+
+def advance(job: AdvanceJob) -> Advanced:
+    """Finish a stage, or start its next round."""
+    stage_job, here = job
+    ready = prepare(stage_job)
+    folder = Folder(here.read, here.reduction)
+    total = _total(here, folder)
+    if hasattr(ready.module, "update"):
+        carry = ready.module.update(total.state, folder.carry, ready.inputs, ready.config)
+        if carry is not None:
+            return _round(stage_job, ready, carry, here.number + 1)
+    result, arrays = ready.module.finish(total.state, folder.carry, ready.inputs, ready.config)
+    used = Used(rows=total.rows, dropped=n_rows(ready.source) - total.rows)
+    artifact = write_outcome(stage_job, result, arrays, used)
+    stage_job.root.delete(_round_path(here.stage))
+    return artifact
+
+
+def _round(job: StageJob, ready: Prepared, carry: State, number: int) -> Round:
+    """A round with this carry, both kept in the store."""
+    stage = job.stage
+    reduction = make_reduction(stage.method, ready.module, ready.config, carry, ready.inputs)
+    if carry:
+        save_counted(job.root, carry_path(reduction), Counted(carry, 0))
+        save_counted(job.root, _round_path(stage), Counted(carry, number))
+    read = Read(job.root, ready.source.refs, job.device, job.allowed)
+    return Round(stage, reduction, number, read, tuple(p.space.n_units for p in ready.source.parts))
+
+
+def _round_path(stage: ResolvedStage) -> str:
+    return f"states/rounds/{stage.id}.npz"
+
+
+def _fold(call: Call, rounds: Sequence[Round]) -> None:
+    """Make the state of every capture of every round; rounds over the same rows share jobs."""
+    folds: list[FoldJob] = []
+    gathers: dict[str, GatherJob] = {}
+    for together in _by_rows(rounds):
+        for part in range(len(together[0].units)):
+            missing = _missing(call.root, together, part)
+            folds += _fold_jobs(together[0], part, missing)
+            for r in missing:
+                gathers.setdefault(
+                    rows_folder(r, together[0].read.refs, part), GatherJob(together[0].read, part, r)
+                )
+    call.run(fold_span, folds, _shards)
+    call.run(gather, list(gathers.values()))
+
+
+def _shards(done: SpanDone) -> int:
+    return done.shards
+
+
+def _by_rows(rounds: Sequence[Round]) -> list[list[Round]]:
+    groups: dict[tuple[tuple[RowsRef, ...], ...], list[Round]] = {}
+    for r in rounds:
+        groups.setdefault(r.read.refs, []).append(r)
+    return list(groups.values())
+
+
+def _missing(root: Location, rounds: Sequence[Round], part: int) -> tuple[Reduction, ...]:
+    """The different reductions of some rounds over the same rows whose state of a capture is not there."""
+    found = {r.reduction.id: r.reduction for r in rounds}
+    refs = rounds[0].read.refs
+    return tuple(r for r in found.values() if not root.exists(whole_path(rows_folder(r, refs, part))))
+
+
+def _fold_jobs(here: Round, part: int, reductions: tuple[Reduction, ...]) -> list[FoldJob]:
+    if not reductions:
+        return []
+    return [FoldJob(here.read, part, span, reductions) for span in range(len(spans(here.units[part])))]
+
+
+def _total(here: Round, folder: Folder) -> Counted:
+    """The state of all captures, merged in order."""
+    total: Counted | None = None
+    for part in range(len(here.units)):
+        state = _whole(GatherJob(here.read, part, here.reduction), folder)
+        total = state if total is None else folder.merge(total, state)
+    if total is None:
+        raise StoreError(f"stage {here.stage.id} has no captures")
+    return total
+
+
+def _whole(job: GatherJob, folder: Folder | None = None) -> Counted:
+    """The state of a capture: read, or merged from its spans, which are made where they are missing."""
+    root = job.read.root
+    place = rows_folder(job.reduction, job.read.refs, job.part)
+    found = load_counted(root, whole_path(place), job.read.device)
+    if found is not None:
+        return found
+    folder = folder or Folder(job.read, job.reduction)
+    source = open_source(root, job.read.refs, labels=False)
+    n_spans = len(spans(source.parts[job.part].space.n_units))
+    whole = tree(lambda span: _span_state(job, place, span), n_spans, folder.merge)
+    save_counted(root, whole_path(place), whole)
+    for span in range(n_spans):
+        root.delete(span_path(place, span))
+    return whole
+
+
+def _span_state(job: GatherJob, place: str, span: int) -> Counted:
+    path = span_path(place, span)
+    found = load_counted(job.read.root, path, job.read.device)
+    if found is None:
+        fold_span(FoldJob(job.read, job.part, span, (job.reduction,)))
+        found = load_counted(job.read.root, path, job.read.device)
+    if found is None:
+        raise StoreError(f"{job.read.root.url}/{path} was written but cannot be read back; check the storage")
+    return found

@@ -1,0 +1,219 @@
+"""Runs `map` and `pairs` stages: outputs aligned with rows, written shard by shard, each shard by one worker.
+
+A map sees one shard at a time. A pairs method sees every shard against all shards, in store order. Rows of
+failed samples are fill in the outputs: NaN, -1 or False. What is summed over rows goes through the store,
+span by span.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial as bind
+from typing import NamedTuple
+
+import numpy as np
+from torch import Tensor
+
+from schemas.artifact import Artifact
+from schemas.errors import MethodError, StoreError
+from schemas.stage import ResolvedStage
+from tasks.engine.ahead import ahead, in_turn
+from tasks.engine.blocks import block_of
+from tasks.engine.call import Call
+from tasks.engine.outcome import Used, artifact_of, as_numpy
+from tasks.engine.prepare import Prepared, StageJob, places, prepare, start
+from tasks.engine.reduction import Counted, load_counted, save_counted, span_path
+from tasks.engine.source import Part, Rows, n_rows, read, shard_bounds
+from tasks.engine.spans import spans, tree
+from tasks.methods.contract import Block, State
+from tasks.store.artifacts import ArtifactWriter, RowArray, RowGrid, write_artifact
+
+MOST_SPANS = 1024
+"""Spans of shards per capture; their states are small."""
+
+
+class ShardsJob(NamedTuple):
+    """A run of shards of one capture."""
+
+    job: StageJob
+    part: int
+    span: int
+
+
+class ShardsDone(NamedTuple):
+    """Their outputs and sums are in the store."""
+
+    shards: int
+    """Shards read."""
+
+
+class Begun(NamedTuple):
+    """A stage whose outputs have their metadata."""
+
+    stage: ResolvedStage
+    spans: tuple[int, ...]
+    """Spans of each capture."""
+
+
+def run(call: Call, stages: Sequence[ResolvedStage]) -> Iterator[Artifact]:
+    """Run stages to their artifacts."""
+    begun = call.run(begin, [call.job(stage) for stage in stages])
+    jobs = [
+        ShardsJob(call.job(b.stage), part, span)
+        for b in begun
+        for part, count in enumerate(b.spans)
+        for span in range(count)
+    ]
+    call.run(fill_shards, jobs, lambda done: done.shards)
+    yield from call.run(finish, [call.job(b.stage) for b in begun])
+
+
+def begin(job: StageJob) -> Begun:
+    """Create the outputs of a stage."""
+    ready = prepare(job)
+    for part in range(len(ready.source.parts)):
+        _writer(job, ready, part).create()
+    return Begun(job.stage, tuple(len(_spans(part)) for part in ready.source.parts))
+
+
+def fill_shards(job: ShardsJob) -> ShardsDone:
+    """Write the outputs of a run of shards, and what is summed over them."""
+    path = _span_path(job.job, job.part, job.span)
+    if load_counted(job.job.root, path, job.job.device) is not None:
+        return ShardsDone(0)
+    ready = prepare(job.job)
+    carry = start(ready, job.job.device)
+    writer, part = _writer(job.job, ready, job.part), ready.source.parts[job.part]
+    first = sum(p.space.n_rows for p in ready.source.parts[: job.part])
+    shards = _spans(part)[job.span]
+    bounds = [(first + low, first + high) for low, high in map(part.space.shard_bounds, shards)]
+    total, n_read = Counted({}, 0), 0
+    reads = (ahead if ready.module.KIND == "map" else in_turn)(_reads(ready, bounds))
+    for shard, (low, high), rows in zip(shards, bounds, reads, strict=True):
+        block = _block(job.job, ready, rows)
+        outputs, n_others = _outputs(job.job, ready, carry, block)
+        writer.write(shard, _aligned(ready, outputs, rows.index - low, high - low))
+        total = _add(ready, total, block, outputs, carry)
+        n_read += 1 + n_others
+        del rows, block
+    save_counted(job.job.root, path, total)
+    return ShardsDone(n_read)
+
+
+def finish(job: StageJob) -> Artifact:
+    """The artifact of a stage whose shards are all written."""
+    ready = prepare(job)
+    total = _total(job, ready)
+    carry = start(ready, job.device)
+    result, arrays = ready.module.finish(total.state, carry, ready.inputs, ready.config)
+    used = Used(rows=total.rows, dropped=n_rows(ready.source) - total.rows)
+    writers = [_writer(job, ready, part) for part in range(len(ready.source.parts))]
+    artifact = write_artifact(job.root, artifact_of(job, result, used), as_numpy(arrays), {}, writers)
+    job.root.delete(_folder(job), recursive=True)
+    return artifact
+
+
+def _outputs(job: StageJob, ready: Prepared, carry: State, block: Block) -> tuple[dict[str, Tensor], int]:
+    """Outputs of a block's rows, and how many other shards were read for them."""
+    module, config = ready.module, ready.config
+    if module.KIND == "map":
+        return module.apply(block, carry, config), 0
+    state: State = module.begin(block, carry, config)
+    bounds = shard_bounds(ready.source)
+    for rows in in_turn(_reads(ready, bounds)):
+        other = _block(job, ready, rows)
+        if len(block) and len(other):
+            state = module.pair(state, block, other, carry, config)
+        del rows, other
+    return state, len(bounds)
+
+
+def _add(ready: Prepared, total: Counted, block: Block, outputs: dict[str, Tensor], carry: State) -> Counted:
+    module = ready.module
+    if not hasattr(module, "partial"):
+        return Counted({}, total.rows + len(block))
+    state: State = module.partial(block, outputs, carry, ready.config)
+    merged = module.merge(total.state, state) if total.state else state
+    return Counted(merged, total.rows + len(block))
+
+
+def _total(job: StageJob, ready: Prepared) -> Counted:
+    """What is summed over all rows: spans in a fixed tree, captures in order."""
+
+    def merge(a: Counted, b: Counted) -> Counted:
+        state = ready.module.merge(a.state, b.state) if a.state else {}
+        return Counted(state, a.rows + b.rows)
+
+    def load(part: int, span: int) -> Counted:
+        path = _span_path(job, part, span)
+        found = load_counted(job.root, path, job.device)
+        if found is None:
+            raise StoreError(f"{job.root.url}/{path} is missing or damaged; run the stage again")
+        return found
+
+    parts = [
+        tree(bind(load, number), len(_spans(part)), merge) for number, part in enumerate(ready.source.parts)
+    ]
+    total = parts[0]
+    for other in parts[1:]:
+        total = merge(total, other)
+    return total
+
+
+def _aligned(
+    ready: Prepared, outputs: Mapping[str, Tensor], rows: np.ndarray, n: int
+) -> dict[str, np.ndarray]:
+    """Outputs of good rows among the fill of failed ones.
+
+    Raises:
+        MethodError: if an output is not what the method declared.
+    """
+    blocks = {}
+    for name, declared in ready.module.outputs(ready.inputs, ready.config).items():
+        values = outputs[name].detach().cpu().numpy()
+        shape = (len(rows),) if declared.width is None else (len(rows), declared.width)
+        if values.dtype != np.dtype(declared.dtype) or values.shape != shape:
+            raise MethodError(
+                f"output {name!r} has shape {values.shape} of {values.dtype}, declared {shape} of {declared.dtype}; "
+                "the method is wrong"
+            )
+        blocks[name] = np.full((n, *shape[1:]), _fill(values.dtype), dtype=values.dtype)
+        blocks[name][rows] = values
+    return blocks
+
+
+def _fill(dtype: np.dtype) -> float | int | bool:
+    return {"f": np.nan, "b": False}.get(dtype.kind, -1)
+
+
+def _reads(ready: Prepared, bounds: Sequence[tuple[int, int]]) -> list["bind[Rows]"]:
+    return [bind(read, ready.source, low, high) for low, high in bounds]
+
+
+def _block(job: StageJob, ready: Prepared, rows: Rows) -> Block:
+    return block_of(rows, ready.ports, job.device, places(ready.source))
+
+
+def _spans(part: Part) -> list[range]:
+    return spans(part.space.n_shards, MOST_SPANS)
+
+
+def _folder(job: StageJob) -> str:
+    return f"states/rows/{job.stage.id}"
+
+
+def _span_path(job: StageJob, part: int, span: int) -> str:
+    return span_path(f"{_folder(job)}/{part:04d}", span)
+
+
+def _writer(job: StageJob, ready: Prepared, number: int) -> ArtifactWriter:
+    parts = ready.source.parts
+    names = [part.ref.capture for part in parts]
+    if len(set(names)) != len(names):
+        raise MethodError(f"{job.stage.method}: a capture is connected twice to a port; connect each once")
+    space = parts[number].space
+    grid = RowGrid(space.n_rows, space.chunk_rows, space.shard_rows)
+    outputs = {
+        name: RowArray(declared.dtype, declared.width, declared.dim)
+        for name, declared in ready.module.outputs(ready.inputs, ready.config).items()
+    }
+    group = "" if len(parts) == 1 else names[number]
+    return ArtifactWriter(job.root, job.stage.id, grid, outputs, group)

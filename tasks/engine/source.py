@@ -1,0 +1,247 @@
+"""The rows that a port takes: one site of one or several sealed captures, read as one. NumPy only.
+
+Rows of failed samples are left out of everything that is read. Rows are named in two ways: by their index in
+their own capture (`part_rows`, what saved states of a capture refer to), and by their index when the captures
+are laid end to end (`read`, what row-aligned outputs refer to).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Protocol
+
+import numpy as np
+
+from schemas.capture import CaptureSpec
+from schemas.errors import DamageError, MethodError, UnknownNameError, nearest
+from schemas.layout import Site, SiteLayout, Space
+from schemas.stage import RowsRef
+from tasks.store.location import Location
+from tasks.store.sample_table import SampleTable, read_samples
+from tasks.store.sealed import open_group
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Some rows, in order, of samples that did not fail."""
+
+    values: tuple[np.ndarray, ...]
+    """One [row, feature] array per port, in the stored dtype."""
+    sample: np.ndarray
+    """int64 [row]"""
+    position: np.ndarray
+    """int64 [row]"""
+    index: np.ndarray
+    """int64 [row]"""
+    labels: Mapping[str, np.ndarray]
+    """Label name -> int64 codes or float64 numbers [row]."""
+
+
+class Part:
+    """One capture's share of a source. Arrays of samples are read at first use and kept."""
+
+    def __init__(self, root: Location, ref: RowsRef) -> None:
+        self.root, self.ref = root, ref
+        self.group: Any = open_group(root, ref.capture)
+        self.spec: CaptureSpec = CaptureSpec.model_validate(self.group.attrs["spec"])
+        self.layout: SiteLayout = _site_layout(self.spec, ref)
+        self.space: Space = self.spec.layout.space(self.layout.space)
+
+    @property
+    def keeps_rows(self) -> bool:
+        """Whether rows were stored; False where the capture kept states only."""
+        return self.spec.request.keep == "rows"
+
+    @cached_property
+    def ok(self) -> np.ndarray:
+        """bool [sample]: whether a sample has rows."""
+        return np.asarray(self.group["samples/ok"][:], dtype=bool)
+
+    @cached_property
+    def samples(self) -> SampleTable:
+        """Keys and labels of the samples."""
+        return read_samples(self.root, self.ref.capture)
+
+    def column(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
+        """A column of `rows/<space>`, as int64."""
+        return np.asarray(self.group[f"rows/{self.space.name}/{name}"][start:stop], dtype=np.int64)
+
+    def values(self, start: int, stop: int) -> np.ndarray:
+        """[row, feature] of the site, failed rows included."""
+        return np.asarray(self.group[f"sites/{self.layout.site.key}/activation"][start:stop])
+
+    def n_ok(self, start: int, stop: int) -> int:
+        """Rows of samples that did not fail."""
+        if self.ok.all():
+            return stop - start
+        return int(self.ok[self.column("sample", start, stop)].sum())
+
+
+class Source(Protocol):
+    """What the engine reads blocks from."""
+
+    @property
+    def parts(self) -> Sequence[Part]:
+        """The captures whose units and shards are walked."""
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Features of each port."""
+
+    @property
+    def categories(self) -> dict[str, tuple[str, ...]]:
+        """Names of the label codes that blocks carry."""
+
+    @property
+    def refs(self) -> tuple[tuple[RowsRef, ...], ...]:
+        """The captures of each port."""
+
+    def part_rows(self, part: int, start: int, stop: int) -> Rows:
+        """Rows [start, stop) of a part; index and sample count inside the part."""
+
+    def n_ok(self, part: int, start: int, stop: int) -> int:
+        """How many rows `part_rows` would give."""
+
+
+class SiteSource:
+    """The rows of one port."""
+
+    def __init__(
+        self, root: Location, refs: Sequence[RowsRef], labels: bool = False, drop_failed: bool = True
+    ) -> None:
+        self.parts = [Part(root, ref) for ref in refs]
+        self.with_labels, self.drop_failed = labels, drop_failed
+        self._check_widths()
+
+    @property
+    def refs(self) -> tuple[tuple[RowsRef, ...], ...]:
+        """The captures of the port."""
+        return (tuple(part.ref for part in self.parts),)
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Features of the port."""
+        return (self.parts[0].layout.width,)
+
+    @cached_property
+    def categories(self) -> dict[str, tuple[str, ...]]:
+        """Names of codes over all captures: the first capture's, then what others add."""
+        names: dict[str, dict[str, None]] = {}
+        for part in self.parts if self.with_labels else []:
+            for label, found in part.samples.categories.items():
+                names.setdefault(label, {}).update(dict.fromkeys(found))
+        return {label: tuple(found) for label, found in names.items()}
+
+    def n_ok(self, part: int, start: int, stop: int) -> int:
+        """See `Source`."""
+        return self.parts[part].n_ok(start, stop)
+
+    def part_rows(self, part: int, start: int, stop: int) -> Rows:
+        """See `Source`."""
+        here = self.parts[part]
+        self.require_rows(here)
+        values, sample = here.values(start, stop), here.column("sample", start, stop)
+        position, index = here.column("position", start, stop), np.arange(start, stop, dtype=np.int64)
+        if (sample < 0).any():
+            raise DamageError(f"{here.ref.label}: rows {start}..{stop} name no sample; run `subspan verify`")
+        ok = here.ok[sample]
+        if self.drop_failed and not ok.all():
+            values, sample, position, index = values[ok], sample[ok], position[ok], index[ok]
+        labels = {name: column[sample] for name, column in self._labels[part].items()}
+        return Rows((values,), sample, position, index, labels)
+
+    @cached_property
+    def _labels(self) -> list[dict[str, np.ndarray]]:
+        if not self.with_labels:
+            return [{} for _ in self.parts]
+        shared = set.intersection(*(set(part.samples.labels) for part in self.parts))
+        return [{name: self._recoded(part, name) for name in sorted(shared)} for part in self.parts]
+
+    def _recoded(self, part: Part, name: str) -> np.ndarray:
+        own, codes = part.samples.categories.get(name), part.samples.labels[name]
+        if own is None or own == self.categories[name][: len(own)]:
+            return codes
+        place = {category: code for code, category in enumerate(self.categories[name])}
+        table: np.ndarray = np.array([place[category] for category in own] + [-1], dtype=np.int64)
+        recoded: np.ndarray = table[codes]
+        return recoded
+
+    def _check_widths(self) -> None:
+        first = self.parts[0]
+        for part in self.parts[1:]:
+            if part.layout.width != first.layout.width:
+                raise MethodError(
+                    f"{part.ref.label} has {part.layout.width} features, {first.ref.label} has {first.layout.width}: "
+                    "captures that are read as one need one width; use a stage for each"
+                )
+
+    def require_rows(self, part: Part) -> None:
+        if not part.keeps_rows:
+            raise MethodError(
+                f"{part.ref.label}: the capture keeps only the states of its fused methods, no rows; "
+                "add this method to `fuse` if it is a one-pass reduction, or capture with `keep: rows`"
+            )
+
+
+def n_rows(source: Source) -> int:
+    """Rows of all parts, failed ones included."""
+    return sum(part.space.n_rows for part in source.parts)
+
+
+def n_samples(source: Source) -> int:
+    """Samples of all parts, failed ones included."""
+    return sum(part.spec.layout.n_samples for part in source.parts)
+
+
+def shard_bounds(source: Source) -> list[tuple[int, int]]:
+    """First row and one past the last of each shard, over the parts laid end to end."""
+    bounds, first = [], 0
+    for part in source.parts:
+        for shard in range(part.space.n_shards):
+            low, high = part.space.shard_bounds(shard)
+            bounds.append((first + low, first + high))
+        first += part.space.n_rows
+    return bounds
+
+
+def read(source: Source, start: int, stop: int) -> Rows:
+    """Rows [start, stop) of the parts laid end to end; index and sample count over all of them."""
+    pieces, row, sample = [], 0, 0
+    for number, part in enumerate(source.parts):
+        low, high = max(start - row, 0), min(stop - row, part.space.n_rows)
+        if low < high:
+            pieces.append(_shift(source.part_rows(number, low, high), row, sample))
+        row, sample = row + part.space.n_rows, sample + part.spec.layout.n_samples
+    return concatenate(pieces)
+
+
+def concatenate(pieces: Sequence[Rows]) -> Rows:
+    """Rows one after the other; a single piece is not copied."""
+    if len(pieces) == 1:
+        return pieces[0]
+    values = tuple(np.concatenate(columns) for columns in zip(*(p.values for p in pieces), strict=True))
+    labels = {name: np.concatenate([p.labels[name] for p in pieces]) for name in pieces[0].labels}
+    sample, position, index = (
+        np.concatenate([getattr(p, name) for p in pieces]) for name in ("sample", "position", "index")
+    )
+    return Rows(values, sample, position, index, labels)
+
+
+def take(rows: Rows, which: np.ndarray | slice) -> Rows:
+    """Some rows, by a mask or by their places."""
+    labels = {name: column[which] for name, column in rows.labels.items()}
+    values = tuple(v[which] for v in rows.values)
+    return Rows(values, rows.sample[which], rows.position[which], rows.index[which], labels)
+
+
+def _shift(rows: Rows, row: int, sample: int) -> Rows:
+    return replace(rows, index=rows.index + row, sample=rows.sample + sample) if row or sample else rows
+
+
+def _site_layout(spec: CaptureSpec, ref: RowsRef) -> SiteLayout:
+    found = {str(layout.site): layout for layout in spec.layout.sites}
+    if str(Site.parse(ref.site)) not in found:
+        raise UnknownNameError(
+            f"capture {ref.capture} has no site {ref.site!r}; nearest: {nearest(ref.site, found)}"
+        )
+    return found[ref.site]

@@ -1,0 +1,198 @@
+"""Networks: loaded from a transformers folder or made by a factory, quietly, completely, on one device."""
+
+import functools
+import importlib
+import inspect
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+from torch.nn.parameter import is_lazy
+
+from schemas.base import canonical_json, sha256
+from schemas.errors import ModelError, ResourceError
+from schemas.model import FactoryModel, Model, TransformersModel
+from tasks.extract import pretrained
+from tasks.extract.allocator import keep_memory
+from tasks.extract.weights import model_folder, module_digest, tokenizer_digest, weights_digest
+
+__all__ = [
+    "Network", "find_device", "load", "model_folder", "module_digest", "network", "tokenizer_digest",
+    "weights_digest", "wrap",
+]  # fmt: skip
+
+
+class Network(NamedTuple):
+    """A network ready for captures."""
+
+    module: nn.Module
+    """In evaluation mode."""
+    device: torch.device
+    """Where its inputs go."""
+    takes_mask: bool
+    """Whether its forward has an `attention_mask`."""
+    max_length: int | None
+    """Most tokens of a sample that it has positions for; None where nothing limits them."""
+    input_dtype: torch.dtype
+    """What floating-point inputs are cast to."""
+    arguments: Mapping[str, Any] = MappingProxyType({})
+    """Keyword arguments of every forward, such as `use_cache=False`."""
+    untrained: tuple[str, ...] = ()
+    """Parameters that were not in the checkpoint; they hold NaN, and no site may depend on them."""
+    digest: str = ""
+    """What identifies it: sha256 of its checkpoint's files, or of a factory's code, parts and tensors."""
+
+
+def network(model: Model, device: str = "cpu", threads: int = 1, digest: str | None = None) -> Network:
+    """The network, loaded once per process; another model or device replaces it.
+
+    Raises:
+        ModelError: if what is loaded is not the network of that digest; see also `load`.
+    """
+    found = _cached(canonical_json(model), type(model), device, threads)
+    if digest is not None and found.digest != digest:
+        _cached.cache_clear()
+        found = _cached(canonical_json(model), type(model), device, threads)
+    if digest is not None and found.digest != digest:
+        raise ModelError(
+            f"the network loaded here has digest {found.digest[:12]}, the one that was planned {digest[:12]}: its files changed, or its "
+            "factory gives another network each time; seed the factory, or plan the run again"
+        )
+    return found
+
+
+def load(model: Model, device: str = "cpu", threads: int = 1) -> Network:
+    """Loads a network and puts it on a device, in evaluation mode.
+
+    Args:
+        model: what to load.
+        device: `cpu`, `cuda` or `cuda:<index>`.
+        threads: CPU threads of torch in this process.
+
+    Raises:
+        ModelError: if it cannot be loaded, or a weight is missing from its checkpoint.
+        ResourceError: if there is no such device, or its memory does not suffice.
+    """
+    keep_memory()
+    torch.set_num_threads(threads)
+    place = find_device(device)
+    untrained: tuple[str, ...] = ()
+    if isinstance(model, FactoryModel):
+        module = _move(_make(model), place, getattr(torch, model.dtype))
+    else:
+        loaded = pretrained.load(model, place)
+        untrained = loaded.untrained
+        module = loaded.module if model.device_map == "auto" else _move(loaded.module, place, None)
+    digest = weights_digest(model) or _factory_digest(model, module)
+    net = wrap(module.eval(), getattr(torch, model.dtype), untrained)._replace(digest=digest)
+    return net if any(True for _ in module.parameters()) else net._replace(device=place)
+
+
+def wrap(
+    module: nn.Module, input_dtype: torch.dtype = torch.float32, untrained: tuple[str, ...] = ()
+) -> Network:
+    """A network around a module that is already where it should be."""
+    parameters = inspect.signature(module.forward).parameters
+    no_cache = hasattr(module, "config") and "use_cache" in parameters
+    return Network(
+        module=module,
+        device=next((tensor.device for tensor in module.parameters()), torch.device("cpu")),
+        takes_mask="attention_mask" in parameters,
+        max_length=_max_length(module),
+        input_dtype=input_dtype,
+        arguments={"use_cache": False} if no_cache else {},
+        untrained=untrained,
+    )
+
+
+def find_device(name: str) -> torch.device:
+    """The device of that name.
+
+    Raises:
+        ResourceError: if torch knows no such device or this process sees none.
+    """
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ResourceError(f"there is no device {name!r}; expected cpu, cuda or cuda:<index>") from error
+    if device.type not in ("cpu", "cuda"):
+        raise ResourceError(f"device {name!r} is not supported; expected cpu, cuda or cuda:<index>")
+    seen = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if device.type == "cuda" and (device.index or 0) >= seen:
+        raise ResourceError(f"device {name!r} was asked for, but torch sees {seen} CUDA devices here")
+    return device
+
+
+@functools.lru_cache(maxsize=1)
+def _cached(
+    model: bytes, kind: type[TransformersModel] | type[FactoryModel], device: str, threads: int
+) -> Network:
+    return load(kind.model_validate_json(model), device, threads)
+
+
+def _make(model: FactoryModel) -> nn.Module:
+    path, _, name = model.factory.partition(":")
+    try:
+        factory = getattr(importlib.import_module(path), name)
+    except (ImportError, AttributeError) as error:
+        raise ModelError(
+            f"factory {model.factory!r} cannot be imported: {error}; it must be importable "
+            "where the workers run (installed, or on PYTHONPATH)"
+        ) from error
+    try:
+        module = factory(**model.arguments)
+    except Exception as error:
+        raise ModelError(f"factory {model.factory!r} raised {type(error).__name__}: {error}") from error
+    if not isinstance(module, nn.Module):
+        raise ModelError(
+            f"factory {model.factory!r} returned a {type(module).__name__}, expected a torch.nn.Module"
+        )
+    return module
+
+
+def _factory_digest(model: Model, module: nn.Module) -> str:
+    code = b""
+    if isinstance(model, FactoryModel):
+        file = getattr(importlib.import_module(model.factory.partition(":")[0]), "__file__", None)
+        code = (
+            Path(file).read_bytes() if file and not file.startswith(str(Path(torch.__file__).parent)) else b""
+        )
+    return sha256(code + module_digest(module).encode())
+
+
+def _move(module: nn.Module, device: torch.device, dtype: torch.dtype | None) -> nn.Module:
+    for name, tensor in (*module.named_parameters(), *module.named_buffers()):
+        if is_lazy(tensor) or tensor.is_meta:
+            what = (
+                "has no values (meta device)" if tensor.is_meta else "is not initialised yet (a lazy module)"
+            )
+            raise ModelError(
+                f"{name} of {type(module).__name__} {what}: let the factory run a forward, or load the weights, first"
+            )
+    needed = sum(tensor.numel() * tensor.element_size() for tensor in module.parameters())
+    try:
+        return module.to(device=device, dtype=dtype)
+    except torch.OutOfMemoryError as error:
+        free = torch.cuda.mem_get_info(device)[0]
+        raise ResourceError(
+            f"{type(module).__name__} needs {needed:,} bytes on {device}, which has {free:,} free: "
+            "use a larger device, a smaller dtype, or device_map: auto"
+        ) from error
+
+
+def _max_length(module: nn.Module) -> int | None:
+    limit = getattr(getattr(module, "config", None), "max_position_embeddings", None)
+    if not isinstance(limit, int):
+        return None
+    # Networks such as RoBERTa begin counting after the padding index, and so lose those positions.
+    for name, part in module.named_modules():
+        if (
+            name.endswith("position_embeddings")
+            and isinstance(part, nn.Embedding)
+            and part.padding_idx is not None
+        ):
+            return limit - part.padding_idx - 1
+    return limit

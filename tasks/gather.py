@@ -1,0 +1,73 @@
+"""What the page of a run shows, read from the stores: artifacts, captures, and the map of samples."""
+
+from typing import Any
+
+import numpy as np
+import zarr
+
+from schemas.outcome import RunOutcome
+from schemas.run import RunSpec
+from tasks.findings import RowCounts
+from tasks.measures import StageArtifact
+from tasks.page import CaptureData, ReportData
+from tasks.sample_map import map_of
+from tasks.store.artifacts import open_arrays, read_artifact
+from tasks.store.location import Location
+from tasks.store.manifest import read_manifest
+from tasks.store.receipts import read_receipts
+from tasks.store.samples import read_spec
+from tasks.store.sealed import open_group
+
+MOST_VALUES = 1 << 17
+"""Longer arrays are not for a page."""
+
+
+def gather(root: Location, outcome: RunOutcome, run: RunSpec) -> ReportData:
+    """Everything that the page of a run needs.
+
+    Costs one read of each small array, of the outlier flags, and of at most 2 GB of one site for the map.
+
+    Raises:
+        NotFoundError: if an artifact or capture of the outcome is gone.
+        DamageError: if one of them changed.
+    """
+    artifacts = tuple(stage_artifact(root, made.stage, made.id) for made in outcome.artifacts)
+    captures = tuple(capture_data(root, made.name, made.id) for made in outcome.captures)
+    color_by = run.report.color_by if run.report else None
+    return ReportData(run, outcome, artifacts, captures, map_of(root, artifacts, captures, color_by))
+
+
+def stage_artifact(root: Location, stage: str, artifact_id: str) -> StageArtifact:
+    """An artifact with its arrays of one axis."""
+    artifact = read_artifact(root, artifact_id)
+    small = [
+        n for n, info in artifact.arrays.items() if len(info.shape) == 1 and 0 < info.shape[0] <= MOST_VALUES
+    ]
+    group: Any = open_arrays(root, artifact_id) if small else {}
+    arrays = {name: np.asarray(group[name][:]) for name in small if artifact.arrays[name].dims != ("row",)}
+    return StageArtifact(stage, artifact, arrays)
+
+
+def capture_data(root: Location, name: str, capture_id: str) -> CaptureData:
+    """A capture's spec, receipts, failures and outlier counts."""
+    spec = read_spec(root, capture_id)
+    receipts = tuple(read_receipts(root, capture_id).values())
+    failures = read_manifest(root, capture_id).failures
+    multiple = spec.request.rows.outlier_multiple
+    spaces = spec.layout.spaces if spec.request.keep == "rows" else ()
+    group = open_group(root, capture_id)
+    counts = tuple(RowCounts(s.n_rows, outliers(group, s.name, s.shard_rows), multiple) for s in spaces)
+    return CaptureData(name, capture_id, spec, receipts, failures, counts)
+
+
+def outliers(group: zarr.Group, space: str, step: int) -> dict[str, int]:
+    """Flagged rows of each site of a row space, read a shard at a time."""
+    folder = f"rows/{space}"
+    if f"{folder}/outlier" not in group:
+        return {}
+    flags: Any = group[f"{folder}/outlier"]
+    sites: Any = group[folder].attrs["sites"]
+    total = np.zeros(len(sites), dtype=np.int64)
+    for start in range(0, flags.shape[0], step):
+        total += np.count_nonzero(flags[start : start + step], axis=0)
+    return dict(zip(sites, total.tolist(), strict=True))

@@ -1,0 +1,169 @@
+"""What a method file holds, and how it is found. No registry: a method exists because its file does.
+
+Every method module has
+
+    VERSION: int         raised when the meaning of a result changes
+    KIND: Kind           how the engine runs it
+    READS: dict          port name -> RowsPort or ArtifactPort
+    ARRAYS: dict         name of an output array -> names of its axes
+    REFERENCE: str       the source: paper and equation
+    SEEDS: tuple         rows of the project's list of methods that it runs
+    class Config(Frozen), class Result(Frozen)
+
+and, by KIND, these pure functions (`inputs` is `Inputs`, `block` is `Block`, a state is a dict of tensors):
+
+    reduce      start(inputs, config) -> carry; partial(block, carry, config) -> state; merge(a, b) -> state;
+                finish(state, carry, inputs, config) -> (Result, arrays);
+                optional update(state, carry, inputs, config) -> carry or None when done (rounds);
+                optional state_config(config) -> the part of the options that the state depends on
+    map         start; outputs(inputs, config) -> {name: RowOutput}; apply(block, carry, config) -> {name: tensor};
+                optional partial(block, outputs, carry, config) -> state and merge; finish
+    pairs       start; outputs; begin(block, carry, config) -> row state; pair(state, block, other, carry, config) -> row state;
+                optional partial and merge as for map; finish. The row state's tensors are the outputs
+    sequential  start(inputs, config) -> state; step(block, state, config) -> state; passes(config) -> int;
+                batch_rows(config) -> int; optional begin_pass(state, number, config) -> state; finish(state, {}, inputs, config)
+    whole       max_rows(config) -> int; solve(block, inputs, config) -> (Result, arrays); the rows are those of
+                `config.sample_rows` (None or absent: all), drawn with `config.seed`
+
+Any method may also define check(inputs, config), which raises MethodError before any row is read.
+Two reduce methods whose start, partial and merge are the same functions, with equal state_config, share one state.
+"""
+
+import importlib
+import importlib.util
+import pkgutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import Any, Literal
+
+from torch import Tensor
+
+from schemas.errors import SpecError, UnknownNameError, nearest
+
+Kind = Literal["reduce", "map", "pairs", "sequential", "whole"]
+State = dict[str, Tensor]
+PACKAGE = "tasks.methods"
+
+
+@dataclass(frozen=True)
+class RowsPort:
+    """A port that takes the rows of a site, of one or several captures."""
+
+    several: bool = True
+    """Whether several captures may be read as one."""
+    labels: bool = False
+    """Whether blocks carry the samples' labels."""
+
+
+@dataclass(frozen=True)
+class ArtifactPort:
+    """A port that takes the arrays and result of another method."""
+
+    method: str
+    """`family.method` that must have made the artifact."""
+
+
+Port = RowsPort | ArtifactPort
+
+
+@dataclass(frozen=True)
+class Block:
+    """Some rows, aligned over ports. `block["x"]` is the [row, feature] tensor of port x, in the store's dtype."""
+
+    rows: Mapping[str, Tensor]
+    sample: Tensor
+    """int64 [row]: index of the sample, counted like `index`."""
+    position: Tensor
+    """int64 [row]: position in the sample."""
+    index: Tensor
+    """int64 [row]: index of the row over all captures laid end to end; in `reduce`, whose states are kept per capture,
+    in its own capture."""
+    labels: Mapping[str, Tensor] = field(default_factory=dict)
+    """Label name -> [row] codes (int64) or numbers (float64)."""
+    weight: Tensor | None = None
+    """float64 [row], or None for ones."""
+
+    def __getitem__(self, port: str) -> Tensor:
+        return self.rows[port]
+
+    def __len__(self) -> int:
+        return int(self.sample.shape[0])
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What is known before any block is read."""
+
+    widths: Mapping[str, int]
+    """Rows port -> features."""
+    n_rows: int
+    """Rows that the blocks will hold in all, failed samples included."""
+    n_samples: int
+    categories: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Label name -> names of its codes."""
+    artifacts: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
+    """Artifact port -> its arrays."""
+    results: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Artifact port -> its result."""
+
+
+@dataclass(frozen=True)
+class RowOutput:
+    """A row-aligned output of a map or pairs method."""
+
+    dtype: str
+    """A NumPy dtype name."""
+    width: int | None = None
+    """Length of the second axis; None for one value per row."""
+    dim: str = "component"
+    """Name of the second axis."""
+
+
+@dataclass(frozen=True)
+class Array:
+    """An output array with named axes."""
+
+    values: Tensor
+    dims: tuple[str, ...]
+
+
+Arrays = dict[str, Array]
+
+
+def list_methods() -> Iterator[str]:
+    """Names `family.method` of every method file of the project, in order."""
+    package = importlib.import_module(PACKAGE)
+    for info in pkgutil.walk_packages(package.__path__, prefix=f"{PACKAGE}."):
+        name = info.name.removeprefix(f"{PACKAGE}.")
+        if not info.ispkg and name.count(".") == 1:
+            yield name
+
+
+def module_path(method: str, allowed: tuple[str, ...] = ()) -> str:
+    """The import path of a method's module.
+
+    Args:
+        method: `family.method`, or a full dotted path into one of the allowed packages.
+        allowed: top-level packages outside the project that the worker's configuration trusts.
+
+    Raises:
+        UnknownNameError: if no such method exists; the message lists the nearest names.
+        SpecError: if the path lies in a package that is not allowed.
+    """
+    if method in set(list_methods()):
+        return f"{PACKAGE}.{method}"
+    top = method.partition(".")[0]
+    if top in allowed and importlib.util.find_spec(method) is not None:
+        return method
+    if method.count(".") > 1 and importlib.util.find_spec(top) is not None:
+        raise SpecError(
+            f"method {method!r} lies in package {top!r}, which this worker does not allow; "
+            f"add it to SUBSPAN_METHOD_PACKAGES in the worker's environment"
+        )
+    raise UnknownNameError(f"there is no method {method!r}; nearest: {nearest(method, list_methods())}")
+
+
+def load_method(method: str, allowed: tuple[str, ...] = ()) -> ModuleType:
+    """The module of a method, imported."""
+    return importlib.import_module(module_path(method, allowed))

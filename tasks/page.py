@@ -1,0 +1,247 @@
+"""The page of a run: one self-contained HTML file, and its figures as files beside it. Pure, no Prefect."""
+
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, NamedTuple, Protocol
+
+import yaml
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from schemas.capture import CaptureSpec
+from schemas.model import TransformersModel
+from schemas.outcome import RunOutcome
+from schemas.receipts import Failure, Fingerprint, Receipt
+from schemas.run import RunSpec
+from tasks.drawing import draw, inline
+from tasks.figures import shortened
+from tasks.findings import RowCounts, findings
+from tasks.illustrations import SampleMap, illustrations
+from tasks.measures import SiteRow, StageArtifact, site_rows
+from tasks.palette import css
+from tasks.store.location import Location
+from tasks.tables import measure_table, stage_tables
+
+PAGE = "report.html"
+RUN_FILE = "run.yaml"
+MOST_FAILURES = 50
+"""Failed samples listed; the receipts hold all."""
+
+
+class CaptureData(NamedTuple):
+    """What the page says of a capture."""
+
+    name: str
+    id: str
+    spec: CaptureSpec
+    receipts: tuple[Receipt, ...]
+    failures: tuple[Failure, ...]
+    counts: tuple[RowCounts, ...]
+    """Per row space."""
+
+    @property
+    def fingerprints(self) -> tuple[Fingerprint, ...]:
+        """What its bytes depend on; more than one only where mixing was allowed."""
+        return tuple(
+            {receipt.fingerprint.model_dump_json(): receipt.fingerprint for receipt in self.receipts}.values()
+        )
+
+
+class ReportData(NamedTuple):
+    """All that a page shows. Gathering it reads stores, rendering it reads nothing."""
+
+    run: RunSpec
+    outcome: RunOutcome
+    artifacts: tuple[StageArtifact, ...] = ()
+    captures: tuple[CaptureData, ...] = ()
+    sample_map: SampleMap | None = None
+
+
+class HasRun(Protocol):
+    """A plan, of which only the run is needed."""
+
+    @property
+    def run(self) -> RunSpec:
+        """What was asked."""
+
+
+def build_report(root: Location, outcome: RunOutcome, run: RunSpec) -> dict[str, bytes]:
+    """Gather what a run made and render it; nothing is written.
+
+    Returns:
+        File name to bytes, the page under PAGE.
+
+    Raises:
+        NotFoundError, DamageError: if something that is shown is gone or changed.
+    """
+    from tasks.gather import gather
+
+    return render(gather(root, outcome, run))
+
+
+def write_report(root: Location, outcome: RunOutcome, plan: HasRun, path: str) -> str:
+    """Write the page to a path below the root, its figures and run file beside it; the page comes last.
+
+    Returns:
+        The URL of the page.
+    """
+    folder = path.rpartition("/")[0]
+    files = build_report(root, outcome, plan.run)
+    page = files.pop(PAGE)
+    for name, data in files.items():
+        root.write(f"{folder}/{name}" if folder else name, data)
+    root.write(path, page)
+    return root.child(path).url
+
+
+def render(data: ReportData) -> dict[str, bytes]:
+    """The page, its figures and the run file, as file name to bytes."""
+    rows = site_rows(data.artifacts)
+    files: dict[str, bytes] = {RUN_FILE: run_yaml(data.run).encode()}
+    shown: dict[str, dict[str, Any]] = {}
+    formats = data.run.report.figures if data.run.report else ("png", "svg")
+    for made in illustrations(rows, data.sample_map):
+        svg = draw(made.figure, "svg")
+        for file_format in formats:
+            drawn = svg if file_format == "svg" else draw(made.figure, file_format)
+            files[f"figures/{made.name}.{file_format}"] = drawn
+        shown[made.name] = {**made._asdict(), "svg": inline(svg, made.name, made.description)}
+    files[PAGE] = html(data, rows, shown, formats).encode()
+    return files
+
+
+def html(
+    data: ReportData, rows: Sequence[SiteRow], shown: Mapping[str, Mapping[str, Any]], formats: Sequence[str]
+) -> str:
+    """The page's text."""
+    environment = Environment(
+        loader=PackageLoader("tasks"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["shortened"] = shortened
+    n_samples = sum(capture.spec.layout.n_samples for capture in data.captures)
+    n_failed = sum(len(capture.failures) for capture in data.captures)
+    counts = [count for capture in data.captures for count in capture.counts]
+    return environment.get_template("report.html").render(
+        title=title(data.run),
+        run=data.run,
+        outcome=data.outcome,
+        n_sites=len({a.site for a in data.artifacts}),
+        findings=findings(rows, counts, n_samples, n_failed),
+        figures=shown,
+        formats=formats,
+        measures=measure_table(rows) if rows else None,
+        stages=list(stage_tables(data.artifacts)),
+        artifacts=data.artifacts,
+        captures=[capture_facts(capture) for capture in data.captures],
+        failures=[(c.name, failure) for c in data.captures for failure in c.failures][:MOST_FAILURES],
+        n_failed=n_failed,
+        limits=limits(data, rows),
+        fingerprints=provenance(data),
+        command=f"subspan run {RUN_FILE}",
+        run_yaml=run_yaml(data.run),
+        css_light=css(dark=False),
+        css_dark=css(dark=True),
+        version=own_version(),
+    )
+
+
+def title(run: RunSpec) -> str:
+    """The heading."""
+    return (run.report.title if run.report else None) or run.name
+
+
+def run_yaml(run: RunSpec) -> str:
+    """The run as a file that repeats it."""
+    return yaml.safe_dump(
+        run.model_dump(mode="json", exclude_defaults=True), sort_keys=False, allow_unicode=True
+    )
+
+
+def own_version() -> str:
+    """The version of subspan, `unknown` where it is not installed."""
+    try:
+        return version("subspan")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def capture_facts(capture: CaptureData) -> dict[str, Any]:
+    """Numbers of a capture for the table of samples."""
+    request, layout, receipts = capture.spec.request, capture.spec.layout, capture.receipts
+    differences = [r.max_batch_difference for r in receipts if r.max_batch_difference is not None]
+    seconds, tokens = sum(r.seconds for r in receipts), sum(r.tokens for r in receipts)
+    padded = sum(r.padded_tokens for r in receipts)
+    model = request.model
+    return {
+        "name": capture.name,
+        "id": capture.id,
+        "partition": capture.spec.partition,
+        "model": model.name if isinstance(model, TransformersModel) else model.factory,
+        "data": request.data.source.kind,
+        "samples": layout.n_samples,
+        "failed": len(capture.failures),
+        "rows": {space.name: space.n_rows for space in layout.spaces},
+        "sites": len(layout.sites),
+        "truncated": sum(r.truncated for r in receipts),
+        "saturated": sum(n for r in receipts for n in r.saturated.values()),
+        "difference": max(differences, default=None),
+        "dtype": request.store.dtype,
+        "bytes": sum(f.bytes for r in receipts for f in r.files.values()),
+        "seconds": seconds,
+        "units": len(receipts),
+        "rate": tokens / seconds if seconds > 0 else None,
+        "padding": 1 - tokens / padded if padded else 0.0,
+        "weights": capture.spec.weights,
+        "fingerprint": capture.spec.data,
+        "tokenizer": capture.spec.tokenizer,
+    }
+
+
+def provenance(data: ReportData) -> list[tuple[str, Fingerprint]]:
+    """Who computed with what: each fingerprint once, with what it made."""
+    made: dict[str, tuple[list[str], Fingerprint]] = {}
+    sources = [(capture.name, f) for capture in data.captures for f in capture.fingerprints]
+    sources += [(a.stage, a.artifact.fingerprint) for a in data.artifacts]
+    for name, fingerprint in sources:
+        names, _ = made.setdefault(fingerprint.model_dump_json(), ([], fingerprint))
+        names.append(name)
+    return [(", ".join(dict.fromkeys(names)), fingerprint) for names, fingerprint in made.values()]
+
+
+def limits(data: ReportData, rows: Sequence[SiteRow]) -> list[str]:
+    """What the numbers do not say, as far as it applies to this run."""
+    said = [
+        "Everything here is about these data and these weights; "
+        "other data can give another picture of the same network."
+    ]
+    if any("participation_ratio" in row.values for row in rows):
+        said.append(
+            "Participation ratio, effective rank and stable rank count directions weighted by variance. "
+            "They are no intrinsic dimension: a curved sheet of two dimensions can have a ratio of fifty."
+        )
+    if any(space.per_sample is None for capture in data.captures for space in capture.spec.layout.spaces):
+        said.append(
+            "Rows are tokens. Tokens of one text resemble each other, so an interval that treats rows as "
+            "independent is too narrow."
+        )
+    if any(sum(count.outliers.values()) for capture in data.captures for count in capture.counts):
+        said.append(
+            "Outlier rows are counted and kept: the measures include them unless a stage says otherwise."
+        )
+    if any(capture.spec.request.rows.pooling != "none" for capture in data.captures):
+        said.append(
+            "Rows are pooled per sample: variation inside a sample is gone before any measure sees it."
+        )
+    if data.sample_map is not None:
+        said.append(
+            "The map shows means of samples on two linear components; distances in it are not clusters."
+        )
+    if any(len(capture.fingerprints) > 1 for capture in data.captures):
+        said.append(
+            "Workers of different versions or devices made one capture: equal bytes are not promised for it."
+        )
+    said.append("Large variance is not importance: a small direction can decide what a network says.")
+    return said

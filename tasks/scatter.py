@@ -1,0 +1,113 @@
+"""The figure of the map of samples."""
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import PathPatch
+from matplotlib.path import Path
+from matplotlib.patheffects import withStroke
+
+from tasks.figures import WIDTH, Vector, frame, percent, shortened
+from tasks.palette import CATEGORY, GREY, INK, MUTED, PAPER
+
+
+class Dots(NamedTuple):
+    """Samples on two axes."""
+
+    xy: Vector
+    """[sample, 2]"""
+    names: tuple[str, ...]
+    """Class names, largest class first."""
+    codes: npt.NDArray[np.int64]
+    """[sample]: index into `names`, -1 for the rest."""
+    shares: tuple[float, float] | None = None
+    """Share of variance along each axis."""
+    n_rest: int = 0
+    """Number of classes in the rest."""
+
+
+def sample_map(dots: Dots) -> Figure:
+    """Samples on their first two components, coloured by class; classes are named at their median."""
+    figure = Figure((WIDTH, 6.0), layout="constrained")
+    axes = figure.subplots()
+    size = 2.2 if len(dots.xy) > 1500 else 3.4
+    _dots(axes, dots.xy[dots.codes < 0], GREY, size, 0.55)
+    for index in reversed(range(len(dots.names))):
+        _dots(axes, dots.xy[dots.codes == index], CATEGORY[index % len(CATEGORY)], size, 0.8)
+    _limits(axes, dots.xy)
+    _class_names(axes, dots)
+    shares = dots.shares or (np.nan, np.nan)
+    names = [
+        f"component {i + 1}" + (f" ({percent(s)} of variance)" if np.isfinite(s) else "")
+        for i, s in enumerate(shares)
+    ]
+    frame(axes, xlabel=names[0])
+    axes.set_ylabel(names[1], color=MUTED)
+    axes.set_xticks([])
+    axes.set_yticks([])
+    _class_key(axes, dots)
+    return figure
+
+
+def _dots(axes: Axes, xy: Vector, color: str, size: float, alpha: float) -> None:
+    """All dots of a class as one path of round line ends: small in a file, and one colour to change."""
+    if len(xy) == 0:
+        return
+    points = np.repeat(xy, 2, axis=0)
+    codes = np.tile(np.array([Path.MOVETO, Path.LINETO], dtype=np.uint8), len(xy))
+    path = Path(points, codes)
+    path.should_simplify = False
+    axes.add_patch(
+        PathPatch(
+            path, edgecolor=color, facecolor="none", linewidth=size, alpha=alpha, capstyle="round", snap=False
+        )
+    )
+
+
+def _limits(axes: Axes, xy: Vector) -> None:
+    """Axes around all but the farthest half percent, so that single samples do not squeeze the rest."""
+    low, high = np.percentile(xy, [0.25, 99.75], axis=0)
+    margin = np.maximum((high - low) * 0.06, 1e-9)
+    axes.set_xlim(low[0] - margin[0], high[0] + margin[0])
+    axes.set_ylim(low[1] - margin[1], high[1] + margin[1])
+
+
+def _class_names(axes: Axes, dots: Dots) -> None:
+    """Each class named at its median; names that would touch are pushed apart vertically."""
+    low, high = np.array([axes.get_xlim(), axes.get_ylim()]).T
+    medians = [np.median(dots.xy[dots.codes == i], axis=0) for i in range(len(dots.names))]
+    places = [(median - low) / (high - low) for median in medians]
+    for index in (order := sorted(range(len(places)), key=lambda i: -places[i][1])):
+        for other in order[: order.index(index)]:
+            near = abs(places[other][0] - places[index][0]) < 0.16
+            if near and places[other][1] - places[index][1] < 0.04:
+                places[index] = np.array([places[index][0], places[other][1] - 0.04])
+    for index, (x, y) in enumerate(places):
+        text = axes.text(
+            x, y, shortened(dots.names[index], 22), transform=axes.transAxes, ha="center", va="center"
+        )
+        text.set(fontsize=9, weight="bold", color=CATEGORY[index % len(CATEGORY)])
+        text.set_path_effects([withStroke(linewidth=3, foreground=PAPER)])
+
+
+def _class_key(axes: Axes, dots: Dots) -> None:
+    """Names beside the map, each with its dot and count."""
+    entries = [
+        (name, CATEGORY[i % len(CATEGORY)], int(np.count_nonzero(dots.codes == i)))
+        for i, name in enumerate(dots.names)
+    ]
+    rest = int(np.count_nonzero(dots.codes < 0))
+    if rest and dots.names:
+        entries.append((f"{dots.n_rest} others" if dots.n_rest else "no label", GREY, rest))
+    for index, (name, color, count) in enumerate(entries):
+        y = 0.985 - index * 0.048
+        axes.plot(
+            [1.02], [y - 0.008], "o", color=color, markersize=6, transform=axes.transAxes, clip_on=False
+        )
+        axes.text(1.035, y, shortened(name, 22), transform=axes.transAxes, va="top", color=INK, fontsize=9)
+        axes.text(
+            1.25, y, f"{count:,}", transform=axes.transAxes, va="top", ha="right", color=MUTED, fontsize=8.5
+        )

@@ -1,0 +1,138 @@
+"""A place that holds captures and artifacts: a local folder or any fsspec URL.
+
+Credentials come only from the environment. Nothing is opened until the first operation, so a Location may be
+pickled, sent to a worker and compared.
+"""
+
+import hashlib
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from schemas.receipts import FileDigest
+from tasks.store import local
+from tasks.store.local import PARTIAL, Bytes, LocalFiles
+from tasks.store.remote import RemoteFiles
+
+BLOCK_BYTES = 1 << 23
+"""Bytes that are held in memory while a local file is hashed."""
+
+_LOCAL = LocalFiles()
+
+
+def digest_of(data: Bytes) -> FileDigest:
+    """Size and SHA-256 of some bytes; about 1.5 GB/s."""
+    return FileDigest(bytes=memoryview(data).nbytes, sha256=hashlib.sha256(data).hexdigest())
+
+
+def _normal(url: str) -> str:
+    if url.startswith(("file://", "local://")):
+        url = unquote(urlsplit(url).path)
+    if "://" not in url and "::" not in url:
+        return os.path.abspath(Path(url).expanduser())
+    return url.rstrip("/")
+
+
+@dataclass(frozen=True)
+class Location:
+    """A folder or URL prefix. All paths given to its methods are relative to it, with `/` between parts."""
+
+    url: str
+    """An absolute local path, or the URL without a slash at its end."""
+    options: Mapping[str, Any] | None = field(default=None, hash=False)
+    """Further arguments of the fsspec file system; no credentials."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "url", _normal(self.url))
+
+    @property
+    def is_local(self) -> bool:
+        """Whether this is a folder of this machine."""
+        return "://" not in self.url and "::" not in self.url
+
+    @property
+    def atomic_create(self) -> bool:
+        """False where `create` is only advisory: two processes could both believe that they made a name."""
+        return self._files.atomic_create
+
+    @property
+    def _files(self) -> LocalFiles | RemoteFiles:
+        return _LOCAL if self.is_local else RemoteFiles(self.url, self.options or {})
+
+    def _full(self, path: str) -> str:
+        return f"{self.url}/{path}" if path else self.url
+
+    def child(self, *parts: str) -> "Location":
+        """The location below this one."""
+        return Location("/".join((self.url, *parts)), self.options)
+
+    def read(self, path: str, start: int | None = None, stop: int | None = None) -> bytes:
+        """The bytes of a file, or a range of them; a negative start counts from the end.
+
+        Raises:
+            NotFoundError: if there is no such file.
+            StoreError: if the back end refuses, stalls or cannot be reached.
+        """
+        return self._files.read(self._full(path), start, stop)
+
+    def write(self, path: str, data: Bytes, *, durable: bool = True) -> None:
+        """Replace a file in one step; readers see the old bytes or the new ones. Durable on return.
+
+        Args:
+            path: where.
+            data: what.
+            durable: False leaves the durability of bytes and name to a later `sync` of many files.
+
+        Raises:
+            ResourceError: if the disk is full, with the bytes needed and free.
+            StoreError: if the back end refuses, stalls or cannot be reached.
+        """
+        self._files.write(self._full(path), data, durable=durable)
+
+    def create(self, path: str, data: Bytes) -> bool:
+        """Make a file unless its name is taken; whether it was made. See `atomic_create`."""
+        return self._files.create(self._full(path), data)
+
+    def exists(self, path: str) -> bool:
+        """Whether there is such a file."""
+        return self.size(path) is not None
+
+    def size(self, path: str) -> int | None:
+        """Bytes of a file; None if there is none."""
+        return self._files.size(self._full(path))
+
+    def ls(self, path: str = "") -> list[str]:
+        """Names of files and folders in a folder, sorted; empty if there is no such folder."""
+        return self._files.names(self._full(path))
+
+    def walk(self, path: str = "") -> dict[str, int]:
+        """Every file below a folder, by its path from there, with its size in bytes."""
+        return self._files.walk(self._full(path))
+
+    def delete(self, path: str, *, recursive: bool = False) -> None:
+        """Remove a file, an empty folder, or everything below; nothing happens if it is not there."""
+        self._files.delete(self._full(path), recursive=recursive)
+
+    def sync(self, paths: Iterable[str]) -> None:
+        """Make written files durable, bytes and names. Costs an fsync per file and folder, locally only."""
+        self._files.sync(self.url, [self._full(path) for path in paths])
+
+    def digest(self, path: str) -> FileDigest:
+        """Size and SHA-256 of a file, read in blocks where it is local."""
+        if not self.is_local:
+            return digest_of(self.read(path))
+        total, hasher = 0, hashlib.sha256()
+        while block := self.read(path, total, total + BLOCK_BYTES):
+            hasher.update(block)
+            total += len(block)
+        return FileDigest(bytes=total, sha256=hasher.hexdigest())
+
+    def free_bytes(self) -> int | None:
+        """Bytes that may still be written, None where that cannot be known."""
+        return local.free_bytes(self.url) if self.is_local else None
+
+
+__all__ = ["PARTIAL", "Bytes", "Location", "digest_of"]

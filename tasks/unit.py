@@ -1,0 +1,339 @@
+"""One unit of a capture, produced by one worker alone: samples -> network -> whole shards -> receipt.
+
+A unit may run twice, at the same time, or die half way; the stored bytes are the same. Inside a shard samples are
+sorted by length and packed by token budget. The writer works on a finished shard while the next one is computed, and
+is drained before the receipt is written.
+"""
+
+import resource
+import time
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import UnidentifiedImageError
+from threadpoolctl import threadpool_limits
+from torch import Tensor
+
+from schemas.base import Frozen
+from schemas.capture import CaptureRequest, CaptureSpec, MethodCall
+from schemas.errors import DataError, ResourceError, StoreError, SubspanError, UnitError
+from schemas.layout import Space, UnitRef
+from schemas.receipts import Failure, Receipt
+from tasks.buffers import ShardBuffers, flag_outliers, is_finite, row_norms, to_stored
+from tasks.engine.fusion import Fusion
+from tasks.extract.batches import pack
+from tasks.extract.collect import collect
+from tasks.extract.data import open_source
+from tasks.extract.encode import Encoder, make_encoder
+from tasks.extract.geometry import kept_positions, space_size
+from tasks.extract.models import Network, network
+from tasks.fingerprint import fingerprint, worker_name
+from tasks.store.location import Location
+from tasks.store.receipts import receipt_of, write_receipt
+from tasks.store.samples import UnitSamples, read_spec, samples_between
+from tasks.writer import UnitWriter
+
+MANY = 4
+"""From this many samples on, a unit in which every one raised is a failed unit."""
+PROBE_EVERY = 16
+"""Every so many units, one sample is also computed alone and compared with its batch."""
+
+
+class UnitJob(Frozen):
+    """All that a worker needs to know."""
+
+    root: str
+    capture: str
+    unit: UnitRef
+    device: str = "cpu"
+    fuse: tuple[MethodCall, ...] = ()
+    """One-pass methods to run while rows are in memory."""
+    allowed: tuple[str, ...] = ()
+    """Packages outside the project whose methods may run."""
+    request: CaptureRequest | None = None
+    """As asked now: where the data and the network lie may have changed since the capture was begun."""
+
+
+class UnitDone(Frozen):
+    """A unit's receipt, and whether it was there already."""
+
+    receipt: Receipt
+    skipped: bool
+    forwards: int = 0
+
+
+class _Context(NamedTuple):
+    """What one running unit works with."""
+
+    job: UnitJob
+    spec: CaptureSpec
+    space: Space
+    samples: UnitSamples
+    encoder: Encoder
+    network: Network
+    buffers: ShardBuffers
+
+
+class _Tally:
+    """What one running unit counts."""
+
+    def __init__(self) -> None:
+        self.begun = time.perf_counter()
+        self.failures: dict[int, str] = {}
+        self.raised = 0
+        self.forwards = 0
+        self.tokens = 0
+        self.padded = 0
+        self.seconds = 0.0
+        self.difference: float | None = None
+
+
+def run_unit(job: UnitJob) -> UnitDone:
+    """Produce a unit, or return its receipt when it is done.
+
+    A sample that fails does not raise: it is in the receipt, and its rows stay fill.
+
+    Raises:
+        UnitError: if the network, the device or the store fails as a whole.
+        SubspanError: what the store, the data or the network refused.
+    """
+    root = Location(job.root)
+    done = receipt_of(root, job.capture, job.unit)
+    if done is not None:
+        return UnitDone(receipt=done, skipped=True)
+    try:
+        spec = read_spec(root, job.capture)
+        if job.request is not None:
+            spec = spec.model_copy(update={"request": job.request})
+        with threadpool_limits(spec.request.precision.threads):
+            return _produce(root, job, spec)
+    except SubspanError:
+        raise
+    except Exception as error:
+        raise UnitError(
+            f"unit {job.unit.name} of capture {job.capture} failed on {worker_name()}: {error!r}"
+        ) from error
+
+
+def _produce(root: Location, job: UnitJob, spec: CaptureSpec) -> UnitDone:
+    tally = _Tally()
+    context = _open(root, job, spec)
+    norms: list[np.ndarray] = []
+    fusion = Fusion(job.fuse, root, spec, job.unit, job.device, job.allowed) if job.fuse else None
+    with UnitWriter(root, spec, job.unit) as writer:
+        for shard, group in _groups(context.space, job.unit, context.samples):
+            _compute(context, tally, group)
+            finished = context.buffers.take(shard)
+            columns = _row_columns(context, shard)
+            norms.append(row_norms(finished, context.buffers.sites))
+            writer.put(finished, columns)
+            if fusion is not None:
+                ok = ~np.isin(columns["sample"], list(tally.failures))
+                index = np.arange(*context.space.shard_bounds(shard))
+                fusion.add(finished.rows, ok, columns["sample"], columns["position"].astype(np.int64), index)
+        column = np.concatenate(norms)
+        writer.put_norms(column, flag_outliers(column, spec.request.rows.outlier_multiple))
+    if fusion is not None:
+        writer.files.update(fusion.save())
+    if tally.raised == len(context.samples.sample) >= MANY:
+        raise UnitError(
+            f"all {tally.raised} samples of unit {job.unit.name} made the network raise, such as {next(iter(tally.failures.values()))}: "
+            "that is no fault of the samples; check the network and the options, then run again"
+        )
+    receipt = _receipt(context, tally, writer)
+    write_receipt(root, receipt)
+    return UnitDone(receipt=receipt, skipped=False, forwards=tally.forwards)
+
+
+def _open(root: Location, job: UnitJob, spec: CaptureSpec) -> _Context:
+    request = spec.request
+    space = spec.layout.space(job.unit.space)
+    samples = samples_between(root, job.capture, space.name, *space.unit_rows(job.unit.index))
+    source = open_source(request.data, spec.partition)
+    if source.fingerprint != spec.data:
+        raise DataError(
+            f"the data have fingerprint {source.fingerprint[:12]}, those that were planned {spec.data[:12]}: they changed, or the factory "
+            "gives other samples each time; plan the run again: changed data are another capture"
+        )
+    return _Context(
+        job=job,
+        spec=spec,
+        space=space,
+        samples=samples,
+        encoder=make_encoder(source, samples.source_index, request.model, request),
+        network=network(request.model, job.device, request.precision.threads, spec.weights),
+        buffers=ShardBuffers(space, spec.layout.sites_of(space.name), job.unit.index, request.store.dtype),
+    )
+
+
+def _groups(space: Space, unit: UnitRef, samples: UnitSamples) -> Iterator[tuple[int, list[int]]]:
+    """The shards of a unit with the samples that begin in each; what straddles in from before goes to the first."""
+    shards = space.unit_shard_range(unit.index)
+    owner = np.maximum(samples.start // space.shard_rows, shards.start)
+    for shard in shards:
+        yield shard, np.flatnonzero(owner == shard).tolist()
+
+
+def _compute(context: _Context, tally: _Tally, group: Sequence[int]) -> None:
+    """Run a group of samples (indices into the unit's samples) through the network, into the buffers."""
+    request = context.spec.request
+    lengths = context.encoder.lengths()
+    sizes = [int(lengths[n]) for n in group]
+    for packed in pack(sizes, request.batch_tokens, request.batch_samples, request.batch_overhead):
+        batch = [group[n] for n in packed]
+        rows = _try(context, tally, batch)
+        if rows is None:
+            for sample in batch:
+                _try_alone(context, tally, sample)
+        else:
+            _probe(context, tally, batch, rows)
+
+
+def _try(context: _Context, tally: _Tally, batch: list[int]) -> dict[str, Tensor] | None:
+    """The rows of a batch, put into the buffers; None if it raised or gave a value that is not finite."""
+    try:
+        rows = _forward(context, tally, batch)
+    except Exception as error:  # noqa: BLE001  any sample may make any network raise in any way: each is then tried alone
+        _refuse_transient(error)
+        return None
+    if not all(is_finite(values) for values in rows.values()):
+        return None
+    context.buffers.put(rows, _destination(context.samples, batch))
+    return rows
+
+
+def _try_alone(context: _Context, tally: _Tally, sample: int) -> None:
+    reason = ""
+    try:
+        rows = _forward(context, tally, [sample])
+        bad = [site for site, values in rows.items() if not is_finite(values)]
+        reason = f"NaN or infinite values at {bad[0]}" if bad else ""
+        if bad and context.encoder.kept_rows()[sample] == 0:
+            reason = "the row selection keeps no row of this sample"
+    except Exception as error:  # noqa: BLE001  see _try
+        _refuse_transient(error)
+        reason = f"{type(error).__name__}: {error}"
+        tally.raised += 1
+    if reason:
+        tally.failures[int(context.samples.sample[sample])] = reason[:500]
+    else:
+        context.buffers.put(rows, _destination(context.samples, [sample]))
+
+
+def _refuse_transient(error: Exception) -> None:
+    """Raise what says nothing of the sample: memory, storage or device. The unit fails, and may be run again."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, StoreError | ResourceError | MemoryError | torch.AcceleratorError) or (
+            isinstance(cause, OSError)
+            and not isinstance(cause, UnidentifiedImageError)
+            and cause.errno is not None
+        ):
+            raise error
+        if "DefaultCPUAllocator" in str(cause):
+            raise ResourceError(
+                f"a batch did not fit into memory: {cause}; lower batch_tokens or batch_samples, or use fewer workers"
+            ) from error
+        cause = cause.__cause__
+
+
+def _forward(context: _Context, tally: _Tally, batch: list[int]) -> dict[str, Tensor]:
+    request = context.spec.request
+    begun = time.perf_counter()
+    inputs = context.encoder.batch(batch)
+    rows = collect(context.network, inputs, context.buffers.sites, request.rows, request.precision)
+    tally.seconds += time.perf_counter() - begun
+    tally.forwards += 1
+    lengths = context.encoder.lengths()[batch]
+    tally.tokens += int(lengths.sum())
+    tally.padded += int(lengths.max()) * len(batch)
+    expected = int(context.samples.rows[batch].sum())
+    for site, values in rows.items():
+        if len(values) != expected:
+            raise UnitError(
+                f"site {site} gave {len(values)} rows for samples that hold {expected}; the network's shapes vary"
+            )
+    return rows
+
+
+def _destination(samples: UnitSamples, batch: list[int]) -> Tensor:
+    """int64 [row]: the store row of each row of a batch."""
+    parts = [np.arange(samples.start[n], samples.start[n] + samples.rows[n]) for n in batch]
+    return torch.from_numpy(np.concatenate(parts))
+
+
+def _probe(context: _Context, tally: _Tally, batch: list[int], rows: dict[str, Tensor]) -> None:
+    """Once in some units: the largest difference between a sample alone and in its batch, as stored."""
+    if tally.difference is not None or len(batch) < 2 or context.job.unit.index % PROBE_EVERY:
+        return
+    try:
+        alone = _forward(context, _Tally(), batch[-1:])
+    except Exception:  # noqa: BLE001  some networks take no batch of one: then there is nothing to compare
+        return
+    size = int(context.samples.rows[batch[-1]])
+    dtype = context.spec.request.store.dtype
+    difference = max(
+        float(
+            (to_stored(values[-size:], dtype)[0].double() - to_stored(alone[site], dtype)[0].double())
+            .abs()
+            .max()
+        )
+        for site, values in rows.items()
+    )
+    tally.difference = difference if np.isfinite(difference) else None
+
+
+def _row_columns(context: _Context, shard: int) -> dict[str, np.ndarray]:
+    """sample, position and token id of every row of a shard."""
+    first, last = context.space.shard_bounds(shard)
+    samples = context.samples
+    inside = np.flatnonzero((samples.start < last) & (samples.start + samples.rows > first))
+    parts = [_sample_columns(context, int(n)) for n in inside]
+    begin = int(samples.start[inside[0]])
+    return {
+        name: np.concatenate([part[name] for part in parts])[first - begin : last - begin]
+        for name in parts[0]
+    }
+
+
+def _sample_columns(context: _Context, n: int) -> dict[str, np.ndarray]:
+    count = int(context.samples.rows[n])
+    if context.space.per_sample is None:
+        token_id, position = context.encoder.row_columns(n)
+    else:
+        places = kept_positions(space_size(context.space.name) or 1, context.spec.request.rows)
+        token_id, position = np.full(count, -1), np.asarray(places)
+    return {
+        "sample": np.full(count, context.samples.sample[n], dtype=np.int64),
+        "position": position.astype(np.int32),
+        "token_id": token_id.astype(np.int32),
+    }
+
+
+def _receipt(context: _Context, tally: _Tally, writer: UnitWriter) -> Receipt:
+    keys = dict(zip(context.samples.sample.tolist(), context.samples.keys, strict=True))
+    first, last = context.space.unit_rows(context.job.unit.index)
+    return Receipt(
+        capture=context.job.capture,
+        unit=context.job.unit,
+        rows=last - first,
+        files=writer.files,
+        failures=tuple(
+            Failure(sample=n, key=keys[n], reason=why) for n, why in sorted(tally.failures.items())
+        ),
+        truncated=int(context.encoder.truncated().sum()),
+        saturated=context.buffers.saturated,
+        max_batch_difference=tally.difference,
+        seconds=time.perf_counter() - tally.begun,
+        forward_seconds=tally.seconds,
+        write_seconds=writer.seconds,
+        tokens=tally.tokens,
+        padded_tokens=tally.padded,
+        peak_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        fingerprint=fingerprint(context.job.device),
+        worker=worker_name(),
+        finished=datetime.now(UTC).isoformat(timespec="seconds"),
+    )

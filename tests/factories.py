@@ -1,0 +1,108 @@
+"""Small networks and data sets that tests name in run files; importable wherever workers run."""
+
+import os
+import time
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+
+class Squares(nn.Module):
+    """Three layers over vectors; sample 7 of `vectors` makes `fragile` raise and sample 11 gives NaN."""
+
+    def __init__(self, width: int, fragile: bool, pause: float) -> None:
+        super().__init__()
+        self.first = nn.Linear(width, 2 * width)
+        self.act = nn.ReLU(inplace=True)
+        self.last = nn.Linear(2 * width, width)
+        self.fragile, self.pause = fragile, pause
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.pause:
+            time.sleep(self.pause)
+        if self.fragile and bool((x[:, 0] == 7.0).any()):
+            raise ValueError("this network does not take sevens")
+        hidden = self.act(self.first(x))
+        if self.fragile:
+            hidden = hidden.masked_fill((x[:, 0] == 11.0)[:, None], float("nan"))
+        out: Tensor = self.last(hidden)
+        return out
+
+
+def squares(width: int = 8, fragile: bool = False, pause: float = 0.0, seed: int = 0) -> nn.Module:
+    """The network; `pause` seconds per forward make a unit long enough to be killed."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return Squares(width, fragile, pause)
+
+
+def unseeded(width: int = 8) -> nn.Module:
+    """Other weights each time it is called."""
+    return nn.Sequential(nn.Linear(width, width))
+
+
+class Counter(nn.Module):
+    """Adds the number of its forwards to what it returns."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.first = nn.Linear(width, width)
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        out: Tensor = self.first(x + self.calls)
+        return out
+
+
+def counter(width: int = 8) -> nn.Module:
+    """The network."""
+    return Counter(width)
+
+
+class Vectors(torch.utils.data.Dataset[tuple[Tensor, int]]):
+    """Sample i is a vector whose first value is i, labelled i mod 3."""
+
+    def __init__(self, n: int, width: int) -> None:
+        generator = np.random.default_rng(0)
+        self.values = torch.from_numpy(generator.standard_normal((n, width)).astype(np.float32))
+        self.values[:, 0] = torch.arange(n)
+        self.fingerprint = f"vectors-{n}-{width}"
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self.values[index], index % 3
+
+
+def vectors(n: int = 100, width: int = 8) -> Vectors:
+    """The data set."""
+    return Vectors(n, width)
+
+
+def dying(width: int = 8) -> nn.Module:
+    """A factory that raises."""
+    raise RuntimeError(f"no network of width {width} today")
+
+
+class Killer(nn.Module):
+    """Ends its own process in the forward."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.first = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if len(x) > 3:  # the dry run's batches are smaller
+            os._exit(9)
+        out: Tensor = self.first(x)
+        return out
+
+
+def killer(width: int = 8) -> nn.Module:
+    """A network that kills every worker it meets."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return Killer(width)

@@ -1,0 +1,206 @@
+"""Rows for any method, made from what its ports ask for, and each kind run by hand without an engine."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cache
+from itertools import pairwise
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tasks.methods.contract import (
+    Arrays,
+    ArtifactPort,
+    Block,
+    Inputs,
+    RowsPort,
+    State,
+    load_method,
+)
+
+N, WIDTH, PER_SAMPLE = 160, 40, 4
+CATEGORIES = ("left", "right")
+
+
+class Case(NamedTuple):
+    """A method with default options, its inputs, and all rows as one block."""
+
+    module: ModuleType
+    config: Any
+    inputs: Inputs
+    block: Block
+
+
+class Answer(NamedTuple):
+    """What a method gave."""
+
+    result: Any
+    arrays: dict[str, Tensor]
+    dims: dict[str, tuple[str, ...]]
+
+
+def rows_of(seed: int, n: int = N, width: int = WIDTH) -> Tensor:
+    """Two groups of rows with a falling spectrum and a mean far from zero, float32."""
+    rng = np.random.default_rng(seed)
+    scale = 3.0 * 0.8 ** np.arange(width)
+    values = rng.standard_normal((n, width)) * scale + 10
+    values[:, 0] += 9 * (np.arange(n) // PER_SAMPLE % 2)
+    return torch.from_numpy(values.astype(np.float32))
+
+
+@cache
+def case(method: str, n: int = N) -> Case:
+    """The method on n rows; artifact ports get the answer of the method that they name."""
+    module = load_method(method)
+    config = module.Config()
+    rows, artifacts, results = {}, {}, {}
+    for name, port in module.READS.items():
+        if isinstance(port, RowsPort):
+            rows[name] = rows_of(7 + len(rows), n)
+        elif isinstance(port, ArtifactPort):
+            answer = run(case(port.method, n))
+            artifacts[name] = answer.arrays
+            results[name] = answer.result.model_dump(mode="json")
+    with_labels = any(isinstance(p, RowsPort) and p.labels for p in module.READS.values())
+    inputs = Inputs(
+        widths={name: values.shape[1] for name, values in rows.items()},
+        n_rows=n,
+        n_samples=n // PER_SAMPLE,
+        categories={"side": CATEGORIES} if with_labels else {},
+        artifacts=artifacts,
+        results=results,
+    )
+    return Case(module, config, inputs, _block(rows, n, with_labels))
+
+
+def _block(rows: dict[str, Tensor], n: int, with_labels: bool) -> Block:
+    index = torch.arange(n)
+    sample = index // PER_SAMPLE
+    labels = {"side": sample % 2, "size": sample.double() / 3} if with_labels else {}
+    return Block(rows=rows, sample=sample, position=index % PER_SAMPLE, index=index, labels=labels)
+
+
+def part(block: Block, rows: slice | Tensor) -> Block:
+    """Some rows of a block."""
+    return replace(
+        block,
+        rows={name: values[rows] for name, values in block.rows.items()},
+        sample=block.sample[rows],
+        position=block.position[rows],
+        index=block.index[rows],
+        labels={name: values[rows] for name, values in block.labels.items()},
+    )
+
+
+def cut(block: Block, edges: Sequence[int]) -> list[Block]:
+    """The block in pieces; edges may repeat, which gives empty pieces."""
+    bounds = [0, *sorted(edges), len(block)]
+    return [part(block, slice(a, b)) for a, b in pairwise(bounds)]
+
+
+def to_device(given: Any, device: str) -> Any:
+    """Tensors in dicts, inputs and blocks, moved."""
+    if isinstance(given, Tensor):
+        return given.to(device)
+    if isinstance(given, dict):
+        return {name: to_device(value, device) for name, value in given.items()}
+    if isinstance(given, Inputs):
+        return replace(given, artifacts=to_device(dict(given.artifacts), device))
+    if isinstance(given, Block):
+        fields = ("rows", "sample", "position", "index", "labels")
+        return replace(given, **{name: to_device(getattr(given, name), device) for name in fields})
+    return given
+
+
+def on(given: Case, device: str) -> Case:
+    """The case with its tensors on a device."""
+    return given._replace(inputs=to_device(given.inputs, device), block=to_device(given.block, device))
+
+
+def start(given: Case) -> State:
+    """What the method starts with, on the device of the rows."""
+    carry = given.module.start(given.inputs, given.config)
+    return to_device(carry, str(given.block.index.device))
+
+
+def fold(given: Case, blocks: Sequence[Block], carry: State) -> State:
+    """Blocks folded from left to right."""
+    states = [given.module.partial(block, carry, given.config) for block in blocks]
+    total = states[0]
+    for state in states[1:]:
+        total = given.module.merge(total, state)
+    return total
+
+
+def run(given: Case, blocks: Sequence[Block] | None = None) -> Answer:
+    """The method's answer over some blocks (all rows as one, if None)."""
+    blocks = [given.block] if blocks is None else blocks
+    return {
+        "reduce": run_reduce,
+        "map": run_rowwise,
+        "pairs": run_rowwise,
+        "sequential": run_sequential,
+        "whole": run_whole,
+    }[given.module.KIND](given, blocks)
+
+
+def run_reduce(given: Case, blocks: Sequence[Block]) -> Answer:
+    module, carry = given.module, start(given)
+    while True:
+        state = fold(given, blocks, carry)
+        following = None
+        if hasattr(module, "update"):
+            following = module.update(state, carry, given.inputs, given.config)
+        if following is None:
+            return _answer(*module.finish(state, carry, given.inputs, given.config))
+        carry = following
+
+
+def outputs_of(given: Case, block: Block, others: Sequence[Block], carry: State) -> dict[str, Tensor]:
+    """The row outputs of one block."""
+    module = given.module
+    if module.KIND == "map":
+        return module.apply(block, carry, given.config)
+    state = module.begin(block, carry, given.config)
+    for other in others:
+        if len(block) and len(other):
+            state = module.pair(state, block, other, carry, given.config)
+    return state
+
+
+def run_rowwise(given: Case, blocks: Sequence[Block]) -> Answer:
+    module, carry = given.module, start(given)
+    pieces, total = [], None
+    for block in blocks:
+        pieces.append(outputs_of(given, block, blocks, carry))
+        if hasattr(module, "partial"):
+            state = module.partial(block, pieces[-1], carry, given.config)
+            total = state if total is None else module.merge(total, state)
+    answer = _answer(*module.finish(total or {}, carry, given.inputs, given.config))
+    for name, declared in module.outputs(given.inputs, given.config).items():
+        answer.arrays[name] = torch.cat([piece[name] for piece in pieces])
+        answer.dims[name] = ("row",) if declared.width is None else ("row", declared.dim)
+    return answer
+
+
+def run_sequential(given: Case, blocks: Sequence[Block], through: Any = lambda state: state) -> Answer:
+    """All passes; `through` is what happens to the state between blocks."""
+    module, state = given.module, start(given)
+    for number in range(module.passes(given.config)):
+        if hasattr(module, "begin_pass"):
+            state = module.begin_pass(state, number, given.config)
+        for block in blocks:
+            state = through(module.step(block, state, given.config))
+    return _answer(*module.finish(state, {}, given.inputs, given.config))
+
+
+def run_whole(given: Case, blocks: Sequence[Block]) -> Answer:
+    (block,) = blocks
+    return _answer(*given.module.solve(block, given.inputs, given.config))
+
+
+def _answer(result: Any, arrays: Arrays) -> Answer:
+    return Answer(result, {n: a.values for n, a in arrays.items()}, {n: a.dims for n, a in arrays.items()})

@@ -1,0 +1,140 @@
+"""Exact neighbours: against a search by differences in NumPy, in cases that break products."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.neighbors import NearestNeighbors
+
+from schemas.errors import MethodError
+from tasks.methods.contract import Inputs
+from tasks.methods.geometry import neighbours
+from tasks.numerics import neighbours as search
+from tests.methods import cases
+from tests.methods.cases import Case
+
+
+def by_differences(x: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Distances and indices from every difference in float64, ties to the smaller index."""
+    wide = x.astype(np.float64)
+    distance = np.sqrt(((wide[:, None] - wide[None]) ** 2).sum(-1))
+    np.fill_diagonal(distance, np.inf)
+    index = np.argsort(distance, axis=1, kind="stable")[:, :k]
+    return np.take_along_axis(distance, index, 1), index
+
+
+def found(x: np.ndarray, k: int, edges: list[int] | None = None) -> search.Neighbours:
+    rows = torch.from_numpy(x)
+    bounds = [0, *sorted(edges or []), len(x)]
+    index = torch.arange(len(x))
+    pieces = []
+    for a, b in pairwise(bounds):
+        piece = search.none_yet(b - a, k)
+        for c, d in pairwise(bounds):
+            piece = search.nearest(piece, rows[a:b], index[a:b], rows[c:d], index[c:d])
+        pieces.append(piece)
+    return search.Neighbours(torch.cat([p.distance for p in pieces]), torch.cat([p.index for p in pieces]))
+
+
+def assert_exact(x: np.ndarray, k: int, edges: list[int] | None = None) -> None:
+    distance, index = by_differences(x, k)
+    answer = found(x, k, edges)
+    np.testing.assert_allclose(answer.distance, distance, rtol=1e-14)
+    np.testing.assert_array_equal(answer.index, index)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    seed=st.integers(0, 1000),
+    n=st.integers(2, 60),
+    k=st.integers(1, 70),
+    edges=st.lists(st.integers(0, 2), max_size=3),
+    levels=st.sampled_from([2, 3, 1000]),
+)
+def test_it_equals_a_search_by_differences(seed: int, n: int, k: int, edges: list[int], levels: int) -> None:
+    rng = np.random.default_rng(seed)
+    x = rng.integers(0, levels, (n, 3)).astype(np.float32)  # few levels: many ties and duplicates
+    k = min(k, n - 1)
+    assert_exact(x, k, edges)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
+@pytest.mark.parametrize("offset", [0.0, 1e3, 1e6])
+def test_a_common_offset_costs_nothing(offset: float, scale: float) -> None:
+    rng = np.random.default_rng(0)
+    x = ((rng.standard_normal((300, 16)) + offset) * scale).astype(np.float32)
+    assert_exact(x, 5, [100])
+
+
+def test_near_duplicates_are_told_apart() -> None:
+    rng = np.random.default_rng(0)
+    centres = rng.standard_normal((4, 64)) * 100
+    x = np.repeat(centres, 50, axis=0) + rng.standard_normal((200, 64)) * 1e-4
+    assert_exact(x.astype(np.float32), 10)
+
+
+def test_many_duplicates_come_in_order_of_index() -> None:
+    x = np.zeros((300, 4), dtype=np.float32)
+    x[::3] = np.random.default_rng(0).standard_normal((100, 4))
+    answer = found(x, 5, [37, 200])
+    assert answer.index[1].tolist() == [2, 4, 5, 7, 8]
+    assert_exact(x, 5, [37, 200])
+
+
+def test_tiles_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = np.random.default_rng(0).standard_normal((200, 12)).astype(np.float32)
+    expected = found(x, 7)
+    for rows, columns in ((1, 9), (13, 50), (64, 200)):
+        monkeypatch.setattr(search, "ON_CPU", search.Sizes(rows, columns, 50))
+        answer = found(x, 7)
+        assert torch.equal(answer.distance, expected.distance)
+        assert torch.equal(answer.index, expected.index)
+
+
+def test_the_fast_path_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    redone = []
+    monkeypatch.setattr(search, "_redo", lambda *a: redone.append(1))
+    found(np.random.default_rng(0).standard_normal((500, 32)).astype(np.float32) + 100, 10)
+    assert len(redone) < 5
+
+
+def test_scikit_learn_agrees() -> None:
+    x = np.random.default_rng(0).standard_normal((400, 20))
+    distance, index = NearestNeighbors(n_neighbors=7, algorithm="kd_tree").fit(x).kneighbors()
+    answer = found(x, 7)
+    np.testing.assert_allclose(answer.distance, distance, rtol=1e-10)
+    np.testing.assert_array_equal(answer.index, index)
+
+
+def test_rows_without_enough_neighbours_say_so() -> None:
+    answer = found(np.eye(3, dtype=np.float32), 4)
+    assert answer.index.tolist() == [[1, 2, -1, -1], [0, 2, -1, -1], [0, 1, -1, -1]]
+    assert answer.distance[:, 2:].isinf().all()
+
+
+def test_the_result_sums_up() -> None:
+    x = np.array([[0.0], [0.0], [1.0], [3.0]], dtype=np.float32)
+    inputs = Inputs(widths={"x": 1}, n_rows=4, n_samples=4)
+    here = Case(
+        neighbours, neighbours.Config(k=2), inputs, cases._block({"x": torch.from_numpy(x)}, 4, False)
+    )
+    result = cases.run(here, cases.cut(here.block, [1, 3])).result
+    assert result.duplicates == 2
+    assert result.mean_first_distance == pytest.approx((0 + 0 + 1 + 2) / 4)
+    assert result.mean_last_distance == pytest.approx((1 + 1 + 1 + 3) / 4)
+    with pytest.raises(MethodError, match="found 4 rows, 4 neighbours need at least 5"):
+        neighbours.check(inputs, neighbours.Config(k=4))
+
+
+@pytest.mark.gpu
+def test_a_gpu_finds_the_same() -> None:
+    x = torch.from_numpy(np.random.default_rng(0).standard_normal((3000, 64)).astype(np.float32) + 50)
+    index = torch.arange(len(x))
+    here = search.nearest(search.none_yet(len(x), 10), x, index, x, index)
+    x, index = x.cuda(), index.cuda()
+    there = search.nearest(search.none_yet(len(x), 10, "cuda"), x, index, x, index)
+    assert torch.equal(here.index, there.index.cpu())
+    torch.testing.assert_close(here.distance, there.distance.cpu(), rtol=1e-12, atol=0)

@@ -1,0 +1,254 @@
+"""The command line as users meet it: exit codes, what goes where, and that nothing is loaded for nothing."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from pipelines.cli import main
+from pipelines.plan import make_plan
+from pipelines.serial import run_serial
+from schemas.outcome import RunOutcome
+from tasks.store.location import Location
+from tasks.store.paths import capture_path
+from tests.pipelines.runs import vectors_run
+
+TOP = Path(__file__).resolve().parent.parent.parent
+HEAVY = ("torch", "transformers", "prefect", "dask", "distributed", "matplotlib", "zarr", "sklearn")
+
+
+class Done:
+    """A finished small run, shared by the tests that only read."""
+
+    def __init__(self, folder: Path) -> None:
+        self.root = folder / "out"
+        run = vectors_run(self.root, n=40, stages={"pca": {"method": "spectrum.pca"}})
+        run = run.model_copy(update={"report": type(run).model_fields["report"].default})
+        self.file = folder / "run.yaml"
+        self.file.write_text(yaml.safe_dump(run.model_dump(mode="json")))
+        self.outcome: RunOutcome = run_serial(run)
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Done:
+    return Done(tmp_path_factory.mktemp("cli"))
+
+
+def answer(capsys: pytest.CaptureFixture[str], *words: object) -> Any:
+    """The JSON that a command writes, which is all it writes."""
+    assert main([*map(str, words), "--json"]) in (0, 2)
+    return json.loads(capsys.readouterr().out)
+
+
+def refused(capsys: pytest.CaptureFixture[str], *words: object) -> str:
+    """What a refused command says: on stderr, without a traceback."""
+    assert main(list(map(str, words))) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "Traceback" not in captured.err
+    assert captured.err.startswith("subspan: ")
+    return captured.err
+
+
+def modules_after(*words: object) -> tuple[int, list[str], str]:
+    """Exit code, heavy packages loaded, and stderr of a command in a fresh interpreter."""
+    code = (
+        "import sys\nfrom pipelines.cli import main\ncode = main(sys.argv[1:])\n"
+        f"sys.stderr.write('\\nLOADED ' + ' '.join(n for n in {HEAVY!r} if n in sys.modules))\nsys.exit(code)"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", code, *map(str, words)], cwd=TOP, capture_output=True, text=True, timeout=120
+    )
+    said, _, loaded = ran.stderr.rpartition("LOADED")
+    return ran.returncode, loaded.split(), said
+
+
+@pytest.mark.parametrize(
+    "words", [["--help"], ["run", "--help"], ["sites", "--help"], ["run", "absent.yaml"]]
+)
+def test_help_and_refusals_load_nothing_heavy(words: list[str]) -> None:
+    code, loaded, said = modules_after(*words)
+    assert (code, loaded) == (int("absent.yaml" in words), []), said
+
+
+@pytest.mark.parametrize("command", ["status", "ls", "show", "verify"])
+def test_what_reads_files_loads_no_torch(done: Done, command: str) -> None:
+    words = {"show": [done.outcome.captures[0].id], "verify": ["all"]}.get(command, [])
+    code, loaded, said = modules_after(command, *words, "--root", done.root)
+    assert code == 0, said
+    assert loaded == []
+
+
+def test_a_finished_run_answers_at_once(done: Done, capsys: pytest.CaptureFixture[str]) -> None:
+    found = answer(capsys, "run", done.file, "--serial")
+    assert (found["forwards"], found["shards_read"], found["failures"]) == (0, 0, 0)
+    assert [c["computed"] for c in found["captures"]] == [False]
+    assert main(["run", str(done.file), "--serial"]) == 0
+    shown = capsys.readouterr().out
+    assert done.outcome.captures[0].id in shown
+    assert str(done.outcome.report) in shown
+
+
+def test_the_plan_tells_units_and_bytes(done: Done, capsys: pytest.CaptureFixture[str]) -> None:
+    found = answer(capsys, "plan", done.file)
+    expected = make_plan(vectors_run(done.root, n=40, stages={"pca": {"method": "spectrum.pca"}}))
+    assert found["captures"][0]["id"] == expected.captures[0].id == done.outcome.captures[0].id
+    assert found["finished"] is True
+    changed = answer(capsys, "plan", done.file, "--set", "captures.vectors.store.dtype=float16")
+    assert changed["captures"][0]["id"] != expected.captures[0].id
+    assert changed["bytes_on_disk"] > 0
+    assert main(["plan", str(done.file)]) == 0
+    assert "Nothing to compute" in capsys.readouterr().out
+
+
+def test_failed_samples_are_exit_code_two(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = vectors_run(tmp_path / "out", n=20, network={"fragile": True})
+    file = tmp_path / "run.yaml"
+    file.write_text(yaml.safe_dump(run.model_dump(mode="json")))
+    assert main(["run", str(file), "--serial", "--json"]) == 2
+    assert json.loads(capsys.readouterr().out)["failures"] == 2
+
+
+def test_status_and_listing(done: Done, capsys: pytest.CaptureFixture[str]) -> None:
+    for found in (
+        answer(capsys, "status", "--root", done.root),
+        answer(capsys, "status", done.file),
+        answer(capsys, "ls", "--root", done.root),
+    ):
+        capture = found["captures"][0]
+        assert (capture["id"], capture["sealed"]) == (done.outcome.captures[0].id, True)
+        assert capture["units"] == capture["units_done"] > 1
+        assert {a["id"] for a in found["artifacts"]} == {a.id for a in done.outcome.artifacts}
+        assert [r["run"]["name"] for r in found["runs"]] == ["vectors"]
+    assert main(["ls", "--root", str(done.root)]) == 0
+    shown = capsys.readouterr().out
+    assert all(made.id in shown for made in done.outcome.artifacts)
+
+
+def test_status_of_a_capture_that_is_not_done(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    outcome = run_serial(vectors_run(tmp_path, n=40))
+    root, capture = Location(str(tmp_path)), outcome.captures[0].id
+    root.delete(f"captures/{capture}.manifest.json")
+    root.delete(f"captures/{capture}.receipts/sample-000001.json")
+    found = answer(capsys, "status", "--root", tmp_path)["captures"][0]
+    assert found["sealed"] is False
+    assert found["units_done"] == found["units"] - 1
+
+
+def test_show_takes_the_first_letters(done: Done, capsys: pytest.CaptureFixture[str]) -> None:
+    capture, artifact = done.outcome.captures[0].id, done.outcome.artifacts[0].id
+    assert answer(capsys, "show", capture[:8], "--root", done.root)["spec"]["layout"]["n_samples"] == 40
+    assert answer(capsys, "show", artifact, "--root", done.root)["stage"]["method"] == "spectrum.pca"
+    run = answer(capsys, "ls", "--root", done.root)["runs"][0]["id"]
+    assert answer(capsys, "show", run, "--root", done.root)["what"] == "run"
+    assert main(["show", artifact, "--root", str(done.root)]) == 0
+    assert yaml.safe_load(capsys.readouterr().out.partition("\n")[2])["id"] == artifact
+    assert "nearest:" in refused(capsys, "show", "zzzz", "--root", done.root)
+
+
+def test_verify_names_what_changed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    outcome = run_serial(
+        vectors_run(tmp_path, n=40, stages={"pca": {"method": "spectrum.pca", "sites": "last"}})
+    )
+    assert main(["verify", "all", "--root", str(tmp_path)]) == 0
+    assert "2 of 2 are whole" in capsys.readouterr().out
+    shard = next((tmp_path / capture_path(outcome.captures[0].id)).glob("sites/last*/activation/c/0/0"))
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 2] ^= 1
+    shard.write_bytes(data)
+    assert main(["verify", "all", "--root", str(tmp_path)]) == 2
+    assert "its bytes changed" in capsys.readouterr().out
+    found = answer(capsys, "verify", outcome.captures[0].id[:10], "--root", tmp_path)
+    assert [d["path"] for entry in found for d in entry["damage"]] == [str(shard.relative_to(tmp_path))]
+
+
+def test_the_report_is_made_again(done: Done, capsys: pytest.CaptureFixture[str]) -> None:
+    page = Path(str(done.outcome.report))
+    before = page.read_bytes()
+    page.unlink()
+    url = answer(capsys, "report", done.file)["report"]
+    assert Path(url) == page
+    run = answer(capsys, "ls", "--root", done.root)["runs"][0]["id"]
+    page.unlink()
+    assert answer(capsys, "report", run, "--root", done.root)["report"] == url
+    assert b"vectors" in before
+    assert b"vectors" in page.read_bytes()
+
+
+def test_the_report_of_a_run_that_is_not_done(
+    tmp_path: Path, done: Done, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = refused(capsys, "report", done.file, "--set", f"root={tmp_path}")
+    assert "not finished" in said
+    assert "subspan run" in said
+    assert "nearest" in refused(capsys, "report", "nothing", "--root", done.root)
+
+
+def test_methods_are_listed_and_described(capsys: pytest.CaptureFixture[str]) -> None:
+    found = answer(capsys, "methods")
+    assert {"spectrum.pca", "spectrum.summary"} <= {method["name"] for method in found}
+    assert main(["methods", "spectrum.pca"]) == 0
+    assert "| `components` |" in capsys.readouterr().out
+    assert "spectrum.pca" in refused(capsys, "methods", "spectrum.pac")
+
+
+def test_sites_of_a_function(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("pipelines.probe")
+    found = answer(capsys, "sites", "tests.factories:squares", "--input-shape", "8")
+    assert any("first" in str(row) for row in found)
+    assert "write for example 3,224,224" in refused(
+        capsys, "sites", "tests.factories:squares", "--input-shape", "a"
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["rnu"], "run"),
+        (["run"], "RUN_FILE"),
+        (["run", "absent.yaml"], "there is no run file 'absent.yaml'"),
+        (["plan", "x.yaml", "--colour"], "--colour"),
+        (["verify", "zzzz", "--root", "nowhere"], "nothing called 'zzzz'"),
+    ],
+)
+def test_refusals_are_one_message(
+    words: list[str], expected: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert expected in refused(capsys, *words)
+
+
+def test_debug_adds_the_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "absent.yaml", "--debug"]) == 1
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_a_misspelt_key_names_file_line_and_cure(
+    tmp_path: Path, done: Done, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text(done.file.read_text().replace("batch_samples:", "batch_sampels:"))
+    said = refused(capsys, "plan", file)
+    assert f"{file}:" in said
+    assert (
+        "captures.vectors.batch_sampels: found an unknown key 'batch_sampels'; nearest: batch_samples" in said
+    )
+
+
+def test_what_nobody_foresaw_is_no_traceback_either(
+    done: Done, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("planted")
+
+    monkeypatch.setattr("pipelines.status.root_status", broken)
+    assert "unexpected ZeroDivisionError: planted; --debug shows where" in refused(capsys, "ls")
+
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pipelines.status.root_status", stopped)
+    assert main(["ls"]) == 130

@@ -1,0 +1,103 @@
+"""Flows on a real Prefect API: the short form, artifacts in the UI, a run file, growing data."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from prefect.client.orchestration import get_client
+from prefect.testing.utilities import prefect_test_harness
+
+from pipelines.forms import RunForm
+from pipelines.plan import make_plan
+from pipelines.run import run, run_flow
+from schemas.errors import SpecError
+from subspan import open_capture
+from tests.pipelines.runs import vectors_run
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # the server of the harness runs in this process
+
+
+@pytest.fixture(scope="module", autouse=True)
+def server() -> Iterator[None]:
+    with prefect_test_harness(server_startup_timeout=120):
+        yield
+
+
+def write(path: Path, spec: object) -> Path:
+    path.write_text(yaml.safe_dump(spec))
+    return path
+
+
+def test_a_form_with_a_run_file_runs_it_and_shows_it(tmp_path: Path) -> None:
+    spec = vectors_run(tmp_path / "out", n=40, stages={"summary": {"method": "spectrum.summary"}})
+    spec = spec.model_copy(update={"report": {"color_by": None}})
+    file = write(tmp_path / "run.yaml", json.loads(spec.model_dump_json(warnings=False)))
+    outcome = run(RunForm(run_file=str(file)))
+    assert outcome["captures"][0]["rows"] == {"sample": 40}
+    assert Path(outcome["report"]).exists()
+    with get_client(sync_client=True) as client:
+        keys = {artifact.key for artifact in client.read_artifacts()}
+    assert {"captures", "result-summary", "report", "progress-vectors"} <= keys
+
+
+def test_the_form_stands_for_a_run() -> None:
+    spec = RunForm(
+        sites=["residual"], dtype="float16", max_tokens=0, recipes=["subspaces", "neighbours"]
+    ).run_spec()
+    request = spec.captures["capture"]
+    assert request.sites == ("residual",)
+    assert request.store.dtype == "float16"
+    assert request.data.subset.max_tokens is None
+    assert list(spec.stages) == ["pca", "summary", "neighbours"]
+
+
+def test_the_form_takes_no_code_reference() -> None:
+    spec = RunForm(network="os:system").run_spec()
+    assert spec.captures["capture"].model.kind == "transformers"
+    with pytest.raises(SpecError, match="data path is empty"):
+        RunForm(data="text files").run_spec()
+
+
+def test_the_form_has_words_and_a_default_for_everything() -> None:
+    schema = RunForm.model_json_schema()
+    for field in schema["properties"].values():
+        assert field["title"]
+        assert field["description"]
+        assert "default" in field
+    assert "oneOf" not in json.dumps(schema)
+
+
+def test_only_new_files_are_captured(tmp_path: Path) -> None:
+    data = tmp_path / "texts"
+    data.mkdir()
+    request = yaml.safe_load(Path("examples/partitions.yaml").read_text())
+    request |= {"root": str(tmp_path / "out"), "report": None, "execution": {"workers": 1, "device": "cpu"}}
+    texts = request["captures"]["texts"]
+    texts["data"]["source"]["paths"] = [str(data / "*.jsonl")]
+    texts["sites"] = ["blocks.0.hook_resid_post"]
+    file = write(tmp_path / "run.yaml", request)
+    for day in (1, 2):
+        (data / f"day{day}.jsonl").write_bytes(Path(f"examples/texts/day{day}.jsonl").read_bytes())
+        outcome = run(RunForm(run_file=str(file)))
+        assert [c["computed"] for c in outcome["captures"]] == [False] * (day - 1) + [True]
+    plan = make_plan(RunForm(run_file=str(file)).run_spec())
+    assert plan.finished
+    together = sum(len(open_capture(tmp_path / "out", c.id).samples) for c in plan.captures)
+    artifact = next(iter((tmp_path / "out" / "artifacts").glob(f"{plan.stages[0].id}/artifact.json")))
+    assert json.loads(artifact.read_text())["rows_used"] == sum(
+        c.spec.layout.spaces[0].n_rows for c in plan.captures
+    )
+    assert together == 16
+
+
+def test_a_finished_run_needs_no_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = vectors_run(tmp_path, n=20)
+    assert run_flow(spec).captures[0].computed
+
+    def no_cluster(*_: object) -> None:
+        raise AssertionError("a cluster was started")
+
+    monkeypatch.setattr("pipelines.run.open_client", no_cluster)
+    assert not run_flow(spec).captures[0].computed

@@ -1,0 +1,110 @@
+"""`make ui` for real: a server, the deployments and a worker; a run from the form's parameters, and one by the clock."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+import yaml
+
+from tests.pipelines.runs import vectors_run
+
+TOP = Path(__file__).resolve().parent.parent.parent
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_until(what: Callable[[], Any], seconds: float = 300) -> Any:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        try:
+            if found := what():
+                return found
+        except httpx.TransportError:
+            pass
+        time.sleep(1)
+    raise AssertionError("it did not happen in time")
+
+
+@pytest.fixture(scope="module")
+def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+    home, port = tmp_path_factory.mktemp("prefect"), free_port()
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT")}
+    environment |= {"PREFECT_HOME": str(home), "PREFECT_SERVER_API_PORT": str(port)}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pipelines.ui"], env=environment, cwd=TOP, stdout=subprocess.DEVNULL
+    )
+    try:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}/api", timeout=30) as client:
+            wait_until(lambda: len(client.post("/deployments/filter", json={}).json()) == 2)
+            yield client
+    finally:
+        children = psutil.Process(process.pid).children(recursive=True)
+        process.send_signal(signal.SIGINT)
+        process.wait(60)
+        _, alive = psutil.wait_procs(children, timeout=30)
+        assert not alive, "something outlived `make ui`"
+
+
+def deployment(api: httpx.Client, name: str) -> dict[str, Any]:
+    found = api.get(f"/deployments/name/subspan-run/{name}")
+    found.raise_for_status()
+    return dict(found.json())
+
+
+def ended(api: httpx.Client, flow_run: str) -> dict[str, Any] | None:
+    run = api.get(f"/flow_runs/{flow_run}").json()
+    return run if run["state_type"] in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED") else None
+
+
+def test_a_run_from_the_form(api: httpx.Client, tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    run = vectors_run(tmp_path / "out", n=40, stages={"summary": {"method": "spectrum.summary"}})
+    file.write_text(yaml.safe_dump(run.model_dump(mode="json")))
+    asked = api.post(
+        f"/deployments/{deployment(api, 'on-demand')['id']}/create_flow_run",
+        json={"parameters": {"form": {"run_file": str(file)}}},
+    )
+    asked.raise_for_status()
+    run_id = asked.json()["id"]
+    done = wait_until(lambda: ended(api, run_id))
+    assert done["state_type"] == "COMPLETED", done["state"]
+    artifacts = api.post("/artifacts/filter", json={"artifacts": {"flow_run_id": {"any_": [run_id]}}}).json()
+    assert {"captures", "result-summary"} <= {artifact["key"] for artifact in artifacts}
+    assert len(list((tmp_path / "out" / "captures").glob("*.manifest.json"))) == 1
+
+
+def test_the_form_is_checked_before_a_run_exists(api: httpx.Client) -> None:
+    refused = api.post(
+        f"/deployments/{deployment(api, 'on-demand')['id']}/create_flow_run",
+        json={"parameters": {"form": {"dtype": "float8"}}, "enforce_parameter_schema": True},
+    )
+    assert refused.status_code == 409
+    assert "float8" in refused.text
+
+
+def test_the_clock_starts_a_run(api: httpx.Client, tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text(yaml.safe_dump(vectors_run(tmp_path / "out", n=20).model_dump(mode="json")))
+    nightly = deployment(api, "nightly")
+    assert [schedule["active"] for schedule in nightly["schedules"]] == [False]
+    schedule = {
+        "schedule": {"cron": "* * * * *", "timezone": "UTC"},
+        "active": True,
+        "parameters": {"form": {"run_file": str(file)}},
+    }
+    api.post(f"/deployments/{nightly['id']}/schedules", json=[schedule]).raise_for_status()
+    wait_until(lambda: list((tmp_path / "out" / "captures").glob("*.manifest.json")))

@@ -1,0 +1,235 @@
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from schemas.base import canonical_json
+from schemas.errors import LeaseError, StoreError
+from tasks.store import lease as lease_module
+from tasks.store.lease import current_lease, hold
+from tasks.store.location import Location
+
+ID = "0123456789abcdef"
+BEAT = 0.05
+HOLD = f"""
+import sys, time
+from tasks.store.lease import hold
+from tasks.store.location import Location
+with hold(Location(sys.argv[1]), {ID!r}, beat_seconds={BEAT}):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+@contextmanager
+def other_process(root: Location) -> Iterator[subprocess.Popen[str]]:
+    """Another process that holds the lease until it is killed."""
+    process = subprocess.Popen([sys.executable, "-c", HOLD, root.url], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "held\n"
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+def check_for_a_while(lease: lease_module.Lease) -> None:
+    """Check until it raises, for five seconds at most."""
+    deadline = time.monotonic() + 5
+    while time.monotonic() < deadline:
+        lease.check()
+        time.sleep(0.01)
+
+
+def foreign(root: Location, **changes: object) -> None:
+    """Make the present lease look as if another machine held it."""
+    number, record = current_lease(root, ID)
+    assert record is not None
+    changed = record.model_copy(update={"boot": "elsewhere", "host": "far", **changes})
+    root.write(f"captures/{ID}.lease/{number:06d}.json", canonical_json(changed))
+
+
+def test_held_and_released(any_root: Location) -> None:
+    with hold(any_root, ID) as lease:
+        lease.check()
+        number, record = current_lease(any_root, ID)
+        assert number == 1
+        assert record is not None
+        assert record.token == lease.token
+        assert record.pid == os.getpid()
+    assert any_root.walk() == {}
+    with hold(any_root, ID) as again:
+        assert again.token != lease.token
+
+
+def test_released_after_an_exception(root: Location) -> None:
+    with pytest.raises(RuntimeError, match="work failed"), hold(root, ID):
+        raise RuntimeError("work failed")
+    assert root.walk() == {}
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("lease")]
+
+
+def test_the_second_run_is_refused(any_root: Location) -> None:
+    with (
+        hold(any_root, ID) as lease,
+        pytest.raises(LeaseError, match=rf"process {os.getpid()} on \S+ since 20\S+; wait .*take_over_lease"),
+        hold(any_root, ID),
+    ):
+        pytest.fail("two hold it")
+    assert lease.token
+    assert any_root.walk() == {}
+
+
+def test_another_process_is_refused_and_named(root: Location) -> None:
+    with (
+        other_process(root) as process,
+        pytest.raises(LeaseError, match=f"process {process.pid} on"),
+        hold(root, ID),
+    ):
+        pytest.fail("two hold it")
+
+
+def test_a_killed_process_on_this_host_does_not_block(root: Location) -> None:
+    with other_process(root) as process:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        begun = time.monotonic()
+        with hold(root, ID) as lease:
+            lease.check()
+        assert time.monotonic() - begun < 1
+    assert root.walk() == {}
+
+
+def test_a_reused_process_id_does_not_block(root: Location) -> None:
+    with hold(root, ID, beat_seconds=60):
+        _, record = current_lease(root, ID)
+        assert record is not None
+        older = record.model_copy(update={"started": record.started - 100})
+        root.write(f"captures/{ID}.lease/000001.json", canonical_json(older))
+        with hold(root, ID) as lease:
+            lease.check()
+
+
+def test_take_over_and_the_former_holder_notices(any_root: Location) -> None:
+    with hold(any_root, ID, beat_seconds=BEAT) as first, hold(any_root, ID, take_over=True) as second:
+        with pytest.raises(LeaseError, match=rf"was lost: taken over by process {os.getpid()}"):
+            check_for_a_while(first)
+        second.check()
+        first.release()
+        second.check()
+        assert current_lease(any_root, ID)[0] == 2
+    assert any_root.walk() == {}
+
+
+def test_a_beating_lease_of_another_host_is_respected(root: Location) -> None:
+    """Its clock is an hour behind, so it looks old, but its beat goes on."""
+    stop = threading.Event()
+
+    def beat() -> None:
+        count = 0
+        while not stop.wait(BEAT):
+            count += 1
+            foreign(root, beat=count, beaten=time.time() - 3600, beat_seconds=2 * BEAT)
+
+    with hold(root, ID, beat_seconds=60):
+        foreign(root, beaten=time.time() - 3600, beat_seconds=2 * BEAT)
+        thread = threading.Thread(target=beat)
+        thread.start()
+        try:
+            with pytest.raises(LeaseError, match="on far"), hold(root, ID):
+                pytest.fail("two hold it")
+        finally:
+            stop.set()
+            thread.join()
+
+
+def test_a_silent_lease_of_another_host_is_taken_over(root: Location) -> None:
+    with hold(root, ID, beat_seconds=60):
+        foreign(root, beaten=time.time() - 10, beat_seconds=BEAT)
+        with hold(root, ID) as lease:
+            lease.check()
+            assert current_lease(root, ID)[0] == 2
+
+
+def test_a_young_lease_of_another_host_is_respected(root: Location) -> None:
+    with hold(root, ID, beat_seconds=60):
+        foreign(root, beaten=time.time())
+        with pytest.raises(LeaseError, match="on far"), hold(root, ID):
+            pytest.fail("two hold it")
+
+
+def test_one_of_many_wins(any_root: Location) -> None:
+    held, refused, ready, done = [], [], threading.Barrier(6), threading.Barrier(6)
+
+    def attempt() -> None:
+        ready.wait()
+        try:
+            with hold(any_root, ID) as lease:
+                held.append(lease.token)
+                done.wait()
+        except LeaseError:
+            refused.append(1)
+            done.wait()
+
+    threads = [threading.Thread(target=attempt) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (len(held), len(refused)) == (1, 5)
+    assert any_root.walk() == {}
+
+
+def test_the_heart_beats(root: Location) -> None:
+    with hold(root, ID, beat_seconds=BEAT) as lease:
+        deadline = time.monotonic() + 5
+        while time.monotonic() < deadline:
+            _, record = current_lease(root, ID)
+            if record is not None and record.beat >= 3:
+                break
+            time.sleep(0.01)
+        lease.check()
+    assert record is not None
+    assert record.beat >= 3
+
+
+def test_a_holder_whose_beats_do_not_arrive_stops(root: Location, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise StoreError("unreachable")
+
+    with hold(root, ID, beat_seconds=BEAT, missed=2) as lease:
+        monkeypatch.setattr(lease_module, "current_lease", fail)
+        time.sleep(4 * BEAT)
+        with pytest.raises(LeaseError, match="no heartbeat could be written"):
+            lease.check()
+        monkeypatch.undo()
+
+
+def test_a_holder_whose_file_is_gone_stops(root: Location) -> None:
+    with hold(root, ID, beat_seconds=BEAT) as lease:
+        root.delete(f"captures/{ID}.lease", recursive=True)
+        with pytest.raises(LeaseError, match="file is gone"):
+            check_for_a_while(lease)
+
+
+def test_a_damaged_lease_does_not_block(root: Location) -> None:
+    root.write(f"captures/{ID}.lease/000004.json", b"?")
+    with hold(root, ID) as lease:
+        lease.check()
+        assert current_lease(root, ID)[0] == 5
+    assert root.walk() == {}
+
+
+def test_an_advisory_place_is_named(root: Location, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(Location, "atomic_create", False)
+    with hold(root, ID), pytest.raises(LeaseError, match="the lease is advisory"), hold(root, ID):
+        pytest.fail("two hold it")

@@ -1,0 +1,229 @@
+import errno
+import socket
+import time
+import uuid
+from collections.abc import Iterator
+
+import fsspec
+import pytest
+
+from schemas.errors import DamageError, NotFoundError, ResourceError, StoreError
+from tasks.store import remote, retry
+from tasks.store.arrays import create_capture
+from tasks.store.location import Location
+from tasks.store.paths import all_units
+from tasks.store.seal import receipt_of, seal, verify
+from tests.store import faulty
+from tests.store.conftest import BUCKET
+from tests.store.helpers import PROVENANCE, do_unit, make_capture, make_samples, make_spec
+
+
+@pytest.fixture
+def flaky() -> Iterator[Location]:
+    fsspec.register_implementation("flaky", faulty.FlakyFileSystem, clobber=True)
+    yield Location(f"flaky://{uuid.uuid4().hex}")
+    faulty.FAULTS.clear()
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Short pauses."""
+    monkeypatch.setattr(retry, "FIRST_PAUSE_SECONDS", 0.001)
+    monkeypatch.setattr(retry, "LONGEST_PAUSE_SECONDS", 0.01)
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_capture_gets_through_passing_errors(flaky: Location) -> None:
+    fault = faulty.EveryThird()
+    faulty.FAULTS.append(fault)
+    spec = make_spec()
+    make_capture(flaky, spec)
+    assert fault.calls > 100
+    assert verify(flaky, spec.id) == []
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize(
+    "error", [TimeoutError("stalled"), OSError(errno.EBUSY, "SlowDown"), EOFError("short")]
+)
+def test_what_does_not_pass_is_named(
+    flaky: Location, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    monkeypatch.setattr(retry, "TRANSIENT_SECONDS", 0.05)
+    calls = []
+
+    def fault(operation: str) -> None:
+        calls.append(operation)
+        raise error
+
+    faulty.FAULTS.append(fault)
+    with pytest.raises(StoreError, match=rf"{flaky.url}/x kept failing"):
+        flaky.write("x", b"1")
+    assert len(calls) > 2
+
+
+@pytest.mark.parametrize("error", [PermissionError("no"), OSError(errno.EINVAL, "bad")])
+def test_a_refusal_is_not_retried(flaky: Location, error: Exception) -> None:
+    calls = []
+
+    def fault(operation: str) -> None:
+        calls.append(operation)
+        raise error
+
+    faulty.FAULTS.append(fault)
+    with pytest.raises(StoreError, match="check the credentials"):
+        flaky.read("x")
+    assert len(calls) == 1
+
+
+def test_full_back_end(flaky: Location) -> None:
+    def fault(operation: str) -> None:
+        raise OSError(errno.ENOSPC, "no space")
+
+    faulty.FAULTS.append(fault)
+    with pytest.raises(ResourceError, match="1,000 bytes are needed"):
+        flaky.write("x", bytes(1000))
+
+
+@pytest.mark.usefixtures("quick")
+def test_own_create_that_did_arrive_counts(flaky: Location) -> None:
+    """The first try is stored, but its answer is lost; the second finds the name taken, by itself."""
+    answers = iter([True])
+    put = faulty.FlakyFileSystem.pipe_file
+
+    class Lost(faulty.FlakyFileSystem):
+        def pipe_file(self, path, value, mode="overwrite", **kwargs):
+            put(self, path, value, mode=mode, **kwargs)
+            if next(answers, False):
+                raise ConnectionResetError("answer lost")
+
+    fsspec.register_implementation("flaky", Lost, clobber=True)
+    root = Location(f"flaky://{uuid.uuid4().hex}")
+    assert root.create("lease", b"mine")
+    assert not root.create("lease", b"mine")
+
+
+def test_unreachable_s3(s3_environment: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
+    begun = time.monotonic()
+    with pytest.raises(StoreError, match=r"cannot reach the back end of s3://gone-\w+/x.*AWS_ENDPOINT_URL"):
+        Location(f"s3://gone-{uuid.uuid4().hex[:8]}").read("x")
+    assert time.monotonic() - begun < 15
+
+
+def test_silent_s3(s3_environment: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retry, "TRANSIENT_SECONDS", 1.0)
+    monkeypatch.setattr(remote, "STALL_SECONDS", 0.3)
+    with faulty.silent_server() as url:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", url)
+        options = {"config_kwargs": {"read_timeout": 0.3}}
+        place = Location(f"s3://silent-{uuid.uuid4().hex[:8]}", options)
+        for action in (lambda: place.write("x", b"1"), lambda: place.read("x"), lambda: place.size("x")):
+            with pytest.raises(StoreError, match=r"s3://silent-\w+/x kept failing"):
+                action()
+
+
+def test_missing_bucket(s3_environment: str) -> None:
+    nowhere = Location(f"s3://nowhere-{uuid.uuid4().hex[:8]}/root")
+    for action in (
+        lambda: nowhere.write("x", b"1"),
+        lambda: nowhere.read("x"),
+        lambda: nowhere.create("x", b"1"),
+    ):
+        with pytest.raises(StoreError, match=r"bucket of .* does not exist"):
+            action()
+    assert not isinstance(_refusal_of(nowhere), NotFoundError)
+
+
+def _refusal_of(place: Location) -> Exception:
+    try:
+        place.read("x")
+    except StoreError as error:
+        return error
+    raise AssertionError("no refusal")
+
+
+def test_missing_credentials(s3_environment: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    monkeypatch.setenv("AWS_CONFIG_FILE", "/nonexistent")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nonexistent")
+    with pytest.raises(StoreError, match="AWS_ACCESS_KEY_ID"):
+        Location(f"s3://{BUCKET}/{uuid.uuid4().hex}").write("x", b"1")
+
+
+@pytest.mark.usefixtures("quick")
+def test_busy_s3(s3_environment: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that refuses 5 % of the requests."""
+    with faulty.proxy(s3_environment, faulty.seeded_fate(0.05, "503")) as server:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
+        root = Location(f"s3://{BUCKET}/{uuid.uuid4().hex}", {"client_kwargs": {"endpoint_url": server.url}})
+        spec = make_spec(9)
+        make_capture(root, spec)
+        assert verify(root, spec.id) == []
+
+
+@pytest.mark.usefixtures("quick")
+def test_stalling_s3(s3_environment: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that stops answering now and then."""
+    with faulty.proxy(s3_environment, faulty.seeded_fate(0.1, "stall", seed=1)) as server:
+        server.stall_seconds = 0.6
+        monkeypatch.setattr(remote, "STALL_SECONDS", 0.3)
+        monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
+        options = {"config_kwargs": {"read_timeout": 0.3}, "client_kwargs": {"endpoint_url": server.url}}
+        root = Location(f"s3://{BUCKET}/{uuid.uuid4().hex}", options)
+        for number in range(25):
+            root.write(f"{number}", b"%d" % number)
+        assert [root.read(f"{number}") for number in range(25)] == [b"%d" % number for number in range(25)]
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_put_that_dies_half_way_is_never_accepted(
+    s3_environment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that keeps half an object and drops the connection: no receipt, the unit runs again."""
+    monkeypatch.setattr(retry, "TRANSIENT_SECONDS", 0.05)
+    spec, victim = make_spec(9), "encoder.layer.0@out@0/activation/c/0"
+    dead = {"yes": True}
+
+    def fate(command: str, path: str) -> str:
+        return "cut" if dead["yes"] and command == "PUT" and victim.replace("@", "%40") in path else "ok"
+
+    with faulty.proxy(s3_environment, fate) as server:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
+        root = Location(f"s3://{BUCKET}/{uuid.uuid4().hex}", {"client_kwargs": {"endpoint_url": server.url}})
+        create_capture(root, spec, make_samples(spec), PROVENANCE)
+        unit, *others = all_units(spec)
+        with pytest.raises(StoreError, match="kept failing"):
+            do_unit(root, spec, unit)
+        assert any(victim in path for path in root.walk())
+        assert receipt_of(root, spec.id, unit) is None
+        for other in others:
+            do_unit(root, spec, other)
+        with pytest.raises(StoreError, match="tokens-000000"):
+            seal(root, spec)
+        dead["yes"] = False
+        do_unit(root, spec, unit)
+        seal(root, spec)
+        assert verify(root, spec.id) == []
+
+
+def test_equal_bytes_here_and_there(s3_root: Location, root: Location) -> None:
+    spec = make_spec()
+    assert make_capture(root, spec).files == make_capture(s3_root, spec).files
+
+
+def test_damage_on_s3(s3_root: Location) -> None:
+    from tasks.store.sealed import open_group
+
+    spec = make_spec()
+    make_capture(s3_root, spec)
+    path = f"captures/{spec.id}.zarr/sites/pooler@out@0/activation/c/0/0"
+    data = bytearray(s3_root.read(path))
+    data[3] ^= 1
+    s3_root.write(path, bytes(data))
+    with pytest.raises(DamageError, match="pooler"):
+        open_group(s3_root, spec.id)["sites/pooler@out@0/activation"][...]

@@ -1,0 +1,687 @@
+"""The engine: what is shared, what is resumed, what is refused, and that it reads nothing twice."""
+
+import gc
+import pickle
+import subprocess
+import sys
+import weakref
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from schemas.artifact import Artifact
+from schemas.capture import CaptureSpec, MethodCall
+from schemas.errors import MethodError, NotFoundError, SpecError, StoreError, UnknownNameError
+from schemas.layout import UnitRef
+from schemas.receipts import FileDigest
+from schemas.stage import ResolvedStage
+from tasks.drive import serial
+from tasks.engine import Fusion, run_stage, run_stages
+from tasks.engine.fold import Folder, Read, fold_unit
+from tasks.engine.prepare import open_source
+from tasks.engine.reduction import Reduction, load_counted, rows_folder, to_numpy
+from tasks.engine.source import Part
+from tasks.engine.spans import spans, tree
+from tasks.store.artifacts import artifact_arrays
+from tasks.store.location import Location
+from tasks.store.states import load_state
+from tests.helpers import make_capture, rounded, rows_ref, stage_of
+
+TOP = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Location:
+    return Location(str(tmp_path))
+
+
+def rows_of(seed: int = 0, n: int = 90, width: int = 5) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    return rng.standard_normal((n, width)) * (1 + np.arange(width)) + 50
+
+
+def pca(spec: CaptureSpec, site: str | None = None, **options: Any) -> ResolvedStage:
+    return stage_of("spectrum.pca", {"x": rows_ref(spec, site)}, **options)
+
+
+def covariance(values: np.ndarray) -> np.ndarray:
+    return np.linalg.eigvalsh(np.cov(values.astype(np.float64), rowvar=False))[::-1]
+
+
+class Progress:
+    """Remembers how far a call came."""
+
+    def __init__(self) -> None:
+        self.jobs = self.shards = 0
+
+    def __call__(self, done: int, total: int, shards: int) -> None:
+        assert done <= total
+        self.jobs, self.shards = done, shards
+
+
+def dying(after: int) -> Callable[..., None]:
+    """A driver whose process dies after so many jobs."""
+    done = 0
+
+    def drive(function: Any, items: Sequence[Any], on_done: Callable[[Any], None]) -> None:
+        nonlocal done
+        for item in items:
+            if done == after:
+                raise KeyboardInterrupt
+            on_done(function(item))
+            done += 1
+
+    return drive
+
+
+def travelling(function: Any, items: Sequence[Any], on_done: Callable[[Any], None]) -> None:
+    """A driver that sends everything through pickle, last item first."""
+    for item in reversed(items):
+        sent = pickle.dumps((function, item))
+        assert len(sent) < 20_000
+        there_function, there = pickle.loads(sent)
+        back = pickle.dumps(there_function(there))
+        assert len(back) < 20_000
+        on_done(pickle.loads(back))
+
+
+def spawned(function: Any, items: Sequence[Any], on_done: Callable[[Any], None]) -> None:
+    """A driver on two fresh processes."""
+    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
+        for result in pool.map(function, items):
+            on_done(result)
+
+
+def stored_bytes(root: Location, artifact: Artifact) -> dict[str, bytes]:
+    arrays = artifact_arrays(root, artifact.id)
+    return {name: values.tobytes() for name, values in arrays.items()}
+
+
+class TestReduce:
+    def test_the_answer_is_that_of_all_good_rows(self, root: Location) -> None:
+        values, sample = rows_of(), np.arange(90) // 3
+        spec = make_capture(root, {"a": values}, sample, failed=(0, 7, 29))
+        made = run_stage(root, pca(spec), serial)
+        good = values.astype(np.float32)[~np.isin(sample, (0, 7, 29))]
+        np.testing.assert_allclose(artifact_arrays(root, made.id)["eigenvalue"], covariance(good), rtol=1e-10)
+        assert (made.rows_used, made.rows_dropped) == (81, 9)
+
+    def test_methods_over_one_site_share_each_shard(
+        self, root: Location, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from tasks.numerics import moments
+
+        calls = []
+        real = moments.partial
+        monkeypatch.setattr(moments, "partial", lambda *a: calls.append(1) or real(*a))
+        spec, progress = make_capture(root, {"a": rows_of()}), Progress()
+        ref = {"x": rows_ref(spec)}
+        stages = [pca(spec), pca(spec, components=2), stage_of("spectrum.summary", ref)]
+        other = stage_of("spectrum.summary", ref, precision="float32")
+        run_stages(root, [*stages, other], serial, on_progress=progress)
+        n_shards = spec.layout.spaces[0].n_shards
+        assert progress.shards == n_shards
+        assert len(calls) == 2 * n_shards
+
+    def test_bytes_do_not_depend_on_the_driver(self, root: Location, tmp_path: Path) -> None:
+        elsewhere = Location(str(tmp_path / "elsewhere"))
+        kept = []
+        for place, driver in ((root, serial), (elsewhere, travelling)):
+            spec = make_capture(place, {"a": rows_of(), "b": rows_of(1)}, unit_shards=1)
+            stages = [pca(spec, "a"), pca(spec, "b"), subspace(spec)]
+            made = run_stages(place, stages, driver)
+            kept.append([stored_bytes(place, made[stage.id]) for stage in stages])
+        assert kept[0] == kept[1]
+
+    @pytest.mark.slow
+    def test_bytes_do_not_depend_on_processes(self, root: Location, tmp_path: Path) -> None:
+        elsewhere = Location(str(tmp_path / "elsewhere"))
+        kept = []
+        for place, driver in ((root, serial), (elsewhere, spawned)):
+            spec = make_capture(place, {"a": rows_of()}, unit_shards=1)
+            kept.append(stored_bytes(place, run_stage(place, pca(spec), driver)))
+        assert kept[0] == kept[1]
+
+    @pytest.mark.parametrize("after", [1, 4, 7])
+    def test_a_killed_stage_goes_on_where_it_was(self, root: Location, tmp_path: Path, after: int) -> None:
+        spec = make_capture(root, {"a": rows_of()})
+        n_shards, unit = spec.layout.spaces[0].n_shards, spec.layout.spaces[0].unit_shards
+        first, second = Progress(), Progress()
+        with pytest.raises(KeyboardInterrupt):
+            run_stage(root, pca(spec), dying(after), on_progress=first)
+        made = run_stage(root, pca(spec), serial, on_progress=second)
+        assert first.shards == min(n_shards, max(0, after - 1) * unit)
+        assert first.shards + second.shards == n_shards
+        fresh = Location(str(tmp_path / "fresh"))
+        again = run_stage(fresh, pca(make_capture(fresh, {"a": rows_of()})), serial)
+        assert stored_bytes(root, made) == stored_bytes(fresh, again)
+
+    def test_a_damaged_state_is_made_again(self, root: Location) -> None:
+        spec = make_capture(root, {"a": rows_of()})
+        with pytest.raises(KeyboardInterrupt):
+            run_stage(root, pca(spec), dying(4))
+        path = next(p for p in root.walk("states") if "span-01" in p)
+        root.write(f"states/{path}", b"not a state")
+        progress = Progress()
+        made = run_stage(root, pca(spec), serial, on_progress=progress)
+        values = artifact_arrays(root, made.id)["eigenvalue"]
+        np.testing.assert_allclose(values, covariance(rows_of().astype(np.float32)), rtol=1e-10)
+
+    def test_a_finished_stage_is_returned_at_once(self, root: Location) -> None:
+        spec = make_capture(root, {"a": rows_of()})
+        made = run_stage(root, pca(spec), serial)
+        for name in root.ls("captures"):
+            root.delete(f"captures/{name}", recursive=True)
+
+        def refuse(*_: Any) -> None:
+            raise AssertionError("nothing is left to do")
+
+        assert run_stage(root, pca(spec), refuse) == made
+
+    def test_a_finished_stage_needs_no_torch(self, root: Location) -> None:
+        made = run_stage(root, pca(make_capture(root, {"a": rows_of()})), serial)
+        code = (
+            "import sys; sys.modules['torch'] = None\n"
+            "from schemas.artifact import Artifact\n"
+            "from tasks.drive import serial\n"
+            "from tasks.engine import run_stage\n"
+            "from tasks.store.location import Location\n"
+            "from tasks.store.artifacts import read_artifact\n"
+            f"root = Location({root.url!r}); stage = read_artifact(root, {made.id!r}).stage\n"
+            "assert run_stage(root, stage, serial).id == stage.id\n"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", code], cwd=TOP, capture_output=True, text=True, timeout=120
+        )
+        assert done.returncode == 0, done.stderr
+
+    def test_at_most_two_shards_are_in_memory(self, root: Location, monkeypatch: pytest.MonkeyPatch) -> None:
+        alive, most = [0], [0]
+        real = Part.values
+
+        def watched(self: Part, start: int, stop: int) -> np.ndarray:
+            values = real(self, start, stop).copy()
+            alive[0] += 1
+            most[0] = max(most[0], alive[0])
+            weakref.finalize(values, lambda: alive.__setitem__(0, alive[0] - 1))
+            return values
+
+        monkeypatch.setattr(Part, "values", watched)
+        spec = make_capture(root, {"a": rows_of(n=60)}, unit_shards=4)
+        ref = {"x": rows_ref(spec)}
+        stages = [pca(spec), stage_of("geometry.neighbours", ref, k=2)]
+        run_stages(root, stages, serial)
+        gc.collect()
+        assert most[0] == 2
+        assert alive[0] == 0
+
+
+def subspace(spec: CaptureSpec, **options: Any) -> ResolvedStage:
+    given = {"components": 2, "oversample": 1, "max_rounds": 5, "tolerance": 1e-14} | options
+    return stage_of("spectrum.subspace", {"x": rows_ref(spec)}, **given)
+
+
+class TestRounds:
+    def test_every_round_reads_once(self, root: Location) -> None:
+        spec, progress = make_capture(root, {"a": rows_of()}), Progress()
+        made = run_stage(root, subspace(spec), serial, on_progress=progress)
+        assert made.result["rounds"] == 5
+        assert progress.shards == 5 * spec.layout.spaces[0].n_shards
+        assert [p for p in root.walk("states") if "whole" not in p] == []
+
+    @pytest.mark.parametrize("after", [3, 8, 13, 26])
+    def test_a_killed_round_goes_on_where_it_was(self, root: Location, tmp_path: Path, after: int) -> None:
+        spec = make_capture(root, {"a": rows_of()})
+        first, second = Progress(), Progress()
+        with pytest.raises(KeyboardInterrupt):
+            run_stage(root, subspace(spec), dying(after), on_progress=first)
+        made = run_stage(root, subspace(spec), serial, on_progress=second)
+        assert first.shards + second.shards == 5 * spec.layout.spaces[0].n_shards
+        fresh = Location(str(tmp_path / "fresh"))
+        again = run_stage(fresh, subspace(make_capture(fresh, {"a": rows_of()})), serial)
+        assert stored_bytes(root, made) == stored_bytes(fresh, again)
+
+
+class TestSeveralCaptures:
+    def test_captures_are_read_as_one(self, root: Location) -> None:
+        a, b = rows_of(1, 40), rows_of(2, 70)
+        specs = [make_capture(root, {"a": v}, name=str(k), failed=(3,)) for k, v in enumerate((a, b))]
+        made = run_stage(root, stage_of("spectrum.pca", {"x": [rows_ref(s) for s in specs]}), serial)
+        rows = np.concatenate([np.delete(a, 3, 0), np.delete(b, 3, 0)]).astype(np.float32)
+        np.testing.assert_allclose(artifact_arrays(root, made.id)["eigenvalue"], covariance(rows), rtol=1e-10)
+        assert (made.rows_used, made.rows_dropped) == (108, 2)
+
+    def test_a_new_capture_costs_only_its_own_rows(self, root: Location) -> None:
+        specs = [make_capture(root, {"a": rows_of(k)}, name=str(k)) for k in range(3)]
+        n_shards = specs[0].layout.spaces[0].n_shards
+        for known in (1, 2, 3):
+            refs, progress = [rows_ref(spec) for spec in specs[:known]], Progress()
+            run_stage(root, stage_of("spectrum.pca", {"x": refs}), serial, on_progress=progress)
+            assert progress.shards == n_shards
+
+    def test_codes_of_labels_are_brought_together(self, root: Location) -> None:
+        x = np.zeros((8, 2))
+        one = make_capture(root, {"a": x}, labels={"kind": list("bbccbbcc")}, name="1")
+        two = make_capture(root, {"a": x}, labels={"kind": list("aabbccaa")}, name="2")
+        source = open_source(root, ((rows_ref(one), rows_ref(two)),), labels=True)
+        assert source.categories == {"kind": ("b", "c", "a")}
+        names = np.array(source.categories["kind"])
+        found = [names[source.part_rows(k, 0, 8).labels["kind"]].tolist() for k in (0, 1)]
+        assert found == [list("bbccbbcc"), list("aabbccaa")]
+
+    def test_outputs_of_several_captures_lie_in_groups(self, root: Location) -> None:
+        a, b = rows_of(1, 20), rows_of(2, 30)
+        specs = [make_capture(root, {"a": v}, name=str(k), failed=(3,)) for k, v in enumerate((a, b))]
+        stage = stage_of("geometry.neighbours", {"x": [rows_ref(s) for s in specs]}, k=1)
+        made = run_stage(root, stage, serial)
+        found = artifact_arrays(root, made.id)
+        assert found[f"{specs[0].id}/index"].shape == (20, 1)
+        good = np.delete(np.concatenate([a, b]).astype(np.float32).astype(np.float64), (3, 23), 0)
+        names = np.delete(np.arange(50), (3, 23))
+        apart = np.linalg.norm(good[:, None] - good[None], axis=2) + np.diag(np.full(48, np.inf))
+        index = np.concatenate([found[f"{s.id}/index"] for s in specs])[names, 0]
+        np.testing.assert_array_equal(index, names[apart.argmin(1)])
+
+    def test_different_widths_are_refused(self, root: Location) -> None:
+        specs = [make_capture(root, {"a": rows_of(width=w)}) for w in (4, 5)]
+        with pytest.raises(MethodError, match=r"5 features.*4"):
+            run_stage(root, stage_of("spectrum.pca", {"x": [rows_ref(s) for s in specs]}), serial)
+
+
+def fused(
+    calls: Sequence[MethodCall], columns: dict[str, np.ndarray], sample: np.ndarray, failed: Sequence[int]
+) -> Any:
+    """Runs a Fusion for each unit, on rows as a worker has them."""
+
+    def on_unit(root: Location) -> Callable[[CaptureSpec, UnitRef], dict[str, FileDigest]]:
+        def make(spec: CaptureSpec, unit: UnitRef) -> dict[str, FileDigest]:
+            fusion, space = Fusion(calls, root, spec, unit), spec.layout.spaces[0]
+            dtype = spec.request.store.dtype
+            for shard in space.unit_shard_range(unit.index):
+                index = np.arange(*space.shard_bounds(shard))
+                rows = {f"{s}:out:0": torch.from_numpy(rounded(v[index], dtype)) for s, v in columns.items()}
+                ok = ~np.isin(sample[index], list(failed))
+                position = index - np.searchsorted(sample, sample[index])
+                fusion.add(rows, ok, sample[index], position, index)
+            return fusion.save()
+
+        return make
+
+    return on_unit
+
+
+CALLS = (
+    MethodCall(method="spectrum.pca"),
+    MethodCall(method="spectrum.summary", config={"precision": "float32"}),
+)
+
+
+class TestFusion:
+    SAMPLE = np.arange(90) // 4
+    FAILED = (0, 4, 5, 6, 7, 8, 9, 22)  # units 1 and 2 lose whole shards
+
+    def capture(
+        self, root: Location, dtype: str = "float32", keep: str = "rows", fuse: bool = True
+    ) -> CaptureSpec:
+        columns = {"a": rows_of(), "b": rows_of(1, width=3)}
+        return make_capture(
+            root,
+            columns,
+            self.SAMPLE,
+            {"kind": list("xyz" * 8)[:23]},
+            failed=self.FAILED,
+            dtype=dtype,
+            keep=keep,
+            fuse=CALLS if keep == "states" else (),
+            on_unit=fused(CALLS, columns, self.SAMPLE, self.FAILED)(root) if fuse else None,
+        )
+
+    def stages(self, spec: CaptureSpec) -> list[ResolvedStage]:
+        return [
+            stage_of(call.method, {"x": rows_ref(spec, site)}, **call.config)
+            for call in CALLS
+            for site in ("a", "b")
+        ]
+
+    @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+    def test_states_equal_those_from_the_store_bit_for_bit(
+        self, root: Location, tmp_path: Path, dtype: str
+    ) -> None:
+        plain = Location(str(tmp_path / "plain"))
+        spec = self.capture(root, dtype)
+        assert self.capture(plain, dtype, fuse=False).id == spec.id
+        made = [p for p in root.walk("states") if "unit-" in p]
+        space = spec.layout.spaces[0]
+        assert len(made) == 4 * space.n_units
+        for call in CALLS:
+            for site in ("a", "b"):
+                read = Read(plain, ((rows_ref(spec, site),),), "cpu", ())
+                source = open_source(plain, read.refs, labels=False)
+                reduction = self.reduction(call, made, root)
+                for unit in range(space.n_units):
+                    (counted,), shards = fold_unit(read, source, 0, unit, [Folder(read, reduction)])
+                    assert shards == len(space.unit_shard_range(unit))
+                    kept = load_state(root, f"{rows_folder(reduction, read.refs, 0)}/unit-{unit:06d}.npz")
+                    assert kept is not None
+                    from_store = to_numpy(counted)
+                    assert kept.keys() == from_store.keys()
+                    assert all(kept[k].tobytes() == from_store[k].tobytes() for k in kept)
+
+    def reduction(self, call: MethodCall, made: list[str], root: Location) -> Reduction:
+        from tasks.engine.reduction import make_reduction
+        from tasks.methods.contract import Inputs, load_method
+
+        module = load_method(call.method)
+        config = module.Config.model_validate(call.config)
+        return make_reduction(call.method, module, config, {}, Inputs(widths={"x": 1}, n_rows=0, n_samples=0))
+
+    def test_no_shard_is_read_for_fused_methods(self, root: Location, tmp_path: Path) -> None:
+        plain, progress = Location(str(tmp_path / "plain")), Progress()
+        spec = self.capture(root)
+        made = run_stages(root, self.stages(spec), serial, on_progress=progress)
+        assert progress.shards == 0
+        again = run_stages(plain, self.stages(self.capture(plain, fuse=False)), serial)
+        for key, artifact in made.items():
+            assert stored_bytes(root, artifact) == stored_bytes(plain, again[key])
+            assert artifact.rows_used == again[key].rows_used
+
+    def test_a_capture_may_keep_states_only(self, root: Location, tmp_path: Path) -> None:
+        plain = Location(str(tmp_path / "plain"))
+        spec = self.capture(root, keep="states")
+        made = run_stages(root, self.stages(spec), serial)
+        again = run_stages(plain, self.stages(self.capture(plain, fuse=False)), serial)
+        kept, expected = (
+            [stored_bytes(place, a) for a in found.values()]
+            for place, found in ((root, made), (plain, again))
+        )
+        assert kept == expected
+
+    def test_other_methods_need_rows(self, root: Location) -> None:
+        spec = self.capture(root, keep="states")
+        ref = {"x": rows_ref(spec, "a")}
+        with pytest.raises(MethodError, match="keeps only the states"):
+            run_stage(root, stage_of("geometry.neighbours", ref, k=2), serial)
+        with pytest.raises(MethodError, match=r"keeps no rows, and unit 0 has no state of spectrum.subspace"):
+            run_stage(root, subspace(spec), serial)
+
+    def test_a_state_of_other_rows_is_not_taken(self, root: Location) -> None:
+        columns = {"a": rows_of()}
+        spec = make_capture(
+            root,
+            columns,
+            self.SAMPLE,
+            failed=self.FAILED,
+            on_unit=fused(CALLS, columns, self.SAMPLE, self.FAILED[1:])(root),
+        )
+        progress = Progress()
+        made = run_stage(root, pca(spec), serial, on_progress=progress)
+        good = columns["a"].astype(np.float32)[~np.isin(self.SAMPLE, self.FAILED)]
+        np.testing.assert_allclose(artifact_arrays(root, made.id)["eigenvalue"], covariance(good), rtol=1e-10)
+        assert progress.shards == 2
+
+    @pytest.mark.parametrize(
+        ("method", "reason"),
+        [
+            ("spectrum.subspace", "several times"),
+            ("spectrum.project", "kind map"),
+            ("geometry.cka", "2 ports"),
+            ("probe.linear", "kind sequential"),
+        ],
+    )
+    def test_what_cannot_be_fused_is_refused(self, root: Location, method: str, reason: str) -> None:
+        spec = make_capture(root, {"a": rows_of()})
+        with pytest.raises(MethodError, match=reason):
+            Fusion([MethodCall(method=method)], root, spec, UnitRef(space="tokens", index=0))
+
+    def test_nan_is_refused_while_capturing(self, root: Location) -> None:
+        spec = make_capture(root, {"a": rows_of()})
+        fusion = Fusion(CALLS, root, spec, UnitRef(space="tokens", index=0))
+        rows, index = torch.zeros(8, 5), np.arange(8)
+        rows[5, 1] = torch.nan
+        with pytest.raises(MethodError, match=r"a:out:0.*row 5"):
+            fusion.add({"a:out:0": rows}, np.ones(8, dtype=bool), index, 0 * index, index)
+
+
+class TestJoin:
+    def test_rows_meet_by_key_and_position(self, root: Location) -> None:
+        rng = np.random.default_rng(0)
+        x, sample = rng.standard_normal((60, 4)), np.arange(60) // 3
+        order = rng.permutation(20)
+        rows = np.concatenate([np.flatnonzero(sample == s) for s in order])
+        names = [f"text {s}" for s in range(20)]
+        one = make_capture(root, {"a": x}, sample, keys=names, name="1", failed=(2,))
+        two = make_capture(
+            root, {"b": 3 * x[rows] + 1}, sample, keys=[names[s] for s in order], name="2", failed=(9,)
+        )
+        lost = 6 if order[9] != 2 else 3
+        made = run_stage(root, stage_of("geometry.cka", {"x": rows_ref(one), "y": rows_ref(two)}), serial)
+        assert made.rows_used == 60 - lost
+        assert made.result["cka"] == pytest.approx(1, abs=1e-6)
+
+    def test_rows_without_a_partner_are_counted(self, root: Location) -> None:
+        x = rows_of()
+        one = make_capture(root, {"a": x}, np.arange(90) // 3, name="1")
+        two = make_capture(root, {"a": x[:40]}, np.arange(40) // 4, name="2")
+        made = run_stage(root, stage_of("geometry.cka", {"x": rows_ref(one), "y": rows_ref(two)}), serial)
+        assert (made.rows_used, made.rows_dropped) == (30, 60)
+
+    def test_no_partner_at_all_is_refused(self, root: Location) -> None:
+        x = rows_of(n=20)
+        one = make_capture(root, {"a": x}, name="1")
+        two = make_capture(root, {"a": x}, keys=[f"other {k}" for k in range(20)], name="2")
+        with pytest.raises(MethodError, match="no row of x has a partner"):
+            run_stage(root, stage_of("geometry.cka", {"x": rows_ref(one), "y": rows_ref(two)}), serial)
+
+    def test_rows_of_different_kinds_are_refused(self, root: Location) -> None:
+        one = make_capture(root, {"a": rows_of()}, np.arange(90) // 3)
+        two = make_capture(root, {"a": rows_of(n=30)}, space="sample")
+        with pytest.raises(MethodError, match="sample, tokens"):
+            run_stage(root, stage_of("geometry.cka", {"x": rows_ref(one), "y": rows_ref(two)}), serial)
+
+    def test_keys_that_occur_twice_are_refused(self, root: Location) -> None:
+        specs = [make_capture(root, {"a": rows_of(k)}, name=str(k)) for k in range(3)]
+        ports = {"x": rows_ref(specs[0]), "y": [rows_ref(s) for s in specs[1:]]}
+        with pytest.raises(MethodError, match="more than once"):
+            run_stage(root, stage_of("geometry.cka", ports), serial)
+
+
+class TestRowwise:
+    def stages(self, spec: CaptureSpec) -> list[ResolvedStage]:
+        first = pca(spec)
+        ref = {"x": rows_ref(spec)}
+        return [
+            first,
+            stage_of("spectrum.project", ref, {"basis": first.id}, components=2),
+            stage_of("geometry.neighbours", ref, k=3),
+        ]
+
+    def test_failed_rows_are_fill(self, root: Location) -> None:
+        spec = make_capture(root, {"a": rows_of()}, np.arange(90) // 3, failed=(4,))
+        stages = self.stages(spec)
+        made = run_stages(root, stages, serial)
+        near, place = (artifact_arrays(root, made[s.id].id) for s in reversed(stages[1:]))
+        dead = np.isin(np.arange(90) // 3, 4)
+        np.testing.assert_array_equal((near["index"] == -1).all(1), dead)
+        np.testing.assert_array_equal(np.isnan(near["distance"]).all(1), dead)
+        np.testing.assert_array_equal(np.isnan(place["coordinates"]).all(1), dead)
+        assert not np.isin(near["index"], np.flatnonzero(dead)).any()
+
+    @pytest.mark.parametrize("after", [1, 5, 13])
+    def test_a_killed_stage_goes_on_where_it_was(self, root: Location, tmp_path: Path, after: int) -> None:
+        spec, first, second = make_capture(root, {"a": rows_of()}), Progress(), Progress()
+        stages = self.stages(spec)
+        run_stage(root, stages[0], serial)
+        with pytest.raises(KeyboardInterrupt):
+            run_stage(root, stages[1], dying(after), on_progress=first)
+        made = run_stage(root, stages[1], serial, on_progress=second)
+        assert first.shards + second.shards == spec.layout.spaces[0].n_shards
+        fresh = Location(str(tmp_path / "fresh"))
+        make_capture(fresh, {"a": rows_of()})
+        again = run_stages(fresh, stages[:2], serial)[stages[1].id]
+        assert stored_bytes(root, made) == stored_bytes(fresh, again)
+
+    def test_a_stage_waits_for_the_one_that_it_reads(self, root: Location) -> None:
+        stages = self.stages(make_capture(root, {"a": rows_of()}))
+        made = run_stages(root, [stages[1], stages[0]], serial)
+        assert made.keys() == {stages[0].id, stages[1].id}
+
+    def test_an_artifact_of_another_method_is_refused(self, root: Location) -> None:
+        spec = make_capture(root, {"a": rows_of()})
+        ref = {"x": rows_ref(spec)}
+        wrong = run_stage(root, stage_of("spectrum.summary", ref), serial)
+        with pytest.raises(MethodError, match=r"expected one of spectrum.pca"):
+            run_stage(root, stage_of("spectrum.project", ref, {"basis": wrong.id}), serial)
+
+    def test_an_artifact_that_is_not_there_is_named(self, root: Location) -> None:
+        ref = {"x": rows_ref(make_capture(root, {"a": rows_of()}))}
+        with pytest.raises(NotFoundError, match="missing0"):
+            run_stage(root, stage_of("spectrum.project", ref, {"basis": "missing0"}), serial)
+
+
+class TestSequential:
+    def probe(self, spec: CaptureSpec, **options: Any) -> ResolvedStage:
+        return stage_of("probe.linear", {"x": rows_ref(spec)}, epochs=2, batch_rows=5, **options)
+
+    def capture(self, root: Location) -> CaptureSpec:
+        return make_capture(
+            root, {"a": rows_of()}, np.arange(90) // 3, {"kind": list("ab" * 15)}, failed=(3,)
+        )
+
+    @pytest.mark.parametrize("after", [1, 13, 30])
+    def test_a_killed_stage_gives_the_same_bytes(
+        self, root: Location, tmp_path: Path, after: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from tasks.engine import sequential
+
+        real, count = sequential.save_state, [0]
+
+        def save(*arguments: Any) -> Any:
+            count[0] += 1
+            if count[0] == after:
+                raise KeyboardInterrupt
+            return real(*arguments)
+
+        stage, first, second = self.probe(self.capture(root)), Progress(), Progress()
+        monkeypatch.setattr(sequential, "save_state", save)
+        with pytest.raises(KeyboardInterrupt):
+            run_stage(root, stage, serial, on_progress=first)
+        made = run_stage(root, stage, serial, on_progress=second)
+        n_shards = 12
+        assert second.shards == 4 * n_shards - (after - 1)
+        fresh = Location(str(tmp_path / "fresh"))
+        again = run_stage(fresh, self.probe(self.capture(fresh)), serial)
+        assert stored_bytes(root, made) == stored_bytes(fresh, again)
+        assert made.result == again.result
+        assert made.rows_used == again.rows_used == 87
+
+    def test_another_seed_gives_another_order(self, root: Location) -> None:
+        spec = self.capture(root)
+        made = [run_stage(root, self.probe(spec, seed=seed), serial) for seed in (0, 1)]
+        assert stored_bytes(root, made[0]) != stored_bytes(root, made[1])
+
+
+class TestWhole:
+    def cluster(self, spec: CaptureSpec, **options: Any) -> ResolvedStage:
+        return stage_of("clustering.spectral", {"x": rows_ref(spec)}, neighbours=3, clusters=2, **options)
+
+    def test_too_many_rows_are_refused_with_both_numbers(self, root: Location) -> None:
+        spec = make_capture(root, {"a": rows_of()}, failed=(0,))
+        with pytest.raises(MethodError, match="up to 50 rows in memory, found 89"):
+            run_stage(root, self.cluster(spec, most_rows=50), serial)
+
+    def test_a_sample_is_seeded_sorted_and_good(self, root: Location) -> None:
+        spec = make_capture(root, {"a": rows_of()}, failed=range(0, 90, 3))
+        drawn = []
+        for seed in (0, 0, 1):
+            made = run_stage(root, self.cluster(spec, most_rows=50, sample_rows=30, seed=seed), serial)
+            drawn.append(artifact_arrays(root, made.id)["row"])
+            assert made.rows_used == 30
+        assert (np.diff(drawn[0]) > 0).all()
+        assert (drawn[0] % 3 > 0).all()
+        np.testing.assert_array_equal(drawn[0], drawn[1])
+        assert drawn[0].tolist() != drawn[2].tolist()
+
+    def test_a_sample_larger_than_the_most_is_refused(self, root: Location) -> None:
+        spec = make_capture(root, {"a": rows_of()})
+        with pytest.raises(MethodError, match="up to 20 rows in memory, found 30"):
+            run_stage(root, self.cluster(spec, most_rows=20, sample_rows=30), serial)
+
+
+class TestRefusals:
+    def test_ports_must_all_be_connected(self, root: Location) -> None:
+        spec = make_capture(root, {"a": rows_of()})
+        with pytest.raises(MethodError, match="ports"):
+            run_stage(root, stage_of("geometry.cka", {"x": rows_ref(spec)}), serial)
+
+    def test_another_version_is_refused(self, root: Location) -> None:
+        stage = pca(make_capture(root, {"a": rows_of()}))
+        with pytest.raises(MethodError, match="version 99"):
+            run_stage(root, stage.model_copy(update={"version": 99}), serial)
+
+    def test_unknown_sites_and_captures_are_named(self, root: Location) -> None:
+        spec = make_capture(root, {"layer.1": rows_of()})
+        with pytest.raises(UnknownNameError, match=r"layer.1:out:0"):
+            run_stage(
+                root, pca(spec).model_copy(update={"rows": {"x": (rows_ref(spec, "layer.2"),)}}), serial
+            )
+        gone = rows_ref(spec).model_copy(update={"capture": "0" * 20})
+        with pytest.raises(NotFoundError, match="0" * 20):
+            run_stage(root, stage_of("spectrum.pca", {"x": gone}), serial)
+
+
+class TestOwnMethods:
+    def test_a_method_of_an_allowed_package_runs(self, root: Location) -> None:
+        spec = make_capture(root, {"a": rows_of()})
+        stage = stage_of("tests.own_method", {"rows": rows_ref(spec)})
+        made = run_stage(root, stage, serial, allowed=("tests",))
+        expected = rows_of().astype(np.float32).mean(0, dtype=np.float64)
+        np.testing.assert_allclose(artifact_arrays(root, made.id)["mean"], expected, rtol=1e-14)
+        assert made.result == {"nothing": None, "endless": [None, 1.0]}
+
+    def test_other_packages_are_refused(self, root: Location) -> None:
+        stage = stage_of("tests.own_method", {"rows": rows_ref(make_capture(root, {"a": rows_of()}))})
+        with pytest.raises((SpecError, UnknownNameError)):
+            run_stage(root, stage, serial)
+
+    def test_a_port_for_one_capture_takes_one(self, root: Location) -> None:
+        refs = [rows_ref(make_capture(root, {"a": rows_of(k)}, name=str(k))) for k in range(2)]
+        with pytest.raises(MethodError, match="2 captures, it takes one"):
+            run_stage(root, stage_of("tests.own_method", {"rows": refs}), serial, allowed=("tests",))
+
+
+@pytest.mark.parametrize("n", [1, 2, 63, 64, 65, 1000])
+def test_spans_cover_all_units_in_order(n: int) -> None:
+    found = spans(n)
+    assert [unit for span in found for unit in span] == list(range(n))
+    assert len(found) <= 64
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 7, 64])
+def test_the_tree_is_balanced_and_in_order(n: int) -> None:
+    depth = {}
+
+    def merge(a: tuple[int, ...], b: tuple[int, ...]) -> tuple[int, ...]:
+        depth[a + b] = max(depth.get(a, 0), depth.get(b, 0)) + 1
+        return a + b
+
+    whole = tree(lambda k: (k,), n, merge)
+    assert whole == tuple(range(n))
+    assert depth.get(whole, 0) == (n - 1).bit_length()
+
+
+def test_an_empty_root_has_no_state(root: Location) -> None:
+    assert load_counted(root, "states/none.npz", "cpu") is None
+    with pytest.raises(StoreError):
+        run_stage(root, pca_of_nothing(), serial)
+
+
+def pca_of_nothing() -> ResolvedStage:
+    from schemas.stage import RowsRef
+
+    return stage_of("spectrum.pca", {"x": RowsRef(capture="a", digest="a", site="a:out:0")})

@@ -1,0 +1,146 @@
+"""Figures: what is drawn is what was given."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tasks import figures, scatter
+from tasks.depth import Place, places
+from tasks.drawing import draw, inline
+from tasks.figures import Curve, Point
+from tasks.palette import LIGHT_TO_DARK, css, depth_color
+from tasks.scatter import Dots
+from tests.pages import bert, sample_map, spectrum
+
+
+def curves(sites: list[str], width: int = 32) -> list[Curve]:
+    at = places(sites)
+    return [Curve(at[site], spectrum(width, 1.0)) for site in sites]
+
+
+def points(sites: list[str]) -> list[Point]:
+    at = places(sites)
+    return [Point(at[site], float(index), index - 0.5, index + 0.5) for index, site in enumerate(sites)]
+
+
+def test_one_panel_per_kind_and_one_line_per_site() -> None:
+    figure = figures.spectra(curves(bert(4)))
+    panels = [axes for axes in figure.axes if axes.get_title(loc="left")]
+    assert [axes.get_title(loc="left") for axes in panels] == ["residual stream", "attention", "MLP"]
+    assert [len(axes.get_lines()) for axes in panels] == [5, 4, 4]
+
+
+def test_a_spectrum_is_drawn_as_shares() -> None:
+    values = np.array([6.0, 3.0, 1.0, 0.0])
+    figure = figures.spectra([Curve(Place("a", (), ""), values)])
+    line = figure.axes[0].get_lines()[0]
+    assert line.get_xdata().tolist() == [1, 2, 3]
+    assert np.allclose(line.get_ydata(), [0.6, 0.3, 0.1])
+
+
+def test_shares_of_leading_eigenvalues_are_of_the_whole() -> None:
+    some = np.array([8.0, 2.0])
+    line = figures.spectra([Curve(Place("a", (), ""), some, 20.0)]).axes[0].get_lines()[0]
+    assert np.allclose(line.get_ydata(), [0.4, 0.1])
+    written = [text.get_text() for text in figures.scree(some, None, None, 20.0).axes[1].texts]
+    assert written == ["50%: 2"]
+
+
+@given(st.integers(1, 100_000))
+def test_thinned_indices_rise_and_keep_both_ends(n: int) -> None:
+    kept = figures.thinned(n)
+    assert kept[0] == 0
+    assert kept[-1] == n - 1
+    assert len(kept) <= figures.MOST_POINTS
+    assert (np.diff(kept) > 0).all()
+
+
+def test_the_scree_plot_has_its_band_and_its_counts() -> None:
+    values = spectrum(40, 1.0)
+    figure = figures.scree(values, values * 0.9, values * 1.1)
+    assert len(figure.axes[0].collections) == 1
+    written = [text.get_text() for text in figure.axes[1].texts]
+    share = np.cumsum(values) / values.sum()
+    assert written == [f"{level:.0%}: {int((share < level).sum()) + 1}" for level in (0.5, 0.9, 0.99)]
+    assert not figures.scree(values, None, None).axes[0].collections
+
+
+def test_eigenvalues_without_an_interval_leave_a_gap_and_no_warning() -> None:
+    values = np.array([4.0, 2.0, 0.0, 0.0])
+    high = np.array([5.0, 3.0, np.nan, np.nan])
+    assert draw(figures.scree(values, high - 2, high), "png")
+
+
+@given(st.lists(st.floats(0, 1e6), min_size=1, max_size=50).filter(lambda v: sum(v) > 0), st.floats(0.01, 1))
+def test_components_for_a_share_are_the_fewest(values: list[float], level: float) -> None:
+    share = np.sort(np.array(values))[::-1] / np.sum(values)
+    count = figures.components_for(share, level)
+    assert share[:count].sum() >= level - 1e-9
+    assert share[: count - 1].sum() < level
+
+
+def test_profiles_draw_a_line_per_kind_with_more_than_one_depth() -> None:
+    figure = figures.profiles({"Ratio": points([*bert(3), "pooler.dense:out:0"])})
+    labels = [line.get_label() for line in figure.axes[0].get_lines()]
+    assert labels == ["residual stream", "attention", "MLP"]
+    assert [tick.get_text() for tick in figure.axes[0].get_xticklabels()] == ["emb", "0", "1", "2"]
+
+
+def test_a_heat_map_writes_its_numbers_and_leaves_gaps() -> None:
+    sites = bert(3)
+    figure = figures.heat_maps({"Ratio": points(sites)})
+    assert len(figure.axes[0].texts) == len(sites)
+    assert figure.axes[0].texts[0].get_text() == "0.00"
+    wide = figures.heat_maps({"Ratio": points(bert(40))})
+    assert not wide.axes[0].texts
+    assert len(wide.axes) == 2  # the map and its colour bar
+
+
+def test_the_map_names_and_counts_its_classes() -> None:
+    dots = sample_map(400, 3).dots
+    figure = scatter.sample_map(dots)
+    texts = [text.get_text() for text in figure.axes[0].texts]
+    for index, name in enumerate(dots.names):
+        assert texts.count(name) == 2  # at its median and in the key
+        assert f"{np.count_nonzero(dots.codes == index):,}" in texts
+    assert "5 others" in texts
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_a_map_of_hardly_any_samples(n: int) -> None:
+    assert draw(scatter.sample_map(Dots(np.zeros((n, 2)), ("a",), np.zeros(n, dtype=np.int64))), "svg")
+
+
+def test_equal_figures_give_equal_bytes() -> None:
+    for file_format in ("svg", "png"):
+        a, b = (draw(figures.spectra(curves(bert())), file_format) for _ in range(2))
+        assert a == b
+
+
+def test_inside_a_page_colours_are_variables_and_ids_are_its_own() -> None:
+    svg = draw(figures.spectra(curves(bert())), "svg")
+    text = str(inline(svg, "one", 'a "quoted" <description>'))
+    assert text.startswith('<svg role="img" aria-label="a &#34;quoted&#34; &lt;description&gt;"')
+    assert not any(light in text for light in LIGHT_TO_DARK)
+    assert text.count('id="') == text.count('id="one-')
+    assert text.count("url(#") == text.count("url(#one-")
+    assert "<metadata" not in text
+    assert "http" not in text.replace("http://www.w3.org", "")
+
+
+def test_every_colour_has_its_own_dark_twin() -> None:
+    assert len(set(LIGHT_TO_DARK.values())) == len(LIGHT_TO_DARK)
+    assert css(dark=True).count("--c") == css(dark=False).count("--c") == len(LIGHT_TO_DARK)
+    assert depth_color(0, 5) != depth_color(4, 5)
+    assert depth_color(0, 1) in LIGHT_TO_DARK
+
+
+@given(st.floats(0, 1))
+def test_a_percentage_is_right_to_two_digits(share: float) -> None:
+    assert float(figures.percent(share).removesuffix(" %")) == pytest.approx(100 * share, rel=0.06, abs=1e-12)
+
+
+@given(st.text(max_size=80), st.integers(8, 40))
+def test_a_shortened_name_fits(text: str, most: int) -> None:
+    assert len(figures.shortened(text, most)) <= most
