@@ -9,54 +9,28 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
-from pathlib import Path
 from typing import Any, TypeVar
 
 import dask
-import psutil
 from distributed import Client, LocalCluster, Nanny, Scheduler, SpecCluster, as_completed
 from distributed.scheduler import KilledWorker
 
+from pipelines.devices import gpu_count, require_worker_memory, resolve_device, worker_count
 from schemas.errors import ResourceError, StoreError, UnitError
 from schemas.execution import Execution
 from tasks.extract.allocator import ARENAS, KEEP_BYTES, KERNELS
 
+__all__ = ["DaskDriver", "open_client", "resolve_device", "shared_device", "worker_environment"]
+
 T = TypeVar("T")
 R = TypeVar("R")
 
-QUIET = {"distributed.logging.distributed": "error", "distributed.admin.tick.limit": "60s"}
+QUIET = {
+    "distributed.logging.distributed": "error",
+    "distributed.admin.tick.limit": "60s",
+    "distributed.worker.profile.enabled": False,  # its samples take 3 % of a worker's time, and nobody looks at them
+}
 START_SECONDS = 120
-
-
-def resolve_device(execution: Execution) -> str:
-    """`cpu` or `cuda` for the workers.
-
-    Raises:
-        ResourceError: if a GPU is asked for and torch sees none.
-    """
-    wants_gpu = execution.device == "cuda" or execution.cluster == "gpus"
-    if execution.device == "cpu" or (execution.cluster == "processes" and not wants_gpu):
-        return "cpu"
-    n_gpus = _gpu_count()
-    if wants_gpu and n_gpus == 0 and execution.cluster != "address":
-        raise ResourceError(
-            "found no CUDA device, the run asks for one: set execution.device to cpu, or install torch with CUDA"
-        )
-    return "cuda" if n_gpus or wants_gpu else "cpu"
-
-
-def worker_count(execution: Execution, threads: int, device: str) -> int:
-    """Worker processes on this machine."""
-    if execution.workers is not None:
-        return execution.workers
-    return _gpu_count() if device == "cuda" else max(1, len(os.sched_getaffinity(0)) // threads)
-
-
-def worker_memory(execution: Execution, n_workers: int) -> int:
-    """Bytes that one worker on this machine may use."""
-    return execution.worker_memory_bytes or int(
-        min(psutil.virtual_memory().total, _container_limit()) * 0.9 / n_workers
-    )
 
 
 @contextmanager
@@ -130,12 +104,7 @@ def _result(future: Any) -> Any:
 
 def _start(execution: Execution, threads: int, device: str, needed_bytes: int) -> Any:
     n_workers = worker_count(execution, threads, device)
-    memory = worker_memory(execution, n_workers)
-    if needed_bytes > memory:
-        raise ResourceError(
-            f"a unit needs about {needed_bytes / 2**20:.0f} MiB, a worker has {memory / 2**20:.0f} MiB ({n_workers} workers): "
-            "lower store.shard_rows, batch_tokens or execution.workers"
-        )
+    require_worker_memory(execution, needed_bytes, n_workers)
     environment = worker_environment(threads)
     options = {
         "distributed.nanny.pre-spawn-environ": environment,
@@ -199,10 +168,44 @@ def _connect(execution: Execution) -> Client:
     if not client.scheduler_info(n_workers=-1)["workers"]:
         client.close()
         raise ResourceError(
-            f"the scheduler at {execution.address} has no workers: start some with `dask worker {execution.address}`"
+            f"the scheduler at {execution.address} has no workers: start some with `dask worker --nthreads 1 {execution.address}`"
         )
     client.get_versions(check=True, packages=["torch", "zarr", "numpy"])
+    _check_threads(client)
     return client
+
+
+def _check_threads(client: Client) -> None:
+    """Refuse workers that run several units at a time: they would share one network and its hooks."""
+    workers = client.scheduler_info(n_workers=-1)["workers"]
+    several = {address: worker["nthreads"] for address, worker in workers.items() if worker["nthreads"] != 1}
+    if several:
+        address, threads = next(iter(several.items()))
+        client.close()
+        raise ResourceError(
+            f"worker {address} has {threads} Dask threads ({len(several)} of {len(workers)} workers have several), expected 1: "
+            "start workers with `dask worker --nthreads 1`, as many as the machine has cores, or one per GPU"
+        )
+
+
+def shared_device(client: Client, execution: Execution) -> str:
+    """`cpu` or `cuda`: what every worker of an existing cluster can use, as the execution asks.
+
+    Raises:
+        ResourceError: if a GPU is asked for and a worker has none, or if only some have one and nothing is asked.
+    """
+    if execution.device == "cpu":
+        return "cpu"
+    without = [address for address, count in client.run(gpu_count).items() if count == 0]
+    n_workers = len(client.scheduler_info(n_workers=-1)["workers"])
+    if not without:
+        return "cuda"
+    if execution.device == "cuda" or len(without) < n_workers:
+        raise ResourceError(
+            f"{len(without)} of {n_workers} workers at {execution.address} see no CUDA device, such as {without[0]}: set execution.device "
+            "to cpu, or use workers of one kind"
+        )
+    return "cpu"
 
 
 def _check_memory(client: Client, needed_bytes: int) -> None:
@@ -215,21 +218,7 @@ def _check_memory(client: Client, needed_bytes: int) -> None:
             )
 
 
-def _container_limit() -> int:
-    """Memory that the container of this process may use; a huge number outside of one."""
-    try:
-        return int(Path("/sys/fs/cgroup/memory.max").read_text())
-    except (OSError, ValueError):  # no such file, or "max"
-        return 1 << 62
-
-
 def _visible_gpus() -> list[str]:
     """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return given.split(",") if given else [str(i) for i in range(_gpu_count())]
-
-
-def _gpu_count() -> int:
-    import torch
-
-    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+    return given.split(",") if given else [str(i) for i in range(gpu_count())]

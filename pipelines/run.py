@@ -18,7 +18,7 @@ os.environ.setdefault("AWS_EC2_METADATA_DISABLED", "true")
 from prefect import flow
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, PREFECT_LOGGING_LEVEL, temporary_settings
 
-from pipelines.cluster import DaskDriver, open_client, resolve_device
+from pipelines.cluster import DaskDriver, open_client, resolve_device, shared_device
 from pipelines.execute import execute, finished_outcome
 from pipelines.forms import RunForm
 from pipelines.plan import Plan, make_plan
@@ -60,6 +60,8 @@ def execute_plan(plan: Plan, progress: Progress) -> RunOutcome:
     device = resolve_device(execution)
     threads = max(c.precision.threads for c in plan.run.captures.values())
     with open_client(execution, threads, device, plan.memory_bytes) as client:
+        if execution.cluster == "address":
+            device = shared_device(client, execution)
         return execute(plan, DaskDriver(client, execution.window), device, PrefectSteps(), progress)
 
 

@@ -33,7 +33,7 @@ from tasks.extract.models import Network, network
 from tasks.fingerprint import fingerprint, worker_name
 from tasks.store.location import Location
 from tasks.store.receipts import receipt_of, write_receipt
-from tasks.store.samples import UnitSamples, read_spec, samples_between
+from tasks.store.samples import UnitSamples, read_spec, sample_key, samples_between
 from tasks.writer import UnitWriter
 
 MANY = 4
@@ -143,7 +143,7 @@ def _produce(root: Location, job: UnitJob, spec: CaptureSpec) -> UnitDone:
             f"all {tally.raised} samples of unit {job.unit.name} made the network raise, such as {next(iter(tally.failures.values()))}: "
             "that is no fault of the samples; check the network and the options, then run again"
         )
-    receipt = _receipt(context, tally, writer)
+    receipt = _receipt(root, context, tally, writer)
     write_receipt(root, receipt)
     return UnitDone(receipt=receipt, skipped=False, forwards=tally.forwards)
 
@@ -313,8 +313,7 @@ def _sample_columns(context: _Context, n: int) -> dict[str, np.ndarray]:
     }
 
 
-def _receipt(context: _Context, tally: _Tally, writer: UnitWriter) -> Receipt:
-    keys = dict(zip(context.samples.sample.tolist(), context.samples.keys, strict=True))
+def _receipt(root: Location, context: _Context, tally: _Tally, writer: UnitWriter) -> Receipt:
     first, last = context.space.unit_rows(context.job.unit.index)
     return Receipt(
         capture=context.job.capture,
@@ -322,7 +321,8 @@ def _receipt(context: _Context, tally: _Tally, writer: UnitWriter) -> Receipt:
         rows=last - first,
         files=writer.files,
         failures=tuple(
-            Failure(sample=n, key=keys[n], reason=why) for n, why in sorted(tally.failures.items())
+            Failure(sample=n, key=sample_key(root, context.job.capture, n), reason=why)
+            for n, why in sorted(tally.failures.items())
         ),
         truncated=int(context.encoder.truncated().sum()),
         saturated=context.buffers.saturated,

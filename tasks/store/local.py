@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from schemas.errors import NotFoundError, ResourceError, StoreError
+from tasks.store.direct import DIRECT, pays_off, write_direct
 
 PARTIAL = ".partial"
 """Suffix of a file that is being written; never read, deleted when a capture is sealed."""
@@ -56,18 +57,38 @@ def _sync_directory(path: str) -> None:
 
 def _dump(path: str, data: Bytes, *, durable: bool = True) -> None:
     """Write a new file and, unless that is left to a later `sync`, make its bytes durable."""
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
-    try:
-        descriptor = os.open(path, flags, 0o666)
-    except FileNotFoundError:
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        descriptor = os.open(path, flags, 0o666)
+    view = memoryview(data).cast("B")
+    descriptor, direct = _open_new(path, len(view))
     with os.fdopen(descriptor, "wb", buffering=0) as file:
-        view = memoryview(data).cast("B")
-        while view:
-            view = view[file.write(view) :]
+        if direct:
+            write_direct(descriptor, view)
+        else:
+            while view:
+                view = view[file.write(view) :]
         if durable:
             os.fsync(descriptor)
+
+
+def _open_new(path: str, n_bytes: int) -> tuple[int, bool]:
+    """A descriptor of a file that did not exist, and whether it goes past the page cache."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+    if pays_off(n_bytes):
+        try:
+            return _open_in_folder(path, flags | DIRECT), True
+        except OSError as error:
+            if error.errno != errno.EINVAL:  # the file system does not know direct writing
+                raise
+            with contextlib.suppress(FileNotFoundError):  # Linux makes the file before it refuses the flag
+                os.unlink(path)
+    return _open_in_folder(path, flags), False
+
+
+def _open_in_folder(path: str, flags: int) -> int:
+    try:
+        return os.open(path, flags, 0o666)
+    except FileNotFoundError:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        return os.open(path, flags, 0o666)
 
 
 def free_bytes(path: str) -> int:

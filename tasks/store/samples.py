@@ -25,7 +25,6 @@ class UnitSamples(NamedTuple):
     """[sample]: first store row."""
     rows: npt.NDArray[np.int64]
     """[sample]: rows."""
-    keys: list[str]
 
 
 def read_spec(root: Location, capture: str) -> CaptureSpec:
@@ -39,7 +38,7 @@ def read_spec(root: Location, capture: str) -> CaptureSpec:
 
 
 def samples_between(root: Location, capture: str, space: str, first: int, last: int) -> UnitSamples:
-    """The samples with rows in [first, last) of a space. Reads the row starts once per process, keys by range."""
+    """The samples with rows in [first, last) of a space. Reads the row starts once per process."""
     starts = _row_starts(root, capture, space)
     low = int(np.searchsorted(starts, first, side="right")) - 1
     high = int(np.searchsorted(starts, last, side="left"))
@@ -52,8 +51,12 @@ def samples_between(root: Location, capture: str, space: str, first: int, last: 
         source_index=_column(group, "source_index", low, high)[keep],
         start=starts[low:high][keep],
         rows=count[keep],
-        keys=[str(key) for key in _column(group, "key", low, high)[keep]],
     )
+
+
+def sample_key(root: Location, capture: str, sample: int) -> str:
+    """The key of a sample. Decodes a chunk of keys: for the few samples that are named, such as failed ones."""
+    return str(_column(_group(root, capture), "key", sample, sample + 1)[0])
 
 
 def _column(group: zarr.Group, name: str, low: int, high: int) -> Any:
