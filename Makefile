@@ -37,6 +37,7 @@ ui: $(VENV)/.run  ## Prefect server on loopback, the deployments and a worker
 
 docs: $(VENV)/.run  ## the pages that are made from the code
 	$(BIN)/python -m pipelines.methods_page
+	$(BIN)/python -m pipelines.options_page
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

@@ -2,7 +2,8 @@
 
 `python -m benchmarks.ours '{"request": <CaptureRequest>, "workers": 1}'`. With one worker, units run in this process;
 with more, on as many Dask worker processes, started once. Planning and loading are done before the first request; a run
-is all the rest: metadata, lease, forwards, encoding, checksums, fsync, receipts and the seal.
+is all the rest: metadata, lease, forwards, encoding, checksums, fsync, receipts and the seal. Rows are read back without
+xarray, which a capture does not load.
 """
 
 import os
@@ -18,8 +19,9 @@ from schemas.capture import CaptureRequest
 from schemas.execution import Execution
 from tasks.drive import serial
 from tasks.produce import run_capture
-from tasks.readers import open_capture
 from tasks.store.location import Location
+from tasks.store.samples import read_spec
+from tasks.store.sealed import open_group
 
 
 def main() -> None:
@@ -42,9 +44,10 @@ def main() -> None:
 
 def _first(out: str, capture_id: str, samples: int) -> np.ndarray:
     """float32 [site, sample, position, feature] of the first samples, which have equal lengths."""
-    capture = open_capture(out, capture_id)
-    n_positions = int(capture.samples["length"].iloc[0])
-    rows = [capture.site(site)["activation"][: samples * n_positions].to_numpy() for site in capture.sites]
+    group: Any = open_group(Location(out), capture_id)
+    n_positions = int(group["samples/length"][0])
+    sites = [layout.site.key for layout in read_spec(Location(out), capture_id).layout.sites]
+    rows = [group[f"sites/{site}/activation"][: samples * n_positions] for site in sites]
     return np.stack(rows).reshape(len(rows), samples, n_positions, -1)
 
 

@@ -1,35 +1,92 @@
 """`subspan verify`: every byte of captures and artifacts against what was sealed."""
 
+import json
 from typing import Any
 
 from pipelines.status import find
-from schemas.errors import SpecError
-from tasks.store.artifacts import list_artifacts, verify_artifact
+from schemas.errors import NotFoundError, SpecError, SubspanError
+from tasks.store.artifacts import list_artifacts, read_artifact, verify_artifact
 from tasks.store.location import Location
 from tasks.store.manifest import list_captures
+from tasks.store.paths import CAPTURES, manifest_path
 from tasks.store.verify import verify
+
+WHOLE, DAMAGED, OPEN = "whole", "damaged", "open (not sealed)"
+BEGUN = (".zarr", ".receipts")
+"""What the folders of a capture end in, sealed or not."""
 
 
 def damages(root: Location, name: str) -> list[dict[str, Any]]:
     """What is damaged of one capture or artifact, or of `all`.
 
+    `all` also names captures without a manifest: open ones, which nothing can be compared with, and those that an
+    artifact or a name was made from, which therefore were sealed once: there the manifest is what is damaged.
+
     Returns:
-        One entry per thing checked: `id`, `what`, and `damage`, a list of `path` and `what`.
+        One entry per thing: `id`, `what`, `state`, and `damage`, a list of `path` and `what`.
 
     Raises:
         SpecError: if the id names a run, which holds nothing to check.
     """
-    if name == "all":
-        wanted = [("capture", i) for i in list_captures(root)] + [
-            ("artifact", i) for i in list_artifacts(root)
-        ]
-    else:
-        wanted = [find(root, name)]
-    return [_checked(root, kind, found) for kind, found in wanted]
+    if name != "all":
+        kind, found = find(root, name)
+        return [_checked(root, kind, found)]
+    sealed, artifacts = list_captures(root), list_artifacts(root)
+    wanted = [("capture", i) for i in sealed] + [("artifact", i) for i in artifacts]
+    return [_checked(root, kind, found) for kind, found in wanted] + _unsealed(root, sealed, artifacts)
 
 
 def _checked(root: Location, kind: str, name: str) -> dict[str, Any]:
     if kind == "run":
         raise SpecError(f"{name!r} is a run; verify its captures and artifacts, or `all`")
     found = verify(root, name) if kind == "capture" else verify_artifact(root, name)
-    return {"id": name, "what": kind, "damage": [damage._asdict() for damage in found]}
+    return _entry(kind, name, DAMAGED if found else WHOLE, [damage._asdict() for damage in found])
+
+
+def _entry(kind: str, name: str, state: str, damage: list[dict[str, str]]) -> dict[str, Any]:
+    return {"id": name, "what": kind, "state": state, "damage": damage}
+
+
+def _unsealed(root: Location, sealed: list[str], artifacts: list[str]) -> list[dict[str, Any]]:
+    """Captures that have a folder and no manifest."""
+    begun = {n.removesuffix(end) for n in root.ls(CAPTURES) for end in BEGUN if n.endswith(end)}
+    missing = sorted(begun - set(sealed))
+    users = _users(root, artifacts) if missing else {}
+    return [_without_manifest(name, users.get(name)) for name in missing]
+
+
+def _without_manifest(name: str, user: str | None) -> dict[str, Any]:
+    if user is None:
+        return _entry("capture", name, OPEN, [])
+    what = f"missing, and {user} was made from the sealed capture: restore it, or run the capture again"
+    return _entry("capture", name, DAMAGED, [{"path": manifest_path(name), "what": what}])
+
+
+def _users(root: Location, artifacts: list[str]) -> dict[str, str]:
+    """Capture to something that exists only because it was sealed: an artifact, or a name."""
+    users: dict[str, str] = {}
+    for pointer in root.ls("names"):
+        for capture in _pointed(root, pointer):
+            users[capture] = f"names/{pointer}"
+    for artifact in artifacts:
+        for capture in _read_captures(root, artifact):
+            users[capture] = f"artifact {artifact}"
+    return users
+
+
+def _pointed(root: Location, pointer: str) -> list[str]:
+    """The captures of a name; none where it cannot be read, which opening it says."""
+    try:
+        found = json.loads(root.read(f"names/{pointer}"))
+        return [found["capture"]] if "capture" in found else list(found["partitions"].values())
+    except (NotFoundError, ValueError, KeyError, TypeError, AttributeError):
+        return []
+
+
+def _read_captures(root: Location, artifact: str) -> list[str]:
+    """The captures that an artifact was made from; none where it is damaged, which is an entry of its own."""
+    try:
+        stage = read_artifact(root, artifact).stage
+    except SubspanError:
+        return []
+    return [ref.capture for port in stage.rows.values() for ref in port]

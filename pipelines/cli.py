@@ -10,12 +10,18 @@ import tempfile
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, CycloptsError, Parameter
 from pydantic import ValidationError
 
 from schemas.errors import SpecError, SubspanError
+
+if TYPE_CHECKING:
+    from pipelines.estimate import Estimate
+    from pipelines.plan import Plan
+    from pipelines.trial import Trial
+    from schemas.run import RunSpec
 
 DEBUG = "--debug"
 DONE, REFUSED, FAILURES, STOPPED = 0, 1, 2, 130
@@ -66,13 +72,26 @@ def refuse(message: str, debug: bool, code: int = REFUSED) -> int:
 
 
 @app.command
-def plan(run_file: Path, /, *, set_: Overrides = None, refresh: bool = False, json: Json = False) -> int:
-    """Show what a run would do: ids, units, bytes on disk and memory. Computes nothing.
+def plan(
+    run_file: Path,
+    /,
+    *,
+    probe: Annotated[bool, Parameter(negative=())] = False,
+    serial: Annotated[bool, Parameter(negative=())] = False,
+    set_: Overrides = None,
+    refresh: bool = False,
+    json: Json = False,
+) -> int:
+    """Show what a run would do: ids, units, bytes on disk, memory and time. Refused like the run where it does not fit.
 
     Parameters
     ----------
     run_file:
         YAML file of a run.
+    probe:
+        Run the longest batch on the device: seconds per 1,000 tokens, and peak bytes beside the projection.
+    serial:
+        Plan for `run --serial`: this process does all the work.
     set_:
         Change a value: `--set execution.workers=2`. May be given several times.
     refresh:
@@ -82,19 +101,37 @@ def plan(run_file: Path, /, *, set_: Overrides = None, refresh: bool = False, js
     """
     from pipelines import terminal
     from pipelines.plan import make_plan
+    from pipelines.preflight import refusal
     from pipelines.runfile import load_run
 
     made = make_plan(load_run(run_file, set_ or ()), refresh=refresh)
+    refused = refusal(made, serial)
+    if refused is None:
+        trials, time = _timed(made, serial, probe)
+    else:
+        trials, time = [], None
     if json:
-        totals = {
-            "bytes_on_disk": made.bytes_on_disk,
-            "memory_bytes": made.memory_bytes,
-            "finished": made.finished,
-        }
-        terminal.write_json({**made.model_dump(mode="json"), **totals})
+        terminal.write_json(terminal.plan_record(made, trials, time))
     else:
         terminal.show_plan(made)
+        terminal.show_trials(trials)
+        terminal.write_line(terminal.plan_line(made, time))
+    if refused is not None:
+        raise refused
     return DONE
+
+
+def _timed(made: "Plan", serial: bool, probe: bool) -> "tuple[list[Trial], Estimate | None]":
+    """The trials of a plan, none unless `probe` asks for them, and the time of its captures."""
+    from pipelines.estimate import estimate
+    from pipelines.preflight import workers_of
+    from pipelines.trial import paces, run_trials
+
+    if made.finished:
+        return [], None
+    workers = workers_of(made, serial)
+    trials = run_trials(made, workers.device or "cpu") if probe else []
+    return trials, estimate(made, workers, paces(trials))
 
 
 @app.command
@@ -129,11 +166,12 @@ def run(
     spec = load_run(run_file, set_ or ())
     if full:
         spec = spec.whole()
+    made = _planned(spec, serial, quiet=json)
     with Terminal() as bars:
         if serial:
-            from pipelines.serial import run_serial
+            from pipelines.serial import execute_serial
 
-            outcome = run_serial(spec, bars)
+            outcome = execute_serial(made, bars)
         else:
             os.environ.setdefault("PREFECT_LOGGING_LEVEL", "WARNING")
             from pipelines.run import run_flow
@@ -144,6 +182,19 @@ def run(
     else:
         terminal.show_outcome(outcome)
     return outcome.exit_code
+
+
+def _planned(spec: "RunSpec", serial: bool, quiet: bool) -> "Plan":
+    """The plan of a run that begins, and its line where there is something to do."""
+    from pipelines import terminal
+    from pipelines.plan import make_plan
+    from pipelines.serial import plan_serial
+
+    made = plan_serial(spec) if serial else make_plan(spec)
+    if not (quiet or made.finished):
+        _, time = _timed(made, serial, probe=False)
+        terminal.write_line(terminal.plan_line(made, time))
+    return made
 
 
 @app.command
@@ -221,17 +272,21 @@ def methods(name: str | None = None, /, *, json: Json = False) -> int:
         Answer in JSON.
     """
     from pipelines import terminal
-    from pipelines.methods_page import describe_method, method_page
+    from pipelines.methods_page import describe_method, method_page, method_record, reads_text, seeds_text
     from tasks.methods.contract import list_methods
 
     found = [describe_method(method) for method in ([name] if name else list_methods())]
     if json:
-        terminal.write_json([method._asdict() for method in found])
+        terminal.write_json([method_record(method) for method in found])
     elif name:
         terminal.write_line(method_page(found[0]))
     else:
-        rows = ((m.name, m.kind, m.version, m.summary) for m in found)
-        terminal.write_table("methods", ("method", "kind", "version", "what it does"), rows)
+        headings = ("method", "family", "kind", "reads", "version", "seeds", "what it does", "reference")
+        rows = (
+            (m.name, m.family, m.kind, reads_text(m), m.version, seeds_text(m), m.summary, m.reference)
+            for m in found
+        )
+        terminal.write_table("methods", headings, rows)
     return DONE
 
 
@@ -326,17 +381,20 @@ def verify(id_: str, /, *, root: Root = HERE, json: Json = False) -> int:
         Answer in JSON.
     """
     from pipelines import terminal
-    from pipelines.check import damages
+    from pipelines.check import OPEN, damages
     from tasks.store.location import Location
 
     found = damages(Location(root), id_)
-    lost = [damage for damage in found if damage["damage"]]
+    lost = [entry for entry in found if entry["damage"]]
+    unsealed = [entry for entry in found if entry["state"] == OPEN]
     if json:
         terminal.write_json(found)
     else:
         rows = ((d["path"], d["what"]) for entry in lost for d in entry["damage"])
         terminal.write_table("damaged", ("file", "what"), rows)
-        terminal.write_line(f"{len(found) - len(lost)} of {len(found)} are whole.")
+        terminal.write_table("open", ("capture", "state"), ((e["id"], e["state"]) for e in unsealed))
+        n_sealed = len(found) - len(unsealed)
+        terminal.write_line(f"{n_sealed - len(lost)} of {n_sealed} are whole.")
     return FAILURES if lost else DONE
 
 

@@ -5,7 +5,8 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
-from pipelines.plan import CapturePlan, Plan, StagePlan, check_disk, keep_plan
+from pipelines.plan import CapturePlan, Plan, StagePlan, keep_plan
+from pipelines.preflight import check_plan
 from pipelines.progress import Progress
 from schemas.artifact import Artifact
 from schemas.base import canonical_json, content_id
@@ -49,16 +50,27 @@ def finished_outcome(plan: Plan) -> RunOutcome | None:
     )
 
 
-def execute(plan: Plan, driver: Any, device: str, steps: Steps, progress: Progress) -> RunOutcome:
+def execute(
+    plan: Plan, driver: Any, device: str, steps: Steps, progress: Progress, serial: bool = False
+) -> RunOutcome:
     """Run what is missing of a plan.
 
     A stage that fails is recorded and the others go on; a capture that fails as a whole raises.
 
+    Args:
+        plan: what to run.
+        driver: runs units, here or on workers.
+        device: `cpu` or `cuda`, where units run.
+        steps: how captures, stages and the report are called.
+        progress: told what happens.
+        serial: whether the driver does all the work in this process.
+
     Raises:
-        SubspanError: if the disk is too small or a capture cannot be made.
+        ResourceError: if disk, memory or device do not suffice; before anything is created.
+        SubspanError: if a capture cannot be made.
     """
     begun = time.perf_counter()
-    check_disk(plan)
+    check_plan(plan, serial)
     keep_plan(plan)
     running = _Running(plan, driver, device, steps, progress)
     captures = tuple(running.capture(capture) for capture in plan.captures)
@@ -153,7 +165,7 @@ class _Running:
             self._run(label, group, artifacts)
         except Exception as error:  # noqa: BLE001  a method may raise anything: the other stages and sites go on
             if len(group) == 1:
-                failures.append(_failure(group[0], error))
+                self._failed(group[0], error, artifacts, failures)
                 return
             for stage in group:
                 self._alone(stage, artifacts, failures)
@@ -165,7 +177,23 @@ class _Running:
         try:
             self._run(f"{stage.name} {stage.site}", [stage], artifacts)
         except Exception as error:  # noqa: BLE001  see _group
+            self._failed(stage, error, artifacts, failures)
+
+    def _failed(
+        self,
+        stage: StagePlan,
+        error: Exception,
+        artifacts: dict[str, ArtifactOutcome],
+        failures: list[StageFailure],
+    ) -> None:
+        """Record a failure, unless another run of the same stage has ended meanwhile: its result is this one's too."""
+        from tasks.engine.stages import finished
+
+        made = finished(self.root, stage.id)
+        if made is None:
             failures.append(_failure(stage, error))
+        else:
+            artifacts[stage.id] = _artifact_outcome(made, stage, computed=False)
 
     def _run(self, label: str, group: Sequence[StagePlan], artifacts: dict[str, ArtifactOutcome]) -> None:
         from pipelines.stages import allowed_packages
@@ -238,11 +266,17 @@ def _sealed_outcome(root: Location, capture: CapturePlan) -> CaptureOutcome:
 
 
 def _point(root: Location, captures: Sequence[CaptureOutcome]) -> None:
-    """Let `names/<name>.json` open the capture that a run file calls so."""
-    for capture in captures:
-        path, content = f"names/{capture.name}.json", canonical_json({"capture": capture.id})
-        if capture.partition is None and not (root.exists(path) and root.read(path) == content):
+    """Let `names/<name>.json` open the capture that a run file calls so, or name the captures of its partitions."""
+    for name in dict.fromkeys(capture.name for capture in captures):
+        path = f"names/{name}.json"
+        content = canonical_json(_pointer([c for c in captures if c.name == name]))
+        if not (root.exists(path) and root.read(path) == content):
             root.write(path, content)
+
+
+def _pointer(captures: Sequence[CaptureOutcome]) -> dict[str, Any]:
+    partitions = {c.partition: c.id for c in captures if c.partition is not None}
+    return {"partitions": partitions} if partitions else {"capture": captures[0].id}
 
 
 def _record(root: Location, plan: Plan, outcome: RunOutcome) -> None:

@@ -39,17 +39,20 @@ class MethodText(NamedTuple):
     """A method in words."""
 
     name: str
-    version: int
+    family: str
     kind: str
+    reads: dict[str, str]
+    """Port to what it takes."""
+    version: int
+    seeds: tuple[int, ...]
+    """Rows of the method list that it runs."""
+    reference: str
     summary: str
     """First line of the file."""
     description: str
-    ports: dict[str, str]
     options: tuple[FieldText, ...]
     results: tuple[FieldText, ...]
     arrays: dict[str, tuple[str, ...]]
-    reference: str
-    seeds: tuple[int, ...]
 
 
 def describe_method(method: str) -> MethodText:
@@ -64,17 +67,37 @@ def describe_method(method: str) -> MethodText:
     summary, _, rest = inspect.cleandoc(module.__doc__ or "").partition("\n")
     return MethodText(
         name=method,
-        version=module.VERSION,
+        family=method.rpartition(".")[0],
         kind=module.KIND,
+        reads={name: _port(port) for name, port in module.READS.items()},
+        version=module.VERSION,
+        seeds=tuple(module.SEEDS),
+        reference=module.REFERENCE,
         summary=summary,
         description=rest.strip(),
-        ports={name: _port(port) for name, port in module.READS.items()},
         options=tuple(_fields(module.Config)),
         results=tuple(_fields(module.Result)),
         arrays={name: tuple(dims) for name, dims in _arrays(module).items()},
-        reference=module.REFERENCE,
-        seeds=tuple(module.SEEDS),
     )
+
+
+def method_record(method: MethodText) -> dict[str, Any]:
+    """A method as plain JSON."""
+    fields = {"options", "results"}
+    return {
+        name: [field._asdict() for field in value] if name in fields else value
+        for name, value in method._asdict().items()
+    }
+
+
+def reads_text(method: MethodText) -> str:
+    """What its ports take, in one line."""
+    return "; ".join(f"{port}: {text}" for port, text in method.reads.items())
+
+
+def seeds_text(method: MethodText) -> str:
+    """The rows of the method list that it runs, `-` where there are none."""
+    return ", ".join(str(seed) for seed in method.seeds) or "-"
 
 
 def _arrays(module: ModuleType) -> dict[str, tuple[str, ...]]:
@@ -126,7 +149,8 @@ def method_page(method: MethodText) -> str:
     lines = [f"### {method.name}", "", method.summary, ""]
     lines += [method.description, ""] if method.description else []
     lines += [f"Kind: `{method.kind}`. Version {method.version}. Source: {method.reference.rstrip('.')}.", ""]
-    lines += [f"- reads `{name}`: {text}" for name, text in method.ports.items()]
+    lines += [f"Runs rows {seeds_text(method)} of the method list.", ""] if method.seeds else []
+    lines += [f"- reads `{name}`: {text}" for name, text in method.reads.items()]
     lines += [f"- array `{name}` ({', '.join(dims)})" for name, dims in method.arrays.items()]
     lines += ["", *_table("Option", method.options, default=True)] if method.options else []
     lines += ["", *_table("Result", method.results, default=False)] if method.results else []
@@ -159,8 +183,14 @@ def methods_page() -> str:
         "Made from the method files by `python -m pipelines.methods_page`; do not edit.",
         "",
     ]
-    lines += ["| Method | Kind | What it does |", "| --- | --- | --- |"]
-    lines += [f"| [{m.name}](#{m.name.replace('.', '')}) | {m.kind} | {_cell(m.summary)} |" for m in methods]
+    lines += [
+        "| Method | Kind | Version | Rows of the method list | What it does |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    lines += [
+        f"| [{m.name}](#{m.name.replace('.', '')}) | {m.kind} | {m.version} | {seeds_text(m)} | {_cell(m.summary)} |"
+        for m in methods
+    ]
     lines += ["", "Kinds:", "", *(f"- `{kind}`: {text}" for kind, text in KINDS.items())]
     for family in families:
         lines += ["", f"## {family}"]

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from schemas.base import Frozen, canonical_json, content_id, sha256
 from schemas.capture import CaptureRequest, CaptureSpec
-from schemas.errors import DamageError, NotFoundError, OccupiedError, ResourceError
+from schemas.errors import DamageError, NotFoundError, OccupiedError
 from schemas.run import RunSpec
 from schemas.stage import ResolvedStage
 from tasks.store.location import Location
@@ -38,6 +38,8 @@ class CapturePlan(Frozen):
     """Projected peak of one worker."""
     n_tokens: int
     """Tokens (or samples) that go through the network."""
+    dry_run_seconds: float | None = None
+    """For a token (or sample), in the dry run of a few samples on a CPU of the machine that planned."""
     sealed: bool = False
     units_done: int = 0
 
@@ -70,8 +72,13 @@ class Plan(Frozen):
 
     @property
     def memory_bytes(self) -> int:
-        """Projected peak of one worker."""
-        return max((c.worker_memory_bytes for c in self.captures), default=0)
+        """Projected peak of one worker in the captures that are still to be made; 0 if there are none."""
+        return max((c.worker_memory_bytes for c in self.captures if not c.sealed), default=0)
+
+    @property
+    def threads(self) -> int:
+        """CPU threads of one worker."""
+        return max(c.precision.threads for c in self.run.captures.values())
 
     @property
     def finished(self) -> bool:
@@ -120,20 +127,6 @@ def with_progress(plan: Plan) -> Plan:
         s.model_copy(update={"done": root.exists(f"artifacts/{s.id}/artifact.json")}) for s in plan.stages
     )
     return plan.model_copy(update={"captures": captures, "stages": stages})
-
-
-def check_disk(plan: Plan) -> None:
-    """Refuse a plan that does not fit on a local disk.
-
-    Raises:
-        ResourceError: with the bytes needed and free.
-    """
-    free = Location(plan.run.root).free_bytes()
-    if free is not None and plan.bytes_on_disk > free:
-        raise ResourceError(
-            f"the run writes up to {plan.bytes_on_disk:,} bytes below {plan.run.root}, {free:,} are free: "
-            "choose another root, fewer sites, a smaller subset, or store.dtype float16"
-        )
 
 
 def request_identity(run: RunSpec) -> str | None:

@@ -1,5 +1,6 @@
 """A request with its network and data loaded: sites, rows, ids. Everything that needs torch before the first unit."""
 
+import time
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
@@ -16,6 +17,7 @@ from schemas.errors import DataError, ModelError, SpecError, UnknownNameError, n
 from schemas.layout import Layout, SiteLayout, Space
 from schemas.run import RunSpec
 from tasks.engine.fusion import check_fusable
+from tasks.extract.batches import Batch
 from tasks.extract.data import Source, fingerprint, open_source, partitions
 from tasks.extract.encode import Encoder, make_encoder
 from tasks.extract.geometry import space_size
@@ -27,6 +29,8 @@ from tasks.store.arrays import SampleTable
 
 PROBE_SAMPLES = 3
 """Samples of the dry run."""
+MOST_UNREADABLE = 100
+"""Samples that may be unreadable before the dry run gives up."""
 MOST_CLASSES = 256
 """Whole numbers with at most this many different values are classes, with more they are measurements."""
 
@@ -40,6 +44,18 @@ class Prepared(NamedTuple):
     weight_bytes: int
     batch_bytes: int
     """The largest tensor of a forward at the full token budget."""
+    dry_run: "DryRun"
+
+
+class DryRun(NamedTuple):
+    """What two small forwards told, and what they cost."""
+
+    sites: list[SiteInfo]
+    seconds: float
+    tokens: int
+    """Real tokens (or samples) of both."""
+    device: str
+    """`cpu` or `cuda`."""
 
 
 def resolve_run(run: RunSpec) -> tuple[tuple[CapturePlan, ...], tuple[StagePlan, ...]]:
@@ -102,7 +118,8 @@ def _prepare(request_json: bytes, partition: str | None, prints: tuple[str | Non
     source = open_source(request.data, partition)
     indices, encoder = _draw(source, request)
     net = network(request.model, "cpu", request.precision.threads, prints[0])
-    infos = dry_run(net, encoder, request)
+    dry = timed_dry_run(net, encoder, request)
+    infos = dry.sites
     sites = resolve(request.sites, infos, request.rows.pooling)
     spaces, starts = _spaces(sites, encoder, request, len(indices))
     spec = CaptureSpec(
@@ -116,7 +133,12 @@ def _prepare(request_json: bytes, partition: str | None, prints: tuple[str | Non
     table = _table(source, encoder, indices, starts)
     weight_bytes = sum(p.numel() * p.element_size() for p in net.module.parameters())
     return Prepared(
-        spec, table, int(encoder.lengths().sum()), weight_bytes, _batch_bytes(infos, encoder, request)
+        spec=spec,
+        table=table,
+        n_tokens=int(encoder.lengths().sum()),
+        weight_bytes=weight_bytes,
+        batch_bytes=_batch_bytes(infos, encoder, request),
+        dry_run=dry,
     )
 
 
@@ -127,16 +149,21 @@ def identity_request(request: CaptureRequest) -> CaptureRequest:
 
 def dry_run(net: Network, encoder: Encoder, request: CaptureRequest) -> list[SiteInfo]:
     """Every site of the network with its geometry, from two small forwards over real samples."""
-    for first in range(len(encoder)):
-        try:
-            batch = encoder.batch(_probe_indices(encoder, first))
-            break
-        except DataError:
-            if first + 1 == len(encoder) or first >= 100:
-                raise
+    return timed_dry_run(net, encoder, request).sites
+
+
+def timed_dry_run(net: Network, encoder: Encoder, request: CaptureRequest) -> DryRun:
+    """See `dry_run`; the time is that of the two forwards.
+
+    Raises:
+        ModelError: if the network raises, or its forward changes its buffers.
+    """
+    batch = _first_batch(encoder)
     before = {name: tensor.clone() for name, tensor in net.module.named_buffers()}
+    begun = time.perf_counter()
     try:
-        infos = list_sites(net, batch, cut(batch))
+        smaller = cut(batch)
+        infos = list_sites(net, batch, smaller)
     except (ModelError, DataError):
         raise
     except Exception as error:
@@ -145,6 +172,28 @@ def dry_run(net: Network, encoder: Encoder, request: CaptureRequest) -> list[Sit
             f"({', '.join(f'{k or 0}: {tuple(v.shape)}' for k, v in batch.inputs.items())}): {error}; "
             "check that the data fit what its forward takes"
         ) from error
+    seconds = time.perf_counter() - begun
+    _refuse_changed_buffers(net, before, request)
+    return DryRun(infos, seconds, _tokens(batch) + _tokens(smaller), net.device.type)
+
+
+def _first_batch(encoder: Encoder) -> Batch:
+    """A few samples from the first that can be read on."""
+    for first in range(len(encoder)):
+        try:
+            return encoder.batch(_probe_indices(encoder, first))
+        except DataError:
+            if first + 1 == len(encoder) or first >= MOST_UNREADABLE:
+                raise
+    raise DataError("the data hold no samples; expected at least one")
+
+
+def _tokens(batch: Batch) -> int:
+    """Real tokens of a batch; samples where there are none."""
+    return len(next(iter(batch.inputs.values()))) if batch.mask is None else int(batch.mask.sum())
+
+
+def _refuse_changed_buffers(net: Network, before: dict[str, Tensor], request: CaptureRequest) -> None:
     changed = [
         name
         for name, tensor in net.module.named_buffers()
@@ -155,7 +204,6 @@ def dry_run(net: Network, encoder: Encoder, request: CaptureRequest) -> list[Sit
             f"the forward of {_model_name(request)} changes its buffer {changed[0]!r} also in evaluation mode: what a sample gives "
             "would depend on how many ran before it; freeze the buffer in the factory"
         )
-    return infos
 
 
 def _same(a: Tensor, b: Tensor) -> bool:
@@ -289,12 +337,17 @@ def _capture_plan(name: str, request: CaptureRequest, partition: str) -> Capture
         + OPEN_SHARDS * shard_set
         + OPEN_TENSORS * prepared.batch_bytes,
         n_tokens=prepared.n_tokens,
+        dry_run_seconds=_seconds_per_token(prepared.dry_run),
     )
+
+
+def _seconds_per_token(dry: DryRun) -> float | None:
+    return dry.seconds / dry.tokens if dry.tokens and dry.device == "cpu" else None
 
 
 BASE_BYTES = 700 << 20
 """A Python process with torch, transformers and zarr loaded."""
-OPEN_SHARDS = 4
-"""Shard sets in a worker: being filled, straddled into, queued, being written."""
+OPEN_SHARDS = 3
+"""Shard sets in a worker: being filled, being written, and what encoding takes."""
 OPEN_TENSORS = 6
 """Tensors of the largest size alive at one time in a forward."""

@@ -22,6 +22,7 @@ from pipelines.cluster import DaskDriver, open_client, resolve_device, shared_de
 from pipelines.execute import execute, finished_outcome
 from pipelines.forms import RunForm
 from pipelines.plan import Plan, make_plan
+from pipelines.preflight import check_plan
 from pipelines.progress import Progress, Quiet
 from pipelines.publish import PrefectProgress, publish_outcome
 from schemas.artifact import Artifact
@@ -56,6 +57,7 @@ def execute_plan(plan: Plan, progress: Progress) -> RunOutcome:
     done = finished_outcome(plan)
     if done is not None:
         return done
+    check_plan(plan)  # before a cluster is started for what would be refused
     execution = plan.run.execution
     device = resolve_device(execution)
     threads = max(c.precision.threads for c in plan.run.captures.values())

@@ -1,9 +1,11 @@
 """The same plan with neither Prefect nor Dask: for tests, debuggers and machines that have neither."""
 
+import os
 from typing import Any
 
 from pipelines.execute import execute, finished_outcome
-from pipelines.plan import make_plan
+from pipelines.plan import Plan, make_plan
+from pipelines.preflight import workers_of
 from pipelines.progress import Progress, Quiet
 from schemas.outcome import CaptureOutcome, RunOutcome
 from schemas.run import RunSpec
@@ -33,20 +35,31 @@ class PlainSteps:
 
 def run_serial(run: RunSpec, progress: Progress | None = None) -> RunOutcome:
     """Run in this process; a finished run loads neither torch nor transformers and reads no shard."""
+    return execute_serial(plan_serial(run), progress)
+
+
+def plan_serial(run: RunSpec) -> Plan:
+    """The plan of a run that this process will execute: torch loads with the threads of a worker."""
     set_threads(max(c.precision.threads for c in run.captures.values()))
-    plan = make_plan(run)
+    return make_plan(run)
+
+
+def execute_serial(plan: Plan, progress: Progress | None = None) -> RunOutcome:
+    """Run a plan in this process, on the device that the flow would choose on this machine.
+
+    Raises:
+        ResourceError: if this machine does not suffice; before anything is created.
+    """
     done = finished_outcome(plan)
     if done is not None:
         return done
     from tasks.drive import serial
 
-    device = "cuda" if run.execution.device == "cuda" else "cpu"
-    return execute(plan, serial, device, PlainSteps(), progress or Quiet())
+    device = workers_of(plan, serial=True).device or "cpu"
+    return execute(plan, serial, device, PlainSteps(), progress or Quiet(), serial=True)
 
 
 def set_threads(threads: int) -> None:
     """Set the thread count before torch and BLAS load; results depend on it."""
-    import os
-
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ[name] = str(threads)

@@ -9,10 +9,13 @@ from rich.console import Console
 from rich.table import Table
 
 from pipelines.status import RootStatus
-from schemas.outcome import RunOutcome
+from schemas.outcome import ArtifactOutcome, RunOutcome
+from tasks.store.location import Location
 
 if TYPE_CHECKING:
+    from pipelines.estimate import Estimate
     from pipelines.plan import Plan
+    from pipelines.trial import Trial
 
 Cell = str | int | float | None
 MOST_SITES = 3
@@ -68,8 +71,20 @@ def size_text(n: float) -> str:
     return f"{n:.1f} PB"
 
 
+def plan_record(plan: "Plan", trials: Sequence["Trial"], time: "Estimate | None") -> dict[str, Any]:
+    """A plan as JSON, with its totals, trials and time."""
+    return {
+        **plan.model_dump(mode="json"),
+        "bytes_on_disk": plan.bytes_on_disk,
+        "memory_bytes": plan.memory_bytes,
+        "finished": plan.finished,
+        "trials": [trial.model_dump(mode="json") for trial in trials],
+        "estimate": None if time is None else time._asdict(),
+    }
+
+
 def show_plan(plan: "Plan") -> None:
-    """What a run will do: captures, stages, bytes and memory."""
+    """What a run will do: captures and stages, with ids, units, bytes and memory."""
     write_table(
         f"{plan.run.name} in {plan.run.root}",
         ("capture", "id", "samples", "rows", "sites", "units done", "of", "bytes", "memory", "state"),
@@ -96,17 +111,70 @@ def show_plan(plan: "Plan") -> None:
         ("stage", "method", "artifacts done", "of"),
         ((g[0].name, g[0].stage.method, sum(s.done for s in g), len(g)) for g in groups),
     )
+
+
+def show_trials(trials: Sequence["Trial"]) -> None:
+    """What the longest batches cost, beside what the plan projects."""
+    write_table(
+        "the longest batch, run here",
+        (
+            "capture",
+            "space",
+            "device",
+            "samples",
+            "longest",
+            "s per 1,000",
+            "peak",
+            "on the GPU",
+            "projected",
+        ),
+        (
+            (
+                t.capture,
+                t.space,
+                t.device,
+                t.samples,
+                t.longest,
+                t.seconds_per_1000,
+                size_text(t.peak_bytes),
+                None if t.device_peak_bytes is None else size_text(t.device_peak_bytes),
+                size_text(t.projected_bytes),
+            )
+            for t in trials
+        ),
+    )
+
+
+def plan_line(plan: "Plan", found: "Estimate | None") -> str:
+    """Units, bytes, memory and time of what is left to do, in one line."""
     if plan.finished:
-        write_line("Nothing to compute: everything is there.")
-    else:
-        memory = size_text(plan.memory_bytes)
-        write_line(
-            f"To write: at most {size_text(plan.bytes_on_disk)}. Memory of one worker: about {memory}."
-        )
+        return "Nothing to compute: everything is there."
+    units = sum(c.n_units - c.units_done for c in plan.captures)
+    stages = sum(not stage.done for stage in plan.stages)
+    memory = f" Memory of one worker: about {size_text(plan.memory_bytes)}." if plan.memory_bytes else ""
+    return (
+        f"To do: {units:,} units, {stages:,} artifacts. To write: at most {size_text(plan.bytes_on_disk)}.{memory}"
+        f"{f' {estimate_text(found)}' if units else ''}"
+    )
+
+
+def estimate_text(found: "Estimate | None") -> str:
+    """The time of the captures and what it rests on."""
+    if found is None:
+        return "Time: not known before a unit is done; `subspan plan --probe` measures a batch."
+    workers = "one worker" if found.workers == 1 else f"{found.workers} workers"
+    return f"Time of the captures: about {time_text(found.seconds)} with {workers}, from {'; '.join(found.basis)}."
+
+
+def time_text(seconds: float) -> str:
+    """Seconds, minutes or hours."""
+    if seconds < 100:
+        return f"{seconds:.2g} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
 def show_outcome(outcome: RunOutcome) -> None:
-    """What a run did."""
+    """What a run found, where it lies, and how to open it."""
     write_table(
         outcome.run,
         ("capture", "id", "rows", "failed samples", "computed"),
@@ -126,15 +194,30 @@ def show_outcome(outcome: RunOutcome) -> None:
             write_line(
                 f"{capture.name}: {count:,} values at {site} exceed the store's dtype and are infinite there; use bfloat16 or float32"
             )
-    for stage in dict.fromkeys(made.stage for made in outcome.artifacts):
-        show_results(stage, [made for made in outcome.artifacts if made.stage == stage])
+    show_results(outcome.artifacts)
     write_table(
         "failed stages",
         ("stage", "site", "reason"),
         ((f.stage, f.site, f.reason) for f in outcome.stage_failures),
     )
     work = f"{outcome.forwards:,} forwards, {outcome.shards_read:,} shards read, {outcome.seconds:.1f} s"
-    write_line(f"{work}." + (f" Report: {outcome.report}" if outcome.report else ""))
+    write_line(f"{work}.")
+    write_line(f"It lies in {Location(outcome.root).url}")
+    if outcome.report:
+        write_line(f"Report: {outcome.report}")
+    for line in opening_lines(outcome):
+        write_line(line)
+
+
+def opening_lines(outcome: RunOutcome) -> list[str]:
+    """Python that opens the first capture and the first artifact of a run."""
+    root, first = Location(outcome.root).url, outcome.captures[0]
+    name = first.name if first.partition is None else f"{first.name}/{first.partition}"
+    lines = [f"import subspan; capture = subspan.open_capture({root!r}, {name!r})"]
+    for made in outcome.artifacts[:1]:
+        about = f"{made.stage} at {made.site}" if made.site else made.stage
+        lines.append(f"artifact = subspan.open_artifact({root!r}, {made.id!r})  # {about}")
+    return ["Open it with:", *(f"    {line}" for line in lines)]
 
 
 TELLING = (
@@ -143,27 +226,55 @@ TELLING = (
     "effective_rank",
     "anisotropy",
     "components_90",
+    "accuracy",
+    "cka",
+    "adjusted_rand",
+    "explained",
 )
 """Fields of results that are shown first."""
 
 
-def show_results(stage: str, artifacts: Sequence[Any], most: int = 6) -> None:
-    """One row per site with the numbers of the result that tell most, without those that all sites share."""
-    numbers = [
-        {k: v for k, v in made.result.items() if isinstance(v, int | float) and not isinstance(v, bool)}
-        for made in artifacts
-    ]
-    found = dict.fromkeys(name for fields in numbers for name in fields)
-    telling = [n for n in found if len(numbers) == 1 or len({fields.get(n) for fields in numbers}) > 1]
-    names = sorted(telling, key=lambda n: TELLING.index(n) if n in TELLING else len(TELLING))[:most]
+def show_results(artifacts: Sequence[ArtifactOutcome], most: int = 5) -> None:
+    """One row per site with the numbers that tell most, at least one of every stage."""
+    stages = dict.fromkeys(made.stage for made in artifacts)
+    columns = telling_columns(artifacts)[: max(most, len(stages))]
+    fields = [field for _, field in columns]
+    headings = [f if fields.count(f) == 1 else f"{stage} {f}" for stage, f in columns]
+    sites = dict.fromkeys(made.site for made in artifacts)
+    found = {(made.site, made.stage, k): v for made in artifacts for k, v in numbers(made).items()}
     write_table(
-        f"{stage} ({artifacts[0].method})",
-        ("site", *(name.replace("_", " ") for name in names), "artifact"),
-        (
-            (made.site, *(fields.get(name) for name in names), made.id)
-            for made, fields in zip(artifacts, numbers, strict=True)
-        ),
+        ", ".join(dict.fromkeys(f"{made.stage} ({made.method})" for made in artifacts)),
+        ("site", *(heading.replace("_", " ") for heading in headings)),
+        ((site, *(found.get((site, *column)) for column in columns)) for site in sites),
     )
+
+
+def telling_columns(artifacts: Sequence[ArtifactOutcome]) -> list[tuple[str, str]]:
+    """Stage and field of the numbers of all results that differ between sites (of a lone site: all), most telling first.
+
+    The first of every stage come first, then the others; those of `TELLING` always before the rest. Of a number and
+    its unbiased estimator only the latter is shown.
+    """
+    values: dict[tuple[str, str], list[Any]] = {}
+    for made in artifacts:
+        for field, value in numbers(made).items():
+            values.setdefault((made.stage, field), []).append(value)
+    found = [
+        (stage, field)
+        for (stage, field), seen in values.items()
+        if (len(seen) == 1 or len(set(seen)) > 1) and (stage, f"{field}_unbiased") not in values
+    ]
+    first = [min((c for c in found if c[0] == s), key=_rank) for s in dict.fromkeys(s for s, _ in found)]
+    return first + sorted((column for column in found if column not in first), key=_rank)
+
+
+def _rank(column: tuple[str, str]) -> int:
+    return TELLING.index(column[1]) if column[1] in TELLING else len(TELLING)
+
+
+def numbers(made: ArtifactOutcome) -> dict[str, int | float]:
+    """The numbers of a result."""
+    return {k: v for k, v in made.result.items() if isinstance(v, int | float) and not isinstance(v, bool)}
 
 
 def show_root(status: RootStatus, everything: bool) -> None:

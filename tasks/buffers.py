@@ -50,9 +50,10 @@ def _all_finite(rows: Tensor) -> bool:
 
 
 class ShardBuffers:
-    """Buffers for the open shards of a unit: filled in any order, taken in shard order.
+    """The shard of a unit that is being filled; shards are taken in order.
 
-    Memory: the shards that have rows but are not taken yet, `shard_rows * sum(widths)` values each.
+    Rows of later shards (a sample that straddles an edge) wait, and a shard's memory is taken when its first rows come: by then
+    the one before is usually written, so that one shard set, `shard_rows * sum(widths)` values, is all there is.
     """
 
     def __init__(self, space: Space, sites: Sequence[SiteLayout], unit: int, dtype: FloatName) -> None:
@@ -60,46 +61,55 @@ class ShardBuffers:
         self.sites = sites
         self.dtype: FloatName = dtype
         self.first, self.last = space.unit_rows(unit)
-        self._open: dict[int, dict[str, Tensor]] = {}
         self.saturated: dict[str, int] = {}
+        """Site -> finite values of this unit's rows that the stored dtype cannot hold."""
+        self._number = space.unit_shard_range(unit).start
+        self._rows: dict[str, Tensor] | None = None
+        self._later: list[tuple[str, Tensor, Tensor]] = []
 
     def put(self, rows: Mapping[str, Tensor], destination: Tensor) -> None:
         """Scatter a batch.
 
         Args:
             rows: site -> [row, feature].
-            destination: int64 [row], the store row of each; rows outside the unit are left out.
+            destination: int64 [row], the store row of each, in this shard or a later one; rows outside the unit are left out.
         """
         inside = (destination >= self.first) & (destination < self.last)
-        whole = bool(inside.all())
+        if not bool(inside.all()):
+            rows = {site: values[inside] for site, values in rows.items()}
+            destination = destination[inside]
         for site, values in rows.items():
             stored, lost = to_stored(values, self.dtype)
             if lost:
                 self.saturated[site] = self.saturated.get(site, 0) + lost
-            self._place(
-                site, stored if whole else stored[inside], destination if whole else destination[inside]
-            )
+            self._place(site, stored, destination)
 
     def take(self, shard: int) -> Shard:
-        """A shard whose samples have all been put; rows never put are NaN."""
-        rows = self._open.pop(shard, None)
-        return Shard(shard, rows if rows is not None else self._allocate(shard))
+        """The next shard, whose samples have all been put; rows never put are NaN."""
+        taken = Shard(shard, self._filling())
+        self._rows, self._number = None, shard + 1
+        return taken
 
     def _place(self, site: str, rows: Tensor, destination: Tensor) -> None:
-        owner = destination // self.space.shard_rows
-        for shard in torch.unique(owner).tolist():
-            mine = owner == shard
-            if shard not in self._open:
-                self._open[shard] = self._allocate(shard)
-            offset = destination[mine] - self.space.shard_bounds(shard)[0]
-            self._open[shard][site].index_copy_(0, offset, rows if bool(mine.all()) else rows[mine])
+        low, high = self.space.shard_bounds(self._number)
+        mine = destination < high
+        if not bool(mine.all()):
+            self._later.append((site, rows[~mine], destination[~mine]))
+            rows, destination = rows[mine], destination[mine]
+        self._filling()[site].index_copy_(0, destination - low, rows)
 
-    def _allocate(self, shard: int) -> dict[str, Tensor]:
-        low, high = self.space.shard_bounds(shard)
-        return {
-            str(s.site): torch.full((high - low, s.width), float("nan"), dtype=STORED[self.dtype])
-            for s in self.sites
-        }
+    def _filling(self) -> dict[str, Tensor]:
+        """The buffers of the shard being filled, made at first use, with what waited for it."""
+        if self._rows is None:
+            low, high = self.space.shard_bounds(self._number)
+            self._rows = {
+                str(s.site): torch.full((high - low, s.width), float("nan"), dtype=STORED[self.dtype])
+                for s in self.sites
+            }
+            waiting, self._later = self._later, []
+            for site, rows, destination in waiting:
+                self._place(site, rows, destination)
+        return self._rows
 
 
 def row_norms(shard: Shard, sites: Sequence[SiteLayout]) -> np.ndarray:

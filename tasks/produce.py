@@ -68,7 +68,7 @@ def run_capture(
 
         def finished(unit: UnitDone) -> None:
             lease.check()
-            check(unit.receipt)
+            check(unit.receipt, made_now=not unit.skipped)
             done[unit.receipt.unit.name] = unit.receipt
             if on_unit is not None:
                 on_unit(unit)
@@ -87,6 +87,7 @@ def run_capture(
             for unit in missing
         ]
         driver(run_unit, jobs, finished)
+        lease.check()
         manifest = seal(root, spec)
     made = _outcome(manifest, capture, computed=True, seconds=time.perf_counter() - begun)
     return made.model_copy(update={"saturated": _saturated(done.values())})
@@ -99,11 +100,12 @@ class _FingerprintCheck:
         self.root, self.mix = root, mix
         self.first: Fingerprint | None = None
 
-    def __call__(self, receipt: Receipt) -> None:
+    def __call__(self, receipt: Receipt, made_now: bool = False) -> None:
         if self.first is None:
             self.first = receipt.fingerprint
         if receipt.fingerprint != self.first and not self.mix:
-            drop_receipt(self.root, receipt.capture, receipt.unit)  # else it would block every later run
+            if made_now:
+                drop_receipt(self.root, receipt.capture, receipt.unit)  # else it would block every later run
             raise FingerprintError(
                 f"unit {receipt.unit.name} was made on {receipt.worker} with {_differences(self.first, receipt.fingerprint)}: "
                 "equal bytes are promised for equal versions, device and threads only; use one kind of worker, or set "

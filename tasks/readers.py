@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 Root = str | Path | Location
 LONGEST_NAME = 64
+MOST_PARTITIONS = 50
+"""Partitions that a message lists."""
 
 
 class Capture:
@@ -236,10 +238,12 @@ def open_capture(root: Root, id_or_name: str) -> Capture:
 
     Args:
         root: the folder or URL that holds captures.
-        id_or_name: its id, the beginning of its id where that is unique, or a name that points to it.
+        id_or_name: its id, the beginning of its id where that is unique, or a name that points to it; `name/partition`
+            where the data of that name are partitioned.
 
     Raises:
         NotFoundError: if there is none, or if it is not sealed.
+        UnknownNameError: if a name points to several partitions; the message lists them.
         DamageError: if its manifest or metadata changed.
     """
     place = _location(root)
@@ -292,9 +296,10 @@ def _resolve(root: Location, wanted: str, kind: str, ids: Sequence[str]) -> str:
     )
 
 
-def _pointer(root: Location, name: str, kind: str) -> str | None:
-    """The id that `names/<name>.json` holds under the kind."""
-    if not name or "/" in name or len(name) > LONGEST_NAME:
+def _pointer(root: Location, wanted: str, kind: str) -> str | None:
+    """The id that `names/<name>.json` holds under the kind, or of one of its partitions."""
+    name, _, partition = wanted.partition("/")
+    if not name or len(name) > LONGEST_NAME:
         return None
     try:
         found = json.loads(root.read(f"names/{name}.json"))
@@ -304,7 +309,23 @@ def _pointer(root: Location, name: str, kind: str) -> str | None:
         raise DamageError(
             f"{root.url}/names/{name}.json is damaged: {error}; remove it and run again, or give an id"
         ) from error
-    return str(found[kind]) if kind in found else None
+    if kind == "capture" and "partitions" in found:
+        return _partition(root, name, partition, found["partitions"])
+    return str(found[kind]) if kind in found and not partition else None
+
+
+def _partition(root: Location, name: str, partition: str, ids: dict[str, str]) -> str:
+    """The capture of a partition, or of the only one there is."""
+    if partition in ids:
+        return ids[partition]
+    if len(ids) == 1 and not partition:
+        return next(iter(ids.values()))
+    listed = ", ".join(list(ids)[:MOST_PARTITIONS]) + (" ..." if len(ids) > MOST_PARTITIONS else "")
+    found = f"no partition {partition!r} of it" if partition else "no partition in the name"
+    raise UnknownNameError(
+        f"{name!r} below {root.url} stands for {len(ids)} partitions, and there is {found}; expected one of {listed}: "
+        f"open_capture(root, {f'{name}/{next(iter(ids))}'!r})"
+    )
 
 
 def _free(name: str, taken: Any) -> str:

@@ -134,6 +134,7 @@ def _produce(root: Location, job: UnitJob, spec: CaptureSpec) -> UnitDone:
                 ok = ~np.isin(columns["sample"], list(tally.failures))
                 index = np.arange(*context.space.shard_bounds(shard))
                 fusion.add(finished.rows, ok, columns["sample"], columns["position"].astype(np.int64), index)
+            del finished  # the writer has it: the next shard takes its place in memory
         column = np.concatenate(norms)
         writer.put_norms(column, flag_outliers(column, spec.request.rows.outlier_multiple))
     if fusion is not None:

@@ -16,8 +16,8 @@ from tasks.store.arrays import ShardWriter
 from tasks.store.location import Location
 from tasks.store.samples import read_spec
 
-QUEUE_SHARDS = 1
-"""Finished shards that wait, beside the one being written."""
+QUEUE_SHARDS = 0
+"""Finished shards that wait, beside the one being written: writing takes a fraction of the forwards of the next shard."""
 
 
 @lru_cache(maxsize=2)
@@ -90,6 +90,7 @@ class UnitWriter:
                 self._room.release()
             elif self._error is None:
                 self._write(path, shard, values)
+            del item, values  # waiting for the next one must not keep this one
 
     def _write(self, path: str, shard: int, values: np.ndarray) -> None:
         begun = time.perf_counter()

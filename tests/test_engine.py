@@ -7,6 +7,7 @@ import sys
 import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial as bind
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -247,6 +248,27 @@ class TestRounds:
         again = run_stage(fresh, subspace(make_capture(fresh, {"a": rows_of()})), serial)
         assert stored_bytes(root, made) == stored_bytes(fresh, again)
 
+    def test_another_run_over_other_rows_takes_nothing_away(self, root: Location) -> None:
+        """Rounds begin with the same carry wherever widths and seeds agree: a run that ends must not delete it for others."""
+        mine, other = (
+            make_capture(root, {"a": rows_of()}),
+            make_capture(root, {"a": rows_of(1)}, name="other"),
+        )
+        expected = run_stage(root, subspace(other), serial)
+        root.delete(f"artifacts/{expected.id}", recursive=True)
+        calls = 0
+
+        def interrupted(function: Any, items: Sequence[Any], on_done: Callable[[Any], None]) -> None:
+            nonlocal calls
+            calls += 1
+            if calls == 2:  # the first round has begun, and nothing is folded
+                run_stage(root, subspace(other), serial)
+            serial(function, items, on_done)
+
+        assert run_stage(root, subspace(mine), interrupted).result["rounds"] == 5
+        assert calls > 2
+        assert run_stage(root, subspace(other), serial).result == expected.result
+
 
 class TestSeveralCaptures:
     def test_captures_are_read_as_one(self, root: Location) -> None:
@@ -439,13 +461,26 @@ class TestFusion:
         with pytest.raises(MethodError, match=reason):
             Fusion([MethodCall(method=method)], root, spec, UnitRef(space="tokens", index=0))
 
-    def test_nan_is_refused_while_capturing(self, root: Location) -> None:
-        spec = make_capture(root, {"a": rows_of()})
+    @pytest.mark.parametrize("keep", ["rows", "states"])
+    def test_infinity_fails_the_stage_and_not_the_capture(self, root: Location, keep: str) -> None:
+        """A value that the store's dtype cannot hold: only where nothing but states is kept is it refused at once."""
+        spec = make_capture(
+            root, {"a": rows_of(), "b": rows_of()}, keep=keep, fuse=CALLS if keep == "states" else ()
+        )
         fusion = Fusion(CALLS, root, spec, UnitRef(space="tokens", index=0))
         rows, index = torch.zeros(8, 5), np.arange(8)
-        rows[5, 1] = torch.nan
-        with pytest.raises(MethodError, match=r"a:out:0.*row 5"):
-            fusion.add({"a:out:0": rows}, np.ones(8, dtype=bool), index, 0 * index, index)
+        bad = rows.clone()
+        bad[5, 1] = torch.inf
+        add = bind(
+            fusion.add, {"a:out:0": bad, "b:out:0": rows}, np.ones(8, dtype=bool), index, 0 * index, index
+        )
+        if keep == "states":
+            with pytest.raises(MethodError, match=r"a:out:0.*row 5"):
+                add()
+            return
+        add()
+        assert len(fusion.states()) == len(CALLS)
+        assert all("/b@out@0/" in path for path in fusion.states())
 
 
 class TestJoin:

@@ -18,7 +18,6 @@ from tasks.engine.prepare import open_source, places
 from tasks.engine.reduction import (
     Counted,
     Reduction,
-    carry_path,
     load_counted,
     reads_labels,
     rows_folder,
@@ -184,11 +183,9 @@ def _span(job: FoldJob, folder: Folder) -> str:
 
 
 def _load_carry(read: Read, reduction: Reduction) -> State:
-    if not reduction.has_carry:
+    if reduction.carry is None:
         return {}
-    counted = load_counted(read.root, carry_path(reduction), read.device)
+    counted = load_counted(read.root, reduction.carry, read.device)
     if counted is None:
-        raise MethodError(
-            f"{read.root.url}/{carry_path(reduction)} is missing or damaged; run the stage again"
-        )
+        raise MethodError(f"{read.root.url}/{reduction.carry} is missing or damaged; run the stage again")
     return counted.state

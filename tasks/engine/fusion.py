@@ -4,7 +4,8 @@ The states are those that `fold` would make from the store, bit for bit: the sam
 shard, already in the store's dtype), folded in the same order by the same code, saved under the same names.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
@@ -86,16 +87,29 @@ class Fusion:
             index: int64 [row], the row's index in the capture.
 
         Raises:
-            MethodError: if a good row holds NaN or infinity.
+            MethodError: if a good row holds NaN or infinity, in a capture that keeps states only.
         """
         for site in dict.fromkeys(run.site for run in self._running):
-            block = self._block(site, rows[site].numpy(), ok, sample, position, index)
-            for run in self._running:
-                if run.site == site:
-                    self._states[run.path] = run.folder.add(self._states[run.path], block)
+            here = [run for run in self._running if run.site == site]
+            with self._given_up(here):
+                block = self._block(site, rows[site].numpy(), ok, sample, position, index)
+                for run in here:
+                    with self._given_up([run]):
+                        self._states[run.path] = run.folder.add(self._states[run.path], block)
             if site not in self._empty:
                 none = np.zeros(len(ok), dtype=bool)
                 self._empty[site] = self._block(site, rows[site].numpy(), none, sample, position, index)
+
+    @contextmanager
+    def _given_up(self, running: Sequence[_Running]) -> Iterator[None]:
+        """Methods that raise lose their state of this unit where the rows are kept: their stage then reads the rows, and is
+        the one that fails. A capture must not fail, or succeed, for what is computed beside it."""
+        try:
+            yield
+        except Exception:
+            if self.spec.request.keep == "states":
+                raise
+            self._running = [run for run in self._running if run not in running]
 
     def states(self) -> dict[str, dict[str, np.ndarray]]:
         """Path below the root -> the unit's state, as it is saved."""

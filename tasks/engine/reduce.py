@@ -17,7 +17,6 @@ from tasks.engine.prepare import Prepared, StageJob, open_source, prepare, start
 from tasks.engine.reduction import (
     Counted,
     Reduction,
-    carry_path,
     load_counted,
     make_reduction,
     rows_folder,
@@ -66,8 +65,8 @@ def run(call: Call, stages: Sequence[ResolvedStage]) -> Iterator[Artifact]:
     while rounds:
         _fold(call, rounds)
         advanced: list[Advanced] = call.run(advance, [AdvanceJob(call.job(r.stage), r) for r in rounds])
-        for folder in {r.reduction.folder for r in rounds if r.reduction.has_carry}:
-            call.root.delete(folder, recursive=True)
+        for here in rounds:
+            _forget(call.root, here)
         yield from (a for a in advanced if isinstance(a, Artifact))
         rounds = [a for a in advanced if isinstance(a, Round)]
 
@@ -101,23 +100,36 @@ def advance(job: AdvanceJob) -> Advanced:
     result, arrays = ready.module.finish(total.state, folder.carry, ready.inputs, ready.config)
     used = Used(rows=total.rows, dropped=n_rows(ready.source) - total.rows)
     artifact = write_outcome(stage_job, result, arrays, used)
-    stage_job.root.delete(_round_path(here.stage))
+    stage_job.root.delete(_rounds_folder(here.stage), recursive=True)
     return artifact
 
 
 def _round(job: StageJob, ready: Prepared, carry: State, number: int) -> Round:
     """A round with this carry, both kept in the store."""
     stage = job.stage
-    reduction = make_reduction(stage.method, ready.module, ready.config, carry, ready.inputs)
+    place = f"{_rounds_folder(stage)}/carry-{number:04d}.npz"
+    reduction = make_reduction(stage.method, ready.module, ready.config, carry, ready.inputs, place)
     if carry:
-        save_counted(job.root, carry_path(reduction), Counted(carry, 0))
+        save_counted(job.root, place, Counted(carry, 0))
         save_counted(job.root, _round_path(stage), Counted(carry, number))
     read = Read(job.root, ready.source.refs, job.device, job.allowed)
     return Round(stage, reduction, number, read, tuple(p.space.n_units for p in ready.source.parts))
 
 
+def _forget(root: Location, here: Round) -> None:
+    """Delete what only a round that is over could use: states that depend on its carry, over its own rows."""
+    if here.reduction.carry is not None:
+        root.delete(here.reduction.carry)
+        for part in range(len(here.units)):
+            root.delete(rows_folder(here.reduction, here.read.refs, part), recursive=True)
+
+
+def _rounds_folder(stage: ResolvedStage) -> str:
+    return f"states/rounds/{stage.id}"
+
+
 def _round_path(stage: ResolvedStage) -> str:
-    return f"states/rounds/{stage.id}.npz"
+    return f"{_rounds_folder(stage)}/reached.npz"
 
 
 def _fold(call: Call, rounds: Sequence[Round]) -> None:

@@ -34,7 +34,8 @@ class Reduction(NamedTuple):
     """The method's options as JSON."""
     id: str
     """Names the folder of its states."""
-    has_carry: bool
+    carry: str | None
+    """Where the carry lies below the root: by the stage whose round it is, so that no other stage takes it away."""
 
     @property
     def folder(self) -> str:
@@ -60,9 +61,9 @@ def reads_labels(module: ModuleType) -> bool:
 
 
 def make_reduction(
-    method: str, module: ModuleType, config: Frozen, carry: State, inputs: Inputs
+    method: str, module: ModuleType, config: Frozen, carry: State, inputs: Inputs, place: str | None = None
 ) -> Reduction:
-    """The reduction of a method with these options, in a round with this carry.
+    """The reduction of a method with these options, in a round with this carry, which is kept at `place`.
 
     `start` need not be named: all that it does for a state is the carry.
     """
@@ -79,7 +80,7 @@ def make_reduction(
     if reads_labels(module):
         question["categories"] = {name: list(names) for name, names in sorted(inputs.categories.items())}
     options = json.dumps(config.model_dump(mode="json"), sort_keys=True)
-    return Reduction(method=method, config=options, id=content_id(question), has_carry=bool(carry))
+    return Reduction(method=method, config=options, id=content_id(question), carry=place if carry else None)
 
 
 def rows_folder(reduction: Reduction, refs: tuple[Any, ...], part: int) -> str:
@@ -103,11 +104,6 @@ def span_path(folder: str, span: int) -> str:
 def whole_path(folder: str) -> str:
     """The state of all rows of a capture's site."""
     return f"{folder}/whole.npz"
-
-
-def carry_path(reduction: Reduction) -> str:
-    """The carry that the reduction's states were made with."""
-    return f"{reduction.folder}/carry.npz"
 
 
 def save_counted(root: Location, path: str, counted: Counted) -> None:

@@ -13,7 +13,7 @@ TRIM_THRESHOLD, MMAP_THRESHOLD, ARENA_MAX = -1, -3, -8
 """Names of mallopt(3)."""
 KEEP_BYTES = 1 << 30
 ARENAS = 2
-KERNELS = 64
+KERNELS = 8
 """Compiled kernels that oneDNN keeps; there are some per batch shape."""
 
 

@@ -1,5 +1,6 @@
 """One forward over a batch, and the rows of every wanted site out of it."""
 
+import threading
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -16,6 +17,9 @@ from tasks.extract.geometry import kept_positions, space_size
 from tasks.extract.guard import evaluating, seeded
 from tasks.extract.hooks import record
 from tasks.extract.models import Network
+
+_ONE_AT_A_TIME = threading.Lock()
+"""Hooks, training flags and the generators' states belong to the process: two threads would see each other's rows."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,7 @@ def collect(
     them in (float32 for means). Rows are in (sample, place) order: kept tokens in `tokens`, every kept
     place in a space of fixed size, one per sample where pooled or where the site has but one. A pooled
     sample without any kept row is NaN. The network, its mode and all random generators are left as they
-    were.
+    were. Threads of a process take turns.
 
     Returns:
         Site string to tensor [row, feature]; on CUDA in pinned memory.
@@ -55,6 +59,7 @@ def collect(
     devices = [network.device] if network.device.type == "cuda" else []
     try:
         with (
+            _ONE_AT_A_TIME,
             seeded(precision.seed, devices),
             evaluating(network.module),
             torch.inference_mode(),

@@ -129,6 +129,11 @@ def test_a_disk_that_is_too_small(
     code, message = serial(str(file), capsys)
     assert code == 1
     assert "1,000 are free" in message
+    assert main(["plan", "--serial", str(file)]) == 1
+    shown = capsys.readouterr()
+    assert shown.err.strip() == message.strip()
+    assert "units" in shown.out
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.fixture
@@ -146,7 +151,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def test_a_disk_that_fills_up_in_mid_run(
     small_disk: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipelines.execute.check_disk", lambda _: None)
+    monkeypatch.setattr("pipelines.preflight.check_disk", lambda _: None)
     run = vectors_run(
         small_disk / "out", n=4000, store={"shard_rows": 256, "chunk_rows": 256, "codec": "none"}
     )

@@ -12,7 +12,9 @@ import yaml
 from pipelines.cli import main
 from pipelines.plan import make_plan
 from pipelines.serial import run_serial
-from schemas.outcome import RunOutcome
+from pipelines.terminal import show_results, telling_columns
+from schemas.outcome import ArtifactOutcome, RunOutcome
+from tasks.methods.spectrum import pca as spectrum_pca
 from tasks.store.location import Location
 from tasks.store.paths import capture_path
 from tests.pipelines.runs import vectors_run
@@ -91,6 +93,58 @@ def test_a_finished_run_answers_at_once(done: Done, capsys: pytest.CaptureFixtur
     shown = capsys.readouterr().out
     assert done.outcome.captures[0].id in shown
     assert str(done.outcome.report) in shown
+    assert "To do:" not in shown
+
+
+def test_a_run_tells_its_plan_first_and_how_to_open_what_it_made_last(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stages = {"pca": {"method": "spectrum.pca"}, "summary": {"method": "spectrum.summary"}}
+    file = tmp_path / "run.yaml"
+    run = vectors_run(tmp_path / "out", n=40, stages=stages)
+    file.write_text(yaml.safe_dump(run.model_dump(mode="json")))
+    assert main(["run", str(file), "--serial"]) == 0
+    shown = capsys.readouterr().out
+    first, *_ = lines = shown.splitlines()
+    assert first.startswith("To do: 3 units, 6 artifacts. To write: at most ")
+    assert "Time of the captures: about" in first
+    assert "from the dry run of a few samples" in first
+    assert sum(line.startswith("first:out:0") for line in lines) == 1  # one row per site, not one per stage
+    assert "pca (spectrum.pca), summary (spectrum.summary)" in shown
+    code = "".join(f"{line.strip()}\n" for line in lines[lines.index("Open it with:") + 1 :])
+    assert str(tmp_path / "out") in code
+    ran = subprocess.run(
+        [sys.executable, "-c", code + "print(capture.id, artifact.id)"],
+        capture_output=True,
+        text=True,
+        cwd=TOP,
+    )
+    capture, artifact = ran.stdout.split()
+    assert capture == make_plan(run).captures[0].id
+    assert (tmp_path / "out" / "artifacts" / artifact).exists()
+
+
+def test_the_table_shows_something_of_every_stage_and_nothing_that_all_sites_share(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def made(stage: str, site: str, **result: object) -> ArtifactOutcome:
+        return ArtifactOutcome(stage=stage, site=site, id="x", method=stage, result=result)
+
+    artifacts = [
+        made("one", "a", n=5, p=1.0, q=1.0, r=2.0, s=3.0, t=0.5, effective_rank=0.1),
+        made("one", "b", n=5, p=2.0, q=2.0, r=3.0, s=4.0, t=0.6, effective_rank=0.2),
+        made("two", "a", n=5, p=3.0, anisotropy=0.3, yes=True),
+        made("two", "b", n=5, p=4.0, anisotropy=0.2, yes=False),
+    ]
+    columns = telling_columns(artifacts)
+    assert columns[:4] == [("one", "effective_rank"), ("two", "anisotropy"), ("one", "p"), ("one", "q")]
+    assert {field for _, field in columns} == {"anisotropy", "effective_rank", *"pqrst"}
+    show_results(artifacts, most=1)
+    _, headings, first, _ = capsys.readouterr().out.splitlines()
+    assert headings.split() == ["site", "effective", "rank", "anisotropy"]
+    assert first.split() == ["a", "0.1", "0.3"]
+    both = made("one", "a", ratio=1.0, ratio_unbiased=1.1)
+    assert telling_columns([both]) == [("one", "ratio_unbiased")]
 
 
 def test_the_plan_tells_units_and_bytes(done: Done, capsys: pytest.CaptureFixture[str]) -> None:
@@ -103,6 +157,41 @@ def test_the_plan_tells_units_and_bytes(done: Done, capsys: pytest.CaptureFixtur
     assert changed["bytes_on_disk"] > 0
     assert main(["plan", str(done.file)]) == 0
     assert "Nothing to compute" in capsys.readouterr().out
+
+
+def test_the_plan_rests_on_the_dry_run_then_on_receipts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = vectors_run(tmp_path / "out", n=64)
+    file = tmp_path / "run.yaml"
+    file.write_text(yaml.safe_dump(run.model_dump(mode="json")))
+    found = answer(capsys, "plan", file)["estimate"]
+    assert found["basis"] == ["the dry run of a few samples, forwards alone"]
+    assert (found["workers"], found["seconds"] > 0) == (2, True)
+    outcome = run_serial(run)
+    root, capture = Location(str(tmp_path / "out")), outcome.captures[0].id
+    root.delete(f"captures/{capture}.manifest.json")
+    root.delete(f"captures/{capture}.receipts/sample-000002.json")
+    (basis,) = answer(capsys, "plan", file)["estimate"]["basis"]
+    assert basis.startswith("3 finished units of this capture, ")
+    assert basis.endswith(" tokens/s a worker")
+    changed = answer(capsys, "plan", file, "--set", "captures.vectors.store.dtype=float16")
+    (basis,) = changed["estimate"]["basis"]
+    assert basis.startswith(f"3 finished units of capture {capture}, the same network and sites, ")
+
+
+def test_the_plan_is_refused_like_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = vectors_run(tmp_path / "out", n=40)
+    file = tmp_path / "run.yaml"
+    file.write_text(yaml.safe_dump(run.model_dump(mode="json")))
+    little = ("--set", f"execution.worker_memory_bytes={100 << 20}", "--serial")
+    assert main(["plan", str(file), *little]) == 1
+    planned = capsys.readouterr()
+    assert main(["run", str(file), *little]) == 1
+    assert capsys.readouterr().err.splitlines()[-1] == planned.err.strip()
+    assert "this process has 100 MiB" in planned.err
+    assert "Time: not known" in planned.out
+    assert not (tmp_path / "out").exists()
 
 
 def test_failed_samples_are_exit_code_two(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -166,6 +255,28 @@ def test_verify_names_what_changed(tmp_path: Path, capsys: pytest.CaptureFixture
     assert [d["path"] for entry in found for d in entry["damage"]] == [str(shard.relative_to(tmp_path))]
 
 
+def test_verify_names_what_is_open_and_what_was_sealed_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = vectors_run(tmp_path, n=40, stages={"pca": {"method": "spectrum.pca", "sites": "last"}})
+    capture = run_serial(run).captures[0].id
+    root = Location(str(tmp_path))
+    root.delete(f"captures/{capture}.manifest.json")
+    assert main(["verify", "all", "--root", str(tmp_path)]) == 2
+    shown = capsys.readouterr().out
+    assert f"captures/{capture}.manifest.json" in shown
+    assert "was made from the sealed capture" in shown
+    root.delete("names", recursive=True)
+    root.delete("artifacts", recursive=True)
+    assert main(["verify", "all", "--root", str(tmp_path)]) == 0
+    shown = capsys.readouterr().out
+    assert capture in shown
+    assert "open (not sealed)" in shown
+    assert "0 of 0 are whole" in shown
+    (found,) = answer(capsys, "verify", "all", "--root", tmp_path)
+    assert (found["id"], found["state"], found["damage"]) == (capture, "open (not sealed)", [])
+
+
 def test_the_report_is_made_again(done: Done, capsys: pytest.CaptureFixture[str]) -> None:
     page = Path(str(done.outcome.report))
     before = page.read_bytes()
@@ -190,7 +301,17 @@ def test_the_report_of_a_run_that_is_not_done(
 
 def test_methods_are_listed_and_described(capsys: pytest.CaptureFixture[str]) -> None:
     found = answer(capsys, "methods")
-    assert {"spectrum.pca", "spectrum.summary"} <= {method["name"] for method in found}
+    by_name = {method["name"]: method for method in found}
+    assert {"spectrum.pca", "spectrum.summary"} <= by_name.keys()
+    pca = by_name["spectrum.pca"]
+    assert (pca["family"], pca["kind"], pca["version"]) == ("spectrum", "reduce", spectrum_pca.VERSION)
+    assert (pca["seeds"], pca["reference"]) == (list(spectrum_pca.SEEDS), spectrum_pca.REFERENCE)
+    assert pca["reads"].keys() == spectrum_pca.READS.keys()
+    assert pca["options"][0].keys() == {"name", "type", "default", "meaning"}
+    assert main(["methods"]) == 0
+    shown = capsys.readouterr().out
+    for wanted in ("family", "reads", "seeds", "reference", ", ".join(map(str, spectrum_pca.SEEDS))):
+        assert wanted in shown
     assert main(["methods", "spectrum.pca"]) == 0
     assert "| `components` |" in capsys.readouterr().out
     assert "spectrum.pca" in refused(capsys, "methods", "spectrum.pac")

@@ -21,11 +21,19 @@ def test_every_option_and_result_has_a_meaning(method: str) -> None:
 
 def test_ports_and_options_are_those_of_the_file() -> None:
     found = describe_method("spectrum.pca")
-    assert found.ports == {"x": "rows of a site, of one or several captures"}
+    assert found.reads == {"x": "rows of a site, of one or several captures"}
     options = {option.name: option for option in found.options}
     assert options["components"].default == "none"
     assert options["center"].type == "bool"
     assert found.arrays["components"] == ("component", "feature")
+
+
+def test_the_page_names_the_rows_of_the_method_list() -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    found = describe_method("spectrum.pca")
+    assert found.seeds
+    assert f"Runs rows {', '.join(map(str, found.seeds))} of the method list." in page
+    assert "Runs rows - " not in page
 
 
 def test_an_unknown_method_names_the_nearest() -> None:

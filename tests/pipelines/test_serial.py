@@ -1,6 +1,7 @@
 """The whole path without Prefect and Dask: plan, units, seal, stages; what comes out, and what a second run costs."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -17,6 +18,7 @@ from subspan import open_artifact, open_capture
 from tests.factories import squares, vectors
 from tests.pipelines.runs import store_bytes, vectors_run
 
+TOP = Path(__file__).resolve().parent.parent.parent
 SUMMARY = {"summary": {"method": "spectrum.summary"}, "pca": {"method": "spectrum.pca"}}
 
 
@@ -174,17 +176,8 @@ def test_execution_never_enters_an_id(tmp_path: Path) -> None:
     assert make_plan(run).captures[0].id == make_plan(other).captures[0].id
 
 
-REPEAT = """
-import json, sys, time
-begun = time.perf_counter()
-from pipelines.runfile import load_run
-from pipelines.serial import run_serial
-from pathlib import Path
-outcome = run_serial(load_run(Path(sys.argv[1])))
-heavy = [name for name in ("torch", "transformers", "prefect", "dask", "distributed", "sklearn") if name in sys.modules]
-print(json.dumps({"seconds": time.perf_counter() - begun, "heavy": heavy, "forwards": outcome.forwards,
-                  "shards": outcome.shards_read, "computed": [c.computed for c in outcome.captures]}))
-"""
+BLOCKER = "import sys\nfor name in ('torch', 'transformers', 'prefect', 'dask', 'distributed'): sys.modules[name] = None\n"
+"""As `sitecustomize`, makes an interpreter in which none of these can be imported."""
 
 RUN_FILE = """
 name: again
@@ -202,21 +195,42 @@ report: null
 """
 
 
+def command_line(file: Path, *path: Path) -> dict:
+    """What `python -m subspan run FILE --serial --json` answers in a fresh process."""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, path))}
+    done = subprocess.run(
+        [sys.executable, "-m", "subspan", "run", str(file), "--serial", "--json"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+        cwd=TOP,
+        env=environment,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
 def test_a_finished_run_costs_nothing(tmp_path: Path) -> None:
-    file = tmp_path / "run.yaml"
+    file, blocked = tmp_path / "run.yaml", tmp_path / "blocked"
     file.write_text(RUN_FILE.format(root=tmp_path / "out"))
-
-    def again() -> dict:
-        done = subprocess.run(
-            [sys.executable, "-c", REPEAT, str(file)], capture_output=True, text=True, check=True, timeout=300
-        )
-        return json.loads(done.stdout.splitlines()[-1])
-
-    first = again()
+    blocked.mkdir()
+    (blocked / "sitecustomize.py").write_text(BLOCKER)
+    first = command_line(file)
     assert first["forwards"] > 0
-    assert first["computed"] == [True]
+    assert [c["computed"] for c in first["captures"]] == [True]
     stamps = {p: p.stat().st_mtime_ns for p in (tmp_path / "out").rglob("*") if p.is_file()}
     time.sleep(0.01)
-    second = again()
-    assert (second["forwards"], second["shards"], second["heavy"], second["computed"]) == (0, 0, [], [False])
+    second = command_line(file, blocked)
+    assert (second["forwards"], second["shards_read"]) == (0, 0)
+    assert [c["computed"] for c in second["captures"] + second["artifacts"]] == [False, False]
     assert {p: p.stat().st_mtime_ns for p in (tmp_path / "out").rglob("*") if p.is_file()} == stamps
+
+
+def test_the_blocker_blocks(tmp_path: Path) -> None:
+    """Otherwise the test above would prove nothing: an unfinished run needs torch."""
+    file = tmp_path / "run.yaml"
+    file.write_text(RUN_FILE.format(root=tmp_path / "out"))
+    (tmp_path / "sitecustomize.py").write_text(BLOCKER)
+    with pytest.raises(AssertionError, match="torch"):
+        command_line(file, tmp_path)

@@ -1,0 +1,139 @@
+"""What is refused before the first unit, by the plan, the serial run and the flow alike; nothing is created."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines import devices
+from pipelines.devices import container_limit, here, own_memory, resolve_device, worker_memory
+from pipelines.execute import execute
+from pipelines.plan import Plan, make_plan
+from pipelines.preflight import check_plan, refusal, workers_of
+from pipelines.progress import Quiet
+from pipelines.serial import PlainSteps, run_serial
+from schemas.errors import ResourceError
+from schemas.execution import Execution
+from schemas.run import RunSpec
+from tasks.store.location import Location
+from tests.pipelines.runs import vectors_run
+
+
+def with_execution(run: RunSpec, **changes: object) -> RunSpec:
+    return run.model_copy(update={"execution": run.execution.model_copy(update=changes)})
+
+
+def planned(root: Path | str, **execution: object) -> Plan:
+    return make_plan(with_execution(vectors_run(root, n=40), **execution))
+
+
+def refused_driver(*_: Any) -> None:
+    raise AssertionError("a unit was submitted")
+
+
+def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipelines.devices.gpu_count", lambda: 0)
+
+
+@pytest.mark.parametrize("serial", [False, True])
+def test_what_the_plan_refuses_execution_refuses_in_the_same_words(tmp_path: Path, serial: bool) -> None:
+    plan = planned(tmp_path / "out", worker_memory_bytes=100 << 20)
+    found = refusal(plan, serial)
+    assert found is not None
+    with pytest.raises(ResourceError) as caught:
+        execute(plan, refused_driver, "cpu", PlainSteps(), Quiet(), serial=serial)
+    assert str(caught.value) == str(found)
+    assert f"{plan.memory_bytes / 2**20:.0f} MiB" in str(found)
+    assert ("this process has 100 MiB" if serial else "a worker has 100 MiB") in str(found)
+    assert not (tmp_path / "out").exists()
+
+
+def test_workers_share_the_machine_and_a_lone_process_takes_what_is_free(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipelines.devices.container_limit", lambda: 2_000_000_000)
+    assert worker_memory(Execution(), 4) == 450_000_000
+    assert own_memory(Execution()) <= 2_000_000_000
+    plan = planned(tmp_path, workers=4)
+    with pytest.raises(ResourceError, match=r"a worker has 429 MiB.*execution\.workers \(now 4\)"):
+        check_plan(plan)
+    check_plan(plan, serial=True)
+
+
+@pytest.mark.parametrize(("text", "expected"), [("1000000\n", 1_000_000), ("max\n", devices.UNLIMITED)])
+def test_the_limit_of_a_container_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, expected: int
+) -> None:
+    (tmp_path / "limit").write_text(text)
+    monkeypatch.setattr(devices, "LIMITS", (str(tmp_path / "absent"), str(tmp_path / "limit")))
+    assert container_limit() == expected
+
+
+@pytest.mark.parametrize("change", [{"device": "cuda"}, {"cluster": "gpus", "device": "auto"}])
+@pytest.mark.parametrize("serial", [False, True])
+def test_an_absent_gpu_is_refused_by_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, str], serial: bool
+) -> None:
+    no_gpu(monkeypatch)
+    plan = planned(tmp_path / "out", **change)
+    with pytest.raises(ResourceError, match=r"found no CUDA device, the run asks for one.*execution\.device"):
+        check_plan(plan, serial)
+    if serial:
+        with pytest.raises(ResourceError, match="no CUDA device"):
+            run_serial(plan.run)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_serial_run_chooses_its_device_as_the_flow_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipelines.devices.gpu_count", lambda: 2)
+    choices = {"auto": "cuda", "processes": "cpu", "gpus": "cuda"}
+    for cluster, expected in choices.items():
+        execution = Execution.model_validate({"cluster": cluster})
+        assert resolve_device(here(execution)) == resolve_device(execution) == expected
+    assert resolve_device(Execution(cluster="gpus", device="cpu")) == "cpu"
+
+
+def test_a_serial_run_of_an_address_uses_this_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    no_gpu(monkeypatch)
+    plan = planned(tmp_path, cluster="address", address="tcp://10.0.0.1:8786", device="auto")
+    assert workers_of(plan, serial=True) == ("cpu", 1)
+    assert workers_of(plan) == (None, None)
+    check_plan(plan)
+    assert run_serial(plan.run).captures[0].rows == {"sample": 40}
+    asked = planned(tmp_path / "gpu", cluster="address", address="tcp://10.0.0.1:8786", device="cuda")
+    check_plan(asked)  # the workers elsewhere may have one
+    with pytest.raises(ResourceError, match="no CUDA device"):
+        check_plan(asked, serial=True)
+
+
+@pytest.mark.parametrize("cluster", ["processes", "address"])
+def test_memory_of_one_process_is_no_place_for_others(cluster: str) -> None:
+    plan = planned(f"memory://preflight-{cluster}", cluster=cluster, address="tcp://10.0.0.1:8786")
+    with pytest.raises(ResourceError, match=r"memory:// lives in one process: use --serial"):
+        execute(plan, refused_driver, "cpu", PlainSteps(), Quiet())
+    assert Location(plan.run.root).ls() == []
+    assert run_serial(plan.run).captures[0].rows == {"sample": 40}
+
+
+def test_a_full_disk_is_refused_unless_everything_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = planned(tmp_path)
+    run_serial(plan.run)
+    monkeypatch.setattr(Location, "free_bytes", lambda _: 10)
+    with pytest.raises(ResourceError, match=rf"up to {plan.bytes_on_disk:,} bytes .* 10 are free"):
+        check_plan(plan)
+    assert refusal(make_plan(plan.run)) is None
+
+
+def test_sealed_captures_need_no_memory(tmp_path: Path) -> None:
+    run = with_execution(vectors_run(tmp_path, n=40), worker_memory_bytes=100 << 20)
+    run_serial(with_execution(run, worker_memory_bytes=None))
+    staged = run.model_copy(
+        update={"stages": vectors_run(tmp_path, stages={"pca": {"method": "spectrum.pca"}}).stages}
+    )
+    plan = make_plan(staged)
+    assert (plan.finished, plan.memory_bytes) == (False, 0)
+    assert len(run_serial(staged).artifacts) == 3
