@@ -136,13 +136,10 @@ def worker_environment(threads: int) -> dict[str, str]:
 
 def _gpu_cluster(n_workers: int, environment: dict[str, str]) -> Any:
     options = {"nthreads": 1, "host": "127.0.0.1", "memory_limit": 0}
-    gpus = _visible_gpus()
+    shares = gpu_shares(_visible_gpus(), n_workers)
     spec = {
-        i: {
-            "cls": Nanny,
-            "options": options | {"env": environment | {"CUDA_VISIBLE_DEVICES": gpus[i % len(gpus)]}},
-        }
-        for i in range(n_workers)
+        i: {"cls": Nanny, "options": options | {"env": environment | {"CUDA_VISIBLE_DEVICES": share}}}
+        for i, share in enumerate(shares)
     }
     return SpecCluster(
         workers=spec,
@@ -152,6 +149,11 @@ def _gpu_cluster(n_workers: int, environment: dict[str, str]) -> Any:
         },
         silence_logs=50,
     )
+
+
+def gpu_shares(gpus: list[str], n_workers: int) -> list[str]:
+    """CUDA_VISIBLE_DEVICES of each worker: one GPU each, several where there are fewer workers, shared where there are more."""
+    return [",".join(gpus[i::n_workers] or [gpus[i % len(gpus)]]) for i in range(n_workers)]
 
 
 def _connect(execution: Execution) -> Client:

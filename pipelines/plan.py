@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from schemas.base import Frozen, canonical_json, content_id, sha256
 from schemas.capture import CaptureRequest, CaptureSpec
 from schemas.errors import DamageError, NotFoundError, OccupiedError
+from schemas.execution import Execution
 from schemas.run import RunSpec
 from schemas.stage import ResolvedStage
 from tasks.store.location import Location
@@ -62,6 +63,15 @@ class Plan(Frozen):
     """Names the kept plan; None where a source has no cheap fingerprint."""
     captures: tuple[CapturePlan, ...]
     stages: tuple[StagePlan, ...]
+
+    @property
+    def execution(self) -> Execution:
+        """How it is executed: a network that is spread over GPUs needs one worker that sees them all."""
+        asked = self.run.execution
+        spread = any(
+            getattr(request.model, "device_map", "none") == "auto" for request in self.run.captures.values()
+        )
+        return asked.model_copy(update={"workers": 1}) if spread and asked.workers is None else asked
 
     @property
     def bytes_on_disk(self) -> int:

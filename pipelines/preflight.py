@@ -62,7 +62,7 @@ def workers_of(plan: Plan, serial: bool = False) -> Workers:
     Raises:
         ResourceError: if a GPU is asked for and there is none.
     """
-    execution = plan.run.execution
+    execution = plan.execution
     if serial:
         return Workers(resolve_device(here(execution)), 1)
     if execution.cluster == "address":
@@ -94,7 +94,7 @@ def _check_root(plan: Plan, serial: bool) -> None:
 
 
 def _check_memory(plan: Plan, workers: Workers, serial: bool) -> None:
-    execution = plan.run.execution
+    execution = plan.execution
     if serial:
         cure = "lower store.shard_rows or batch_tokens, or free memory on this machine"
         require_memory(plan.memory_bytes, own_memory(execution), "this process", cure)

@@ -58,7 +58,7 @@ def execute_plan(plan: Plan, progress: Progress) -> RunOutcome:
     if done is not None:
         return done
     check_plan(plan)  # before a cluster is started for what would be refused
-    execution = plan.run.execution
+    execution = plan.execution
     device = resolve_device(execution)
     threads = max(c.precision.threads for c in plan.run.captures.values())
     with open_client(execution, threads, device, plan.memory_bytes) as client:

@@ -112,12 +112,13 @@ class CaptureSpec(Frozen):
     def id(self) -> str:
         """The name of the capture on disk: the same for the same question, wherever its network and data lie.
 
-        Names, paths and patterns are left out for what they stand for: hashes, and the resolved layout.
+        Names, paths and patterns are left out for what they stand for: hashes, and the resolved layout. So is where the
+        network is computed.
         """
         content = self.model_dump(mode="json")
         request = content["request"]
         for part, keys in (
-            (request["model"], ("name", "revision")),
+            (request["model"], ("name", "revision", "device_map")),
             (request["data"]["source"], ("path", "paths")),
         ):
             for key in keys:

@@ -29,7 +29,8 @@ class TransformersModel(Frozen):
     dtype: FloatName = "float32"
     """The dtype of weights and computation."""
     device_map: Literal["none", "auto"] = "none"
-    """`auto` spreads a network that is larger than one device over the devices of the worker (needs accelerate)."""
+    """`auto` spreads a network that is larger than one GPU over all GPUs of one worker (needs accelerate); planning loads it into
+    main memory."""
 
 
 class FactoryModel(Frozen):

@@ -113,6 +113,32 @@ class TestReduce:
         np.testing.assert_allclose(artifact_arrays(root, made.id)["eigenvalue"], covariance(good), rtol=1e-10)
         assert (made.rows_used, made.rows_dropped) == (81, 9)
 
+    @pytest.mark.parametrize("fuse", [False, True])
+    def test_a_label_weighs_rows(self, root: Location, fuse: bool) -> None:
+        """`weight_label` reaches the method, from the store and while capturing; NumPy's own weighted covariance is the oracle."""
+        sample, weight = np.arange(90) // 3, np.linspace(0.0, 2.0, 30)
+        columns = {"a": rows_of()}
+        calls = (MethodCall(method="spectrum.pca", config={"weight_label": "importance"}),)
+        on_unit = fused(calls, columns, sample, ())(root) if fuse else None
+        spec = make_capture(root, columns, sample, {"importance": weight}, on_unit=on_unit)
+        progress = Progress()
+        made = run_stage(root, pca(spec, weight_label="importance"), serial, on_progress=progress)
+        assert (progress.shards == 0) == fuse
+        expected = np.cov(columns["a"].astype(np.float32).T.astype(float), aweights=weight[sample])
+        np.testing.assert_allclose(
+            artifact_arrays(root, made.id)["eigenvalue"], np.linalg.eigvalsh(expected)[::-1], rtol=1e-11
+        )
+        assert made.result["n_eff"] == pytest.approx(weight[sample].sum() ** 2 / (weight[sample] ** 2).sum())
+        assert made.id != run_stage(root, pca(spec), serial).id
+
+    def test_weights_must_be_numbers(self, root: Location) -> None:
+        labels = {"kind": list("xyz" * 30), "importance": np.linspace(0.0, 1.0, 90)}
+        spec = make_capture(root, {"a": rows_of()}, labels=labels)
+        with pytest.raises(MethodError, match=r"'kind' holds classes.*: importance"):
+            run_stage(root, pca(spec, weight_label="kind"), serial)
+        with pytest.raises(MethodError, match=r"'wieght' is not a label.*: importance"):
+            run_stage(root, pca(spec, weight_label="wieght"), serial)
+
     def test_methods_over_one_site_share_each_shard(
         self, root: Location, monkeypatch: pytest.MonkeyPatch
     ) -> None:

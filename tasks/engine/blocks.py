@@ -35,6 +35,22 @@ def block_of(rows: Rows, ports: Sequence[str], device: str, where: Sequence[str]
     )
 
 
+def weights_of(block: Block, label: str) -> Tensor:
+    """float64 [row]: the numbers of a label, as weights of rows.
+
+    Raises:
+        MethodError: if there is no such label, or it holds classes.
+    """
+    found = block.labels.get(label)
+    if found is not None and found.is_floating_point():
+        return found.double()
+    numbers = [name for name, values in block.labels.items() if values.is_floating_point()]
+    what = "holds classes" if found is not None else "is not a label of the samples"
+    raise MethodError(
+        f"weight_label {label!r} {what}; expected a label of floating point numbers, which are: {', '.join(numbers) or 'none'}"
+    )
+
+
 def to_tensor(values: np.ndarray, device: str) -> Tensor:
     """The tensor of an array; read-only arrays are copied, because torch has no such thing."""
     array = values if values.flags.writeable and values.flags.c_contiguous else np.array(values, order="C")

@@ -13,7 +13,7 @@ from schemas.base import Frozen
 from schemas.errors import MethodError
 from schemas.stage import RowsRef
 from tasks.engine.ahead import ahead
-from tasks.engine.blocks import block_of
+from tasks.engine.blocks import block_of, weights_of
 from tasks.engine.prepare import open_source, places
 from tasks.engine.reduction import (
     Counted,
@@ -25,6 +25,7 @@ from tasks.engine.reduction import (
     save_counted,
     span_path,
     unit_path,
+    weight_label,
 )
 from tasks.engine.source import Source
 from tasks.engine.spans import spans
@@ -69,12 +70,19 @@ class Folder:
         self.config: Frozen = self.module.Config.model_validate_json(reduction.config)
         self.ports = tuple(rows_ports(self.module))
         self.labels = reads_labels(self.module)
+        self.weight = weight_label(self.config)
         self.carry = _load_carry(read, reduction) if carry is None else carry
 
     def block(self, block: Block) -> Block:
         """The block as this method's ports call it."""
         rows = dict(zip(self.ports, block.rows.values(), strict=True))
-        return replace(block, rows=rows, labels=block.labels if self.labels else {})
+        weight = None if self.weight is None else weights_of(block, self.weight)
+        return replace(block, rows=rows, labels=block.labels if self.labels else {}, weight=weight)
+
+    @property
+    def needs_labels(self) -> bool:
+        """Whether blocks must come with labels."""
+        return self.labels or self.weight is not None
 
     def partial(self, block: Block) -> State:
         """The state of a block."""
@@ -105,7 +113,7 @@ def fold_span(job: FoldJob) -> SpanDone:
     missing = [f for f in folders if load_counted(job.read.root, _span(job, f), job.read.device) is None]
     if not missing:
         return SpanDone(job.part, job.span, 0)
-    source = open_source(job.read.root, job.read.refs, any(f.labels for f in missing))
+    source = open_source(job.read.root, job.read.refs, any(f.needs_labels for f in missing))
     total: list[Counted | None] = [None] * len(missing)
     shards = 0
     for unit in spans(source.parts[job.part].space.n_units)[job.span]:

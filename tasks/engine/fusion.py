@@ -18,7 +18,15 @@ from schemas.receipts import FileDigest
 from schemas.stage import RowsRef
 from tasks.engine.blocks import block_of
 from tasks.engine.fold import Folder, Read, close
-from tasks.engine.reduction import Counted, make_reduction, rows_folder, rows_ports, to_numpy, unit_path
+from tasks.engine.reduction import (
+    Counted,
+    make_reduction,
+    rows_folder,
+    rows_ports,
+    to_numpy,
+    unit_path,
+    weight_label,
+)
 from tasks.engine.source import Rows
 from tasks.methods.contract import ArtifactPort, Block, Inputs, load_method
 from tasks.store.location import Location
@@ -162,13 +170,13 @@ class Fusion:
 
 
 def check_fusable(call: MethodCall, allowed: tuple[str, ...] = ()) -> bool:
-    """Whether the method reads labels, if it can run while rows are captured.
+    """Whether the method reads labels (of their own, or as weights), if it can run while rows are captured.
 
     Raises:
         MethodError: if it needs more than one pass, another artifact, or rows of two sites.
     """
     module = load_method(call.method, allowed)
-    module.Config.model_validate(call.config)
+    config = module.Config.model_validate(call.config)
     ports = rows_ports(module)
     reasons = [
         (module.KIND != "reduce", f"it is of kind {module.KIND}"),
@@ -182,4 +190,4 @@ def check_fusable(call: MethodCall, allowed: tuple[str, ...] = ()) -> bool:
                 f"{call.method} cannot be fused, because {reason}; only one-pass reductions of one site can: make it a "
                 "stage instead"
             )
-    return any(port.labels for port in ports.values())
+    return any(port.labels for port in ports.values()) or weight_label(config) is not None

@@ -60,6 +60,11 @@ def reads_labels(module: ModuleType) -> bool:
     return any(port.labels for port in rows_ports(module).values())
 
 
+def weight_label(config: Frozen) -> str | None:
+    """The label that weighs rows, where a method has that option and it is set."""
+    return getattr(config, "weight_label", None)
+
+
 def make_reduction(
     method: str, module: ModuleType, config: Frozen, carry: State, inputs: Inputs, place: str | None = None
 ) -> Reduction:

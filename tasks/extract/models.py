@@ -85,7 +85,8 @@ def load(model: Model, device: str = "cpu", threads: int = 1) -> Network:
     else:
         loaded = pretrained.load(model, place)
         untrained = loaded.untrained
-        module = loaded.module if model.device_map == "auto" else _move(loaded.module, place, None)
+        spread = hasattr(loaded.module, "hf_device_map")
+        module = loaded.module if spread else _move(loaded.module, place, None)
     digest = weights_digest(model) or _factory_digest(model, module)
     net = wrap(module.eval(), getattr(torch, model.dtype), untrained)._replace(digest=digest)
     return net if any(True for _ in module.parameters()) else net._replace(device=place)

@@ -30,7 +30,7 @@ class Loaded(NamedTuple):
 
 
 def load(model: TransformersModel, device: torch.device) -> Loaded:
-    """Loads a network on the CPU, or spread over devices where `device_map` says so.
+    """Loads a network on the CPU, or spread over the GPUs of this process where `device_map` says so and `device` is one.
 
     The weights of a pooler may be missing: many checkpoints have none. They are filled with NaN, so that
     nothing random can enter a capture.
@@ -41,20 +41,20 @@ def load(model: TransformersModel, device: torch.device) -> Loaded:
     """
     folder = check_folder(model_folder(model))
     dtype: torch.dtype = getattr(torch, model.dtype)
-    if model.device_map == "auto":
+    spread = model.device_map == "auto" and device.type == "cuda"
+    if spread:
         _need_accelerate(model.name)
-    else:
-        _check_memory(weight_bytes(folder, dtype.itemsize), device, model.name)
-    module, info = _from_pretrained(model, folder, dtype)
+    _check_memory(weight_bytes(folder, dtype.itemsize), device, model.name, spread)
+    module, info = _from_pretrained(model, folder, dtype, spread)
     return Loaded(module, _settle_missing(module, info, model))
 
 
 def _from_pretrained(
-    model: TransformersModel, folder: Path, dtype: torch.dtype
+    model: TransformersModel, folder: Path, dtype: torch.dtype, spread: bool
 ) -> tuple[nn.Module, dict[str, Any]]:
     import transformers
 
-    spread = {"device_map": "auto"} if model.device_map == "auto" else {}
+    place = {"device_map": "auto"} if spread else {}
     with _quiet():
         try:
             module, info = getattr(transformers, HEADS[model.head]).from_pretrained(
@@ -63,7 +63,7 @@ def _from_pretrained(
                 attn_implementation=model.attention,
                 local_files_only=True,
                 output_loading_info=True,
-                **spread,
+                **place,
             )
         except torch.OutOfMemoryError as error:
             raise ResourceError(f"{model.name!r} does not fit the devices of this worker: {error}") from error
@@ -99,12 +99,14 @@ def _need_accelerate(name: str) -> None:
         raise ModelError(f"{name!r} with device_map 'auto' needs accelerate: pip install accelerate")
 
 
-def _check_memory(needed: int, device: torch.device, name: str) -> None:
-    free = free_bytes(device)
+def _check_memory(needed: int, device: torch.device, name: str, spread: bool) -> None:
+    devices = [torch.device("cuda", i) for i in range(torch.cuda.device_count())] if spread else [device]
+    free = sum(free_bytes(each) for each in devices)
     if needed > free:
+        where = f"the {len(devices)} GPUs of this worker have" if spread else f"{device} has"
+        cure = "more or larger GPUs" if spread else "a larger device, device_map: auto"
         raise ResourceError(
-            f"the weights of {name!r} take {needed:,} bytes, {device} has {free:,} free: "
-            "use a larger device, a smaller dtype, or device_map: auto"
+            f"the weights of {name!r} take {needed:,} bytes, {where} {free:,} free: use {cure}, or a smaller dtype"
         )
 
 

@@ -25,7 +25,8 @@ and, by KIND, these pure functions (`inputs` is `Inputs`, `block` is `Block`, a 
     whole       max_rows(config) -> int; solve(block, inputs, config) -> (Result, arrays); the rows are those of
                 `config.sample_rows` (None or absent: all), drawn with `config.seed`
 
-Any method may also define check(inputs, config), which raises MethodError before any row is read.
+Any method may also define check(inputs, config), which raises MethodError before any row is read. A reduce method whose
+Config has `weight_label` gets the numbers of that label of its samples as `block.weight`.
 Two reduce methods whose start, partial and merge are the same functions, with equal state_config, share one state.
 """
 

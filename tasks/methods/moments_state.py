@@ -18,10 +18,13 @@ class HasPrecision(Protocol):
     @property
     def precision(self) -> moments.Precision: ...
 
+    @property
+    def weight_label(self) -> str | None: ...
+
 
 def state_config(config: HasPrecision) -> dict[str, object]:
     """What the state depends on."""
-    return {"precision": config.precision}
+    return {"precision": config.precision, "weight_label": config.weight_label}
 
 
 def start(inputs: Inputs, config: HasPrecision) -> State:

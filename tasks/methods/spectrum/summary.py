@@ -38,6 +38,8 @@ class Config(Frozen):
     """Of the interval of the anisotropy."""
     weights: Weights = "reliability"
     """What row weights mean: relative importance, or how often a row occurred."""
+    weight_label: str | None = None
+    """The label (floating point, not negative) of samples that weighs their rows; None: every row counts once."""
 
 
 class Result(Frozen):
