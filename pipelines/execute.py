@@ -261,6 +261,8 @@ def _sealed_outcome(root: Location, capture: CapturePlan) -> CaptureOutcome:
         id=capture.id,
         rows=manifest.rows,
         failures=manifest.failures,
+        truncated=manifest.truncated,
+        saturated=manifest.saturated,
         computed=False,
     )
 

@@ -190,6 +190,8 @@ def show_outcome(outcome: RunOutcome) -> None:
         ),
     )
     for capture in outcome.captures:
+        if capture.truncated:
+            write_line(f"{capture.name}: {capture.truncated:,} samples were cut to the longest length.")
         for site, count in capture.saturated.items():
             write_line(
                 f"{capture.name}: {count:,} values at {site} exceed the store's dtype and are infinite there; use bfloat16 or float32"

@@ -19,6 +19,8 @@ class CaptureOutcome(Frozen):
     """Row space to rows."""
     failures: tuple[Failure, ...] = ()
     """Samples without rows."""
+    truncated: int = 0
+    """Samples that were cut to the longest length."""
     saturated: dict[str, int] = Field(default_factory=dict)
     """Site to values that the store's dtype cannot hold: they are infinite there."""
     computed: bool = True

@@ -44,7 +44,7 @@ class Receipt(Digested):
     """Path below the capture's folder to digest; with `states/` in front for fused states, below the root."""
     failures: tuple[Failure, ...] = ()
     truncated: int = 0
-    """Samples of this unit that were cut to the longest length."""
+    """Samples of this unit that were cut to the longest length; one that straddles units is in both."""
     saturated: dict[str, int] = Field(default_factory=dict)
     """Site to the number of finite values that the store dtype could not hold."""
     max_batch_difference: float | None = None
@@ -74,6 +74,10 @@ class Manifest(Digested):
     receipts: dict[str, FileDigest]
     """Every receipt, by file name."""
     failures: tuple[Failure, ...] = ()
+    truncated: int = 0
+    """Samples that were cut to the longest length."""
+    saturated: dict[str, int] = Field(default_factory=dict)
+    """Site to the number of finite values that the store dtype could not hold: they are infinite there."""
     rows: dict[str, int]
     """Rows per row space."""
     sealed: str

@@ -52,12 +52,12 @@ def capture_data(root: Location, name: str, capture_id: str) -> CaptureData:
     """A capture's spec, receipts, failures and outlier counts."""
     spec = read_spec(root, capture_id)
     receipts = tuple(read_receipts(root, capture_id).values())
-    failures = read_manifest(root, capture_id).failures
+    manifest = read_manifest(root, capture_id)
     multiple = spec.request.rows.outlier_multiple
     spaces = spec.layout.spaces if spec.request.keep == "rows" else ()
     group = open_group(root, capture_id)
     counts = tuple(RowCounts(s.n_rows, outliers(group, s.name, s.shard_rows), multiple) for s in spaces)
-    return CaptureData(name, capture_id, spec, receipts, failures, counts)
+    return CaptureData(name, capture_id, spec, receipts, manifest, counts)
 
 
 def outliers(group: zarr.Group, space: str, step: int) -> dict[str, int]:

@@ -10,7 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from schemas.capture import CaptureSpec
 from schemas.model import TransformersModel
 from schemas.outcome import RunOutcome
-from schemas.receipts import Failure, Fingerprint, Receipt
+from schemas.receipts import Failure, Fingerprint, Manifest, Receipt
 from schemas.run import RunSpec
 from tasks.drawing import draw, inline
 from tasks.figures import shortened
@@ -34,9 +34,14 @@ class CaptureData(NamedTuple):
     id: str
     spec: CaptureSpec
     receipts: tuple[Receipt, ...]
-    failures: tuple[Failure, ...]
+    manifest: Manifest
     counts: tuple[RowCounts, ...]
     """Per row space."""
+
+    @property
+    def failures(self) -> tuple[Failure, ...]:
+        """Samples without rows."""
+        return self.manifest.failures
 
     @property
     def fingerprints(self) -> tuple[Fingerprint, ...]:
@@ -185,8 +190,8 @@ def capture_facts(capture: CaptureData) -> dict[str, Any]:
         "failed": len(capture.failures),
         "rows": {space.name: space.n_rows for space in layout.spaces},
         "sites": len(layout.sites),
-        "truncated": sum(r.truncated for r in receipts),
-        "saturated": sum(n for r in receipts for n in r.saturated.values()),
+        "truncated": capture.manifest.truncated,
+        "saturated": sum(capture.manifest.saturated.values()),
         "difference": max(differences, default=None),
         "dtype": request.store.dtype,
         "bytes": sum(f.bytes for r in receipts for f in r.files.values()),

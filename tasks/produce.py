@@ -1,8 +1,7 @@
 """One capture from its spec to its seal, on any driver. The store is the truth: what has a receipt is not run again."""
 
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from schemas.capture import CaptureSpec, MethodCall
 from schemas.errors import FingerprintError
@@ -89,8 +88,7 @@ def run_capture(
         driver(run_unit, jobs, finished)
         lease.check()
         manifest = seal(root, spec)
-    made = _outcome(manifest, capture, computed=True, seconds=time.perf_counter() - begun)
-    return made.model_copy(update={"saturated": _saturated(done.values())})
+    return _outcome(manifest, capture, computed=True, seconds=time.perf_counter() - begun)
 
 
 class _FingerprintCheck:
@@ -118,19 +116,14 @@ def _differences(a: Fingerprint, b: Fingerprint) -> str:
     return ", ".join(f"{key} {new[key]!r} (others {old[key]!r})" for key in old if old[key] != new[key])
 
 
-def _saturated(receipts: Iterable[Receipt]) -> dict[str, int]:
-    total: Counter[str] = Counter()
-    for receipt in receipts:
-        total.update(receipt.saturated)
-    return dict(total)
-
-
 def _outcome(manifest: Manifest, capture: str, computed: bool, seconds: float = 0.0) -> CaptureOutcome:
     return CaptureOutcome(
         name="",
         id=capture,
         rows=manifest.rows,
         failures=manifest.failures,
+        truncated=manifest.truncated,
+        saturated=manifest.saturated,
         computed=computed,
         seconds=seconds,
     )

@@ -106,3 +106,21 @@ def killer(width: int = 8) -> nn.Module:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return Killer(width)
+
+
+class Scaled(nn.Module):
+    """Multiplies its input."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = nn.Parameter(torch.tensor(factor))
+        self.last = nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.last(x * self.factor)
+        return out
+
+
+def scaled(factor: float = 60000.0) -> nn.Module:
+    """A network whose output leaves the range of float16 here and there."""
+    return Scaled(factor)

@@ -6,7 +6,7 @@ from schemas.artifact import ArrayInfo, Artifact
 from schemas.capture import SCHEMA_VERSION, CaptureSpec
 from schemas.layout import Layout, Site, SiteLayout, Space, UnitRef
 from schemas.outcome import RunOutcome, StageFailure
-from schemas.receipts import Failure, FileDigest, Fingerprint, Receipt
+from schemas.receipts import Failure, FileDigest, Fingerprint, Manifest, Receipt
 from schemas.run import RunSpec
 from schemas.stage import ResolvedStage, RowsRef
 from tasks.findings import RowCounts
@@ -140,7 +140,11 @@ def capture(
         layout=Layout(n_samples=400, spaces=(tokens,), sites=layouts),
     )
     counts = RowCounts(rows, {site: index for index, site in enumerate(sites)}, 10.0)
-    return CaptureData("docs", CAPTURE, spec, (receipt(0), receipt(1)), failures, (counts,))
+    manifest = Manifest(
+        schema_version=1, capture=CAPTURE, files={}, receipts={}, failures=failures, truncated=2, rows={"tokens": rows},
+        sealed="2026-01-01T00:00:00+00:00",
+    )  # fmt: skip
+    return CaptureData("docs", CAPTURE, spec, (receipt(0), receipt(1)), manifest, (counts,))
 
 
 def sample_map(n: int = 400, classes: int = 3, label: str | None = "module") -> SampleMap:

@@ -1,7 +1,9 @@
 """Sealing a capture: every unit proven, every file in its size, then the manifest, last."""
 
+from collections import Counter
 from collections.abc import Iterable
 from datetime import UTC, datetime
+from typing import Any
 
 from schemas.base import canonical_json
 from schemas.capture import CaptureSpec
@@ -56,6 +58,8 @@ def seal(root: Location, spec: CaptureSpec) -> Manifest:
         files=dict(sorted(files.items())),
         receipts=_receipt_digests(root, spec.id),
         failures=failures,
+        truncated=_truncated(root, spec),
+        saturated=_saturated(receipts.values()),
         rows={space.name: space.n_rows for space in spec.layout.spaces},
         sealed=datetime.now(UTC).isoformat(timespec="seconds"),
     ).with_digest()
@@ -140,6 +144,25 @@ def _ok(root: Location, spec: CaptureSpec, failures: tuple[Failure, ...]) -> dic
         open_for_writing(store, "samples/ok")[:] = ok
     store.base.sync(store.written)
     return store.written
+
+
+def _truncated(root: Location, spec: CaptureSpec) -> int:
+    """How many samples of the table were cut; receipts would count one that straddles units twice."""
+    import numpy as np
+    import zarr
+
+    from tasks.store.zarrstore import LocationStore
+
+    store = LocationStore(root.child(capture_path(spec.id)), read_only=True)
+    column: Any = zarr.open_array(store, path="samples/truncated", mode="r", zarr_format=3)
+    return int(np.count_nonzero(column[:]))
+
+
+def _saturated(receipts: Iterable[Receipt]) -> dict[str, int]:
+    total: Counter[str] = Counter()
+    for receipt in receipts:
+        total.update(receipt.saturated)
+    return dict(sorted(total.items()))
 
 
 def _sweep(root: Location, spec: CaptureSpec) -> None:
