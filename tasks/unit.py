@@ -125,11 +125,12 @@ def _produce(root: Location, job: UnitJob, spec: CaptureSpec) -> UnitDone:
     fusion = Fusion(job.fuse, root, spec, job.unit, job.device, job.allowed) if job.fuse else None
     with UnitWriter(root, spec, job.unit) as writer:
         for shard, group in _groups(context.space, job.unit, context.samples):
+            columns = _row_columns(context, shard)
+            writer.put_columns(shard, columns)
             _compute(context, tally, group)
             finished = context.buffers.take(shard)
-            columns = _row_columns(context, shard)
             norms.append(row_norms(finished, context.buffers.sites))
-            writer.put(finished, columns)
+            writer.put(finished)
             if fusion is not None:
                 ok = ~np.isin(columns["sample"], list(tally.failures))
                 index = np.arange(*context.space.shard_bounds(shard))

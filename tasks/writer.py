@@ -54,7 +54,14 @@ class UnitWriter:
         if error is None and self._error is not None:
             raise self._error
 
-    def put(self, shard: Shard, columns: dict[str, np.ndarray]) -> None:
+    def put_columns(self, shard: int, columns: dict[str, np.ndarray]) -> None:
+        """Hand over the columns of a shard's rows; they are known before its forwards, and are written beside them."""
+        if not self._keep:
+            return
+        for name, values in columns.items():
+            self._queue.put((f"rows/{self._space.name}/{name}", shard, values))
+
+    def put(self, shard: Shard) -> None:
         """Hand over a finished shard; waits while the queue is full.
 
         Raises:
@@ -65,9 +72,6 @@ class UnitWriter:
         self._room.acquire()
         if self._error is not None:
             raise self._error
-        base = f"rows/{self._space.name}"
-        for name, values in columns.items():
-            self._queue.put((f"{base}/{name}", shard.number, values))
         for site, rows in shard.rows.items():
             self._queue.put((f"sites/{Site.parse(site).key}/activation", shard.number, rows.numpy()))
         self._queue.put(("", shard.number, np.empty(0)))
