@@ -1,6 +1,6 @@
 """What a capture costs beside the bare forwards over the same batches, at the same number of processes and threads.
 
-    python -m benchmarks.overhead [--pairs 7] [--tokens 40000] [--only store,memory]
+    python -m benchmarks.overhead [--pairs 7] [--tokens 90000] [--only store,memory]
 
 A sentence encoder with real weights (MiniLM, 6 blocks, width 384) reads docstrings of the standard library, in batches of
 2,048 padded tokens. Captures run on two Dask workers of one thread; bare forwards run in two processes of one thread with
@@ -36,7 +36,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--pairs", type=int, default=7)
-    parser.add_argument("--tokens", type=int, default=40_000)
+    parser.add_argument("--tokens", type=int, default=90_000)
     parser.add_argument("--only", default="store,memory")
     options = parser.parse_args()
     results = saved("overhead")
@@ -44,7 +44,7 @@ def main() -> None:
     if "store" in options.only.split(","):
         results["store"] = store(options.pairs, options.tokens)
     if "memory" in options.only.split(","):
-        results["memory"] = memory(options.tokens // 2)
+        results["memory"] = memory(options.tokens // 3)
     print(f"saved {save('overhead', results)}")
 
 

@@ -109,7 +109,7 @@ def sample_table(request: CaptureRequest, partition: str | None) -> SampleTable:
 def prepare(request: CaptureRequest, partition: str | None) -> Prepared:
     """See Prepared; remembered while weights and data stay the same, so that planning and creating share the work."""
     prints = weights_digest(request.model), fingerprint(request.data, partition)
-    return _prepare(canonical_json(request), partition, prints)
+    return _prepare(canonical_json(request), partition or None, prints)
 
 
 @lru_cache(maxsize=16)

@@ -13,6 +13,7 @@ SCHEMA_VERSION = 1
 """Version of what lies on disk; readers refuse a newer one."""
 
 Codec = Literal["none", "lz4", "zstd"]
+PaddingSide = Literal["right", "left"]
 Positions = Literal["all", "first", "last", "not-first"]
 
 
@@ -81,6 +82,8 @@ class CaptureRequest(Frozen):
     batch_overhead: int = Field(64, ge=0)
     """What a batch costs beside its tokens, in tokens: small makes many batches with little padding (CPU), thousands make
     few large ones (GPU)."""
+    padding_side: PaddingSide = "right"
+    """Where batches of texts are padded. `left` also gives the network `position_ids`; values differ in the last bits only."""
     max_length: int | None = Field(None, ge=1)
     """Longest sample in tokens; None: what the network takes."""
     too_long: Literal["refuse", "truncate"] = "refuse"

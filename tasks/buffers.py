@@ -64,52 +64,61 @@ class ShardBuffers:
         self.saturated: dict[str, int] = {}
         """Site -> finite values of this unit's rows that the stored dtype cannot hold."""
         self._number = space.unit_shard_range(unit).start
-        self._rows: dict[str, Tensor] | None = None
-        self._later: list[tuple[str, Tensor, Tensor]] = []
+        self._rows: dict[str, Tensor] = {}
+        self._has = torch.empty(0, dtype=torch.bool)
+        self._later: list[tuple[dict[str, Tensor], Tensor]] = []
 
     def put(self, rows: Mapping[str, Tensor], destination: Tensor) -> None:
         """Scatter a batch.
 
         Args:
-            rows: site -> [row, feature].
+            rows: site -> [row, feature], of every site.
             destination: int64 [row], the store row of each, in this shard or a later one; rows outside the unit are left out.
         """
         inside = (destination >= self.first) & (destination < self.last)
         if not bool(inside.all()):
             rows = {site: values[inside] for site, values in rows.items()}
             destination = destination[inside]
+        stored = {}
         for site, values in rows.items():
-            stored, lost = to_stored(values, self.dtype)
+            stored[site], lost = to_stored(values, self.dtype)
             if lost:
                 self.saturated[site] = self.saturated.get(site, 0) + lost
-            self._place(site, stored, destination)
+        self._place(stored, destination)
 
     def take(self, shard: int) -> Shard:
         """The next shard, whose samples have all been put; rows never put are NaN."""
-        taken = Shard(shard, self._filling())
-        self._rows, self._number = None, shard + 1
+        self._open()
+        missing = ~self._has
+        if bool(missing.any()):
+            for rows in self._rows.values():
+                rows[missing] = float("nan")
+        taken = Shard(shard, self._rows)
+        self._rows, self._number = {}, shard + 1
         return taken
 
-    def _place(self, site: str, rows: Tensor, destination: Tensor) -> None:
+    def _place(self, rows: dict[str, Tensor], destination: Tensor) -> None:
         low, high = self.space.shard_bounds(self._number)
         mine = destination < high
         if not bool(mine.all()):
-            self._later.append((site, rows[~mine], destination[~mine]))
-            rows, destination = rows[mine], destination[mine]
-        self._filling()[site].index_copy_(0, destination - low, rows)
+            self._later.append(({site: values[~mine] for site, values in rows.items()}, destination[~mine]))
+            rows, destination = {site: values[mine] for site, values in rows.items()}, destination[mine]
+        self._open()
+        for site, values in rows.items():
+            self._rows[site].index_copy_(0, destination - low, values)
+        self._has[destination - low] = True
 
-    def _filling(self) -> dict[str, Tensor]:
-        """The buffers of the shard being filled, made at first use, with what waited for it."""
-        if self._rows is None:
-            low, high = self.space.shard_bounds(self._number)
-            self._rows = {
-                str(s.site): torch.full((high - low, s.width), float("nan"), dtype=STORED[self.dtype])
-                for s in self.sites
-            }
-            waiting, self._later = self._later, []
-            for site, rows, destination in waiting:
-                self._place(site, rows, destination)
-        return self._rows
+    def _open(self) -> None:
+        """Take the memory of the shard being filled, at its first rows, and place what waited for it."""
+        if self._rows:
+            return
+        low, high = self.space.shard_bounds(self._number)
+        dtype = STORED[self.dtype]
+        self._rows = {str(s.site): torch.empty((high - low, s.width), dtype=dtype) for s in self.sites}
+        self._has = torch.zeros(high - low, dtype=torch.bool)
+        waiting, self._later = self._later, []
+        for rows, destination in waiting:
+            self._place(rows, destination)
 
 
 def row_norms(shard: Shard, sites: Sequence[SiteLayout]) -> np.ndarray:

@@ -38,6 +38,8 @@ from tasks.writer import UnitWriter
 
 MANY = 4
 """From this many samples on, a unit in which every one raised is a failed unit."""
+TRANSIENT = (StoreError, ResourceError, MemoryError, torch.OutOfMemoryError, torch.AcceleratorError)
+"""What says nothing of a sample."""
 PROBE_EVERY = 16
 """Every so many units, one sample is also computed alone and compared with its batch."""
 
@@ -229,7 +231,7 @@ def _refuse_transient(error: Exception) -> None:
     """Raise what says nothing of the sample: memory, storage or device. The unit fails, and may be run again."""
     cause: BaseException | None = error
     while cause is not None:
-        if isinstance(cause, StoreError | ResourceError | MemoryError | torch.AcceleratorError) or (
+        if isinstance(cause, TRANSIENT) or (
             isinstance(cause, OSError)
             and not isinstance(cause, UnidentifiedImageError)
             and cause.errno is not None

@@ -17,6 +17,7 @@ from tasks.extract.geometry import kept_positions, space_size
 from tasks.extract.guard import evaluating, seeded
 from tasks.extract.hooks import record
 from tasks.extract.models import Network
+from tasks.extract.pretrained import free_bytes
 
 _ONE_AT_A_TIME = threading.Lock()
 """Hooks, training flags and the generators' states belong to the process: two threads would see each other's rows."""
@@ -220,9 +221,8 @@ def _autocast(device: torch.device, precision: Precision) -> AbstractContextMana
 
 
 def _no_memory(device: torch.device, batch: Batch) -> str:
-    free, total = torch.cuda.mem_get_info(device)
     shapes = ", ".join(str(tuple(value.shape)) for value in batch.inputs.values())
     return (
-        f"{device} ran out of memory on inputs of {shapes}: {free:,} of {total:,} bytes are free; "
+        f"{device} ran out of memory on inputs of {shapes}: {free_bytes(device):,} bytes are free; "
         "lower batch_tokens or batch_samples, or use a smaller dtype"
     )

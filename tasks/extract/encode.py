@@ -10,7 +10,7 @@ from schemas.model import Model
 from tasks.extract.batches import Batch
 from tasks.extract.constant import ConstantEncoder, first_readable
 from tasks.extract.inputs import is_sequence, read_sequences
-from tasks.extract.sequences import PaddingSide, SequenceEncoder
+from tasks.extract.sequences import SequenceEncoder
 from tasks.extract.sources.base import Source
 from tasks.extract.tokens import tokenise
 
@@ -54,7 +54,6 @@ def make_encoder(
     indices: Sequence[int] | np.ndarray | range,
     model: Model,
     request: CaptureRequest,
-    padding_side: PaddingSide = "right",
 ) -> Encoder:
     """An encoder of the samples of `source` that `indices` name; only these are read and tokenised.
 
@@ -62,8 +61,7 @@ def make_encoder(
         source: the data.
         indices: which samples, in the order of the capture.
         model: its folder gives the tokenizer and the longest length.
-        request: rows, max_length and too_long.
-        padding_side: `left` also gives `position_ids`.
+        request: rows, max_length, too_long and padding_side.
 
     Raises:
         DataError: if the samples do not fit the network, such as a text that is too long.
@@ -72,7 +70,9 @@ def make_encoder(
     """
     chosen = np.asarray(indices, dtype=np.int64)
     if source.kind == "text":
-        return SequenceEncoder(tokenise(source, chosen, model, request), request.rows, padding_side)
+        return SequenceEncoder(tokenise(source, chosen, model, request), request.rows, request.padding_side)
     if source.kind == "inputs" and is_sequence(first_readable(source).value):
-        return SequenceEncoder(read_sequences(source, chosen, model, request), request.rows, padding_side)
+        return SequenceEncoder(
+            read_sequences(source, chosen, model, request), request.rows, request.padding_side
+        )
     return ConstantEncoder(source, chosen)

@@ -2,17 +2,15 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from schemas.capture import Rows
+from schemas.capture import PaddingSide, Rows
 from tasks.extract.batches import Batch
 from tasks.extract.ragged import Ragged
-
-PaddingSide = Literal["right", "left"]
 
 
 class Sequences(NamedTuple):

@@ -36,7 +36,7 @@ def request(model=MINILM, rows=None, **options):
 def encode(values, model=MINILM, kind="text", indices=None, side="right", **options):
     source = source_of(values, kind)
     chosen = range(len(source)) if indices is None else indices
-    return make_encoder(source, chosen, model, request(model, **options), padding_side=side)
+    return make_encoder(source, chosen, model, request(model, padding_side=side, **options))
 
 
 def byte_tokenizer(special, template=None):

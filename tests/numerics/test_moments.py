@@ -70,15 +70,37 @@ def test_accuracy_against_lapack(decay: float, offset: float, dtype: torch.dtype
     assert sine(fast.vectors[:TOP], directions) <= 1e-3
 
 
-def test_any_chunking_and_tree_agrees() -> None:
-    x = planted(0.9, 1e3, torch.float32, rows=2000, width=32)
-    whole, rng = moments.partial(x), np.random.default_rng(0)
-    worst = 0.0
-    for _ in range(200):
-        cuts = sorted(rng.integers(0, len(x), rng.integers(1, 16)).tolist())
-        order = rng.integers(0, 1000, len(cuts)).tolist()
-        worst = max(worst, difference(whole, folded(x, cuts, order)))
-    assert worst <= 1e-13
+def shuffled(x: torch.Tensor, rng: np.random.Generator, most_cuts: int) -> moments.State:
+    """Cut the rows anywhere, merge the pieces two at a time in any order: neighbours or not, either one first."""
+    cuts = sorted(rng.integers(0, len(x) + 1, rng.integers(1, most_cuts + 1)).tolist())
+    states = [moments.partial(piece) for piece in torch.tensor_split(x, cuts)]
+    while len(states) > 1:
+        one, two = (states.pop(int(rng.integers(len(states)))) for _ in range(2))
+        states.append(moments.merge(one, two))
+    return states[0]
+
+
+def against_numpy(x: torch.Tensor, state: moments.State, expected: np.ndarray) -> float:
+    """Largest difference from NumPy's covariance and mean of the float64 rows, in units of their size."""
+    gap = np.abs(moments.covariance(state).numpy() - expected).max() / np.linalg.norm(expected, ord=2)
+    mean = x.double().numpy().mean(0)
+    means = np.abs(moments.mean(state).numpy() - mean).max() / np.abs(mean).max()
+    assert int(state["n"]) == len(x)
+    return max(float(gap), float(means))
+
+
+@pytest.mark.parametrize(
+    ("rows", "width", "cases", "offset"),
+    [(20_000, 256, 4, 0.3), (20_000, 256, 4, 1e5), (2000, 32, 100, 0.3), (2000, 32, 100, 1e3)],
+)
+def test_any_chunking_and_order_agree(rows: int, width: int, cases: int, offset: float) -> None:
+    x = planted(0.97, offset, torch.float32, rows, width)
+    whole, expected = moments.partial(x), np.cov(x.double().numpy().T)
+    rng = np.random.default_rng(rows + int(offset))
+    for _ in range(cases):
+        state = shuffled(x, rng, most_cuts=16)
+        assert against_numpy(x, state, expected) <= 1e-13
+        assert difference(whole, state) <= 1e-13
 
 
 @given(

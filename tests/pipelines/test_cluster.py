@@ -1,25 +1,39 @@
 """Real Dask workers, real kills: the store's bytes are those of an undisturbed run."""
 
-import os
-import signal
+import functools
+import random
 import threading
 import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, NamedTuple
 
+import numpy as np
+import psutil
 import pytest
+import torch
 from distributed import Client, LocalCluster
 
 from pipelines.cluster import DaskDriver, open_client, resolve_device
 from pipelines.execute import execute
-from pipelines.plan import make_plan
+from pipelines.plan import Plan, make_plan
 from pipelines.progress import Quiet
 from pipelines.serial import PlainSteps, run_serial
+from schemas.capture import CaptureSpec
 from schemas.errors import FingerprintError, ResourceError, StoreError, UnitError
 from schemas.execution import Execution
 from schemas.outcome import RunOutcome
 from schemas.run import RunSpec
 from subspan import open_capture
-from tests.pipelines.runs import store_bytes, vectors_run
+from tasks.drive import Driver
+from tasks.store.paths import all_units, receipts_path
+from tasks.unit import run_unit
+from tests.factories import squares, vectors
+from tests.pipelines.runs import UnitLog, artifact_bytes, finished, half_done, store_bytes, vectors_run
 
 STAGES = {"pca": {"method": "spectrum.pca"}}
 
@@ -34,70 +48,170 @@ def with_execution(run: RunSpec, **changes: object) -> RunSpec:
     return run.model_copy(update={"execution": run.execution.model_copy(update=changes)})
 
 
-def test_workers_write_what_one_process_writes(tmp_path: Path) -> None:
-    serial = run_serial(vectors_run(tmp_path / "serial", stages=STAGES))
-    workers = run_on_workers(vectors_run(tmp_path / "workers", stages=STAGES))
+Ran = Callable[[int], tuple[Path, RunOutcome]]
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> Ran:
+    """The root and outcome of one run by so many workers, each made once; 0 is this process alone."""
+
+    @functools.cache
+    def run(workers: int) -> tuple[Path, RunOutcome]:
+        root = tmp_path_factory.mktemp(f"workers{workers}")
+        store = {"shard_rows": 64, "chunk_rows": 32}
+        asked = vectors_run(root, n=1999, store=store, batch_samples=32, stages=STAGES)
+        if workers == 0:
+            return root, run_serial(asked)
+        return root, run_on_workers(with_execution(asked, workers=workers))
+
+    return run
+
+
+@pytest.mark.parametrize("workers", [1, 2, 4])
+def test_any_number_of_workers_writes_what_one_process_writes(ran: Ran, workers: int) -> None:
+    (here, serial), (there, made) = ran(0), ran(workers)
     capture = serial.captures[0].id
-    assert workers.captures[0].id == capture
-    assert store_bytes(tmp_path / "serial", capture) == store_bytes(tmp_path / "workers", capture)
-    for one, two in zip(serial.artifacts, workers.artifacts, strict=True):
-        assert one.result == two.result
+    assert made.captures[0].id == capture
+    assert store_bytes(here, capture) == store_bytes(there, capture)
+    assert len(serial.artifacts) == 3
+    for one, two in zip(serial.artifacts, made.artifacts, strict=True):
+        assert (one.id, one.result) == (two.id, two.result)
+        arrays = artifact_bytes(here, one.id)
+        assert any("/c/" in path for path in arrays)
+        assert artifact_bytes(there, one.id) == arrays
 
 
-def test_1999_samples_on_two_workers_are_there_once_each(tmp_path: Path) -> None:
-    run = vectors_run(
-        tmp_path, n=1999, store={"shard_rows": 256, "chunk_rows": 64}, batch_samples=32, sites=["last"]
-    )
-    capture = open_capture(tmp_path, run_on_workers(run).captures[0].id)
-    rows = capture.site("last")
+@pytest.mark.parametrize("workers", [1, 2])
+def test_1999_samples_are_there_once_each(ran: Ran, workers: int) -> None:
+    root, outcome = ran(workers)
+    rows = open_capture(root, outcome.captures[0].id).site("first")
     assert rows["sample"].values.tolist() == list(range(1999))
+    assert rows["key"].values.tolist() == [str(n) for n in range(1999)]
+    with torch.inference_mode():
+        expected = squares().first(vectors(1999).values)
+    # Values reach 700, and two samples differ by 0.4 at least.
+    np.testing.assert_allclose(rows["activation"].values, expected.numpy(), rtol=0, atol=0.01)
+
+
+KILLS = 10
+MOST_CAPTURES = 10
 
 
 @pytest.mark.slow
-def test_workers_killed_at_random_change_no_byte(tmp_path: Path) -> None:
-    """Ten kills of a worker in the middle of captures; every unit is there once, with the bytes of a quiet run."""
-    quiet = run_serial(vectors_run(tmp_path / "quiet", n=400, network={"pause": 0.02}))
-    capture = quiet.captures[0].id
+@pytest.mark.timeout(1200)
+def test_workers_killed_at_random_change_no_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten kills, each of a worker in the middle of a unit: only these units are done again, and no byte differs.
+
+    A unit has two shards and sleeps 8 x 0.04 seconds in its forwards, a capture thirty times as long.
+    """
+    slow: dict[str, Any] = {"n": 960, "network": {"pause": 0.04}, "store": SHORT_SHARDS | {"unit_shards": 2}}
+    with monkeypatch.context() as patch:
+        patch.setattr("tests.factories.time", SimpleNamespace(sleep=lambda _: None))
+        capture = run_serial(vectors_run(tmp_path / "quiet", **slow)).captures[0].id
     expected = store_bytes(tmp_path / "quiet", capture)
-    kills = 0
-    for round_ in range(5):
-        root = tmp_path / f"round{round_}"
-        run = with_execution(vectors_run(root, n=400, network={"pause": 0.02}), retries=10)
+    kills: list[_Kill] = []
+    captures = 0
+    while len(kills) < KILLS and captures < MOST_CAPTURES:
+        root = tmp_path / f"round{captures}"
+        run = with_execution(vectors_run(root, **slow), retries=KILLS)
         plan = make_plan(run)
+        log = UnitLog(str(tmp_path / f"round{captures}.log"))
+        killer = _Killer(root, plan.captures[0].spec, log, seed=captures)
         with open_client(run.execution, 1, "cpu", plan.memory_bytes) as client:
-            killer = _Killer(client, seed=round_, most=2)
-            with killer:
-                execute(plan, DaskDriver(client, 2), "cpu", PlainSteps(), Quiet())
-            kills += killer.kills
+            now = killer.during(client, _logged(DaskDriver(client, 2), log), plan, KILLS - len(kills))
         assert store_bytes(root, capture) == expected
-    assert kills == 10
+        end = finished(root, plan.captures[0].spec)
+        for kill in now:
+            assert {path: end[path] for path in kill.finished} == kill.finished, (
+                "something finished was touched"
+            )
+        hits = Counter(kill.unit for kill in now)
+        assert log.produced() == {u.name: 1 + hits[u.name] for u in all_units(plan.captures[0].spec)}
+        kills += now
+        captures += 1
+    assert len(kills) == KILLS
+    assert sum(kill.half_done for kill in kills) >= KILLS // 2
+
+
+SHORT_SHARDS = {"shard_rows": 16, "chunk_rows": 8}
+
+
+def _logged(driver: DaskDriver, log: UnitLog) -> Driver:
+    """The driver, with units that note when they begin and end."""
+
+    def run(function: Callable[[Any], Any], items: Sequence[Any], on_done: Callable[[Any], None]) -> None:
+        assert function is run_unit
+        driver(log, items, on_done)
+
+    return run
+
+
+class _Kill(NamedTuple):
+    """A worker was killed while it was at work on a unit."""
+
+    unit: str
+    half_done: bool
+    """Whether shards of the unit lay there already."""
+    finished: dict[str, tuple[int, int]]
+    """The shards of units with a receipt, at that moment."""
 
 
 class _Killer:
-    """Kills workers of a client at seeded random instants, until it has killed `most`."""
+    """Kills workers at seeded random instants, each time after at least one more unit was finished."""
 
-    def __init__(self, client: Client, seed: int, most: int) -> None:
-        import random
+    def __init__(self, root: Path, spec: CaptureSpec, log: UnitLog, seed: int) -> None:
+        self._root, self._spec, self._log = root, spec, log
+        self._random = random.Random(seed)
+        self._over = threading.Event()
 
-        self._client, self._random, self._most = client, random.Random(seed), most
-        self._pids = client.run(os.getpid)
-        self.kills = 0
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run)
+    def during(self, client: Client, driver: Driver, plan: Plan, most: int) -> list[_Kill]:
+        """Execute a plan and kill meanwhile; every second victim has written a part of its unit."""
+        with ThreadPoolExecutor(1) as pool:
+            killed = pool.submit(self._kills, client, most)
+            try:
+                execute(plan, driver, "cpu", PlainSteps(), Quiet())
+            finally:
+                self._over.set()
+            return killed.result()
 
-    def __enter__(self) -> "_Killer":
-        self._thread.start()
-        return self
+    def _kills(self, client: Client, most: int) -> list[_Kill]:
+        kills: list[_Kill] = []
+        receipts = self._root / receipts_path(self._spec.id)
+        while len(kills) < most and not self._over.is_set():
+            before = len(list(receipts.glob("sample-*")))
+            while len(list(receipts.glob("sample-*"))) == before and not self._over.wait(0.01):
+                pass
+            self._over.wait(self._random.uniform(0.0, 0.3))
+            kill = None
+            while kill is None and not self._over.wait(0.005):
+                kill = self._strike(client, needs_shards=len(kills) % 2 == 0)
+            kills += [kill] if kill is not None else []
+        return kills
 
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
+    def _strike(self, client: Client, needs_shards: bool) -> _Kill | None:
+        """Stop a worker, see that it is in the middle of a unit, and kill it; else let it go on."""
+        current = {nanny.pid for nanny in client.cluster.workers.values()} & set(self._log.open_units())
+        if not current:
+            return None
+        victim = self._random.choice(sorted(current))
+        process = psutil.Process(victim)
+        process.suspend()
+        try:
+            while process.status() != psutil.STATUS_STOPPED:
+                time.sleep(0.001)
+            unit, done = self._log.open_units().get(victim), finished(self._root, self._spec)
+            begun = unit in half_done(self._root, self._spec)
+            under_way = unit is not None and not self._has_receipt(unit)
+            if under_way and (begun or not needs_shards):
+                process.kill()
+                return _Kill(str(unit), begun, done)
+        finally:
+            with suppress(psutil.NoSuchProcess):
+                process.resume()
+        return None
 
-    def _run(self) -> None:
-        pids = list(self._pids.values())
-        while self.kills < self._most and pids and not self._stop.wait(self._random.uniform(0.8, 2.0)):
-            os.kill(pids.pop(), signal.SIGKILL)
-            self.kills += 1
+    def _has_receipt(self, unit: str) -> bool:
+        return (self._root / receipts_path(self._spec.id) / f"{unit}.json").exists()
 
 
 def test_a_network_that_kills_its_workers_is_named(tmp_path: Path) -> None:
@@ -124,7 +238,7 @@ def test_an_absent_scheduler_is_refused() -> None:
 
 
 def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipelines.cluster._gpu_count", lambda: 0)
+    monkeypatch.setattr("pipelines.devices.gpu_count", lambda: 0)
     with pytest.raises(ResourceError, match="no CUDA device"):
         resolve_device(Execution(device="cuda"))
     assert resolve_device(Execution()) == "cpu"

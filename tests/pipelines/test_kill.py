@@ -14,11 +14,9 @@ import yaml
 
 from pipelines.plan import make_plan
 from pipelines.serial import run_serial
-from schemas.run import RunSpec
 from tasks.store.location import Location
-from tasks.store.paths import all_units, capture_path, receipt_path, unit_files
 from tasks.store.verify import verify
-from tests.pipelines.runs import store_bytes, vectors_run
+from tests.pipelines.runs import finished, half_done, store_bytes, vectors_run
 
 NETWORK = {"pause": 0.05}
 SAMPLES = 3200
@@ -43,23 +41,6 @@ if __name__ == "__main__":
 def receipts(root: Path, capture: str) -> int:
     folder = root / "captures" / f"{capture}.receipts"
     return len(list(folder.glob("sample-*.json"))) if folder.exists() else 0
-
-
-def finished(root: Path, run: RunSpec) -> dict[str, tuple[int, int]]:
-    """Shards of units that have a receipt: path to inode and time of change."""
-    spec = make_plan(run).captures[0].spec
-    base = root / capture_path(spec.id)
-    done = [u for u in all_units(spec) if (root / receipt_path(spec.id, u)).exists()]
-    stats = {path: (base / path).stat() for unit in done for path in unit_files(spec, unit)}
-    return {path: (s.st_ino, s.st_mtime_ns) for path, s in stats.items()}
-
-
-def half_done(root: Path, run: RunSpec) -> int:
-    """Units with shards but without a receipt."""
-    spec = make_plan(run).captures[0].spec
-    base = root / capture_path(spec.id)
-    open_units = [u for u in all_units(spec) if not (root / receipt_path(spec.id, u)).exists()]
-    return sum(any((base / path).exists() for path in unit_files(spec, unit)) for unit in open_units)
 
 
 def kill_after_progress(command: list[str], root: Path, capture: str, wait: float) -> bool:
@@ -93,6 +74,7 @@ def test_a_flow_killed_ten_times_ends_like_a_quiet_one(tmp_path: Path) -> None:
     capture = run_serial(quiet).captures[0].id
     root = tmp_path / "killed"
     run = vectors_run(root, n=SAMPLES, network=NETWORK, batch_samples=16)
+    spec = make_plan(run).captures[0].spec
     file, script = tmp_path / "run.yaml", tmp_path / "without_prefect.py"
     file.write_text(yaml.safe_dump(run.model_dump(mode="json")))
     script.write_text(WITHOUT_PREFECT)
@@ -104,8 +86,8 @@ def test_a_flow_killed_ten_times_ends_like_a_quiet_one(tmp_path: Path) -> None:
     for attempt in range(10):
         command = prefect if attempt % 5 == 4 else plain
         kills += kill_after_progress(command, root, capture, chance.uniform(0.0, 0.8))
-        assert half_done(root, run) <= 2, "more than one unit per worker is lost"
-        now = finished(root, run)
+        assert len(half_done(root, spec)) <= 2, "more than one unit per worker is lost"
+        now = finished(root, spec)
         assert {path: now[path] for path in kept} == kept, "something finished was touched"
         kept = now
     assert kills == 10

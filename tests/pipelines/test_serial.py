@@ -234,3 +234,14 @@ def test_the_blocker_blocks(tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(BLOCKER)
     with pytest.raises(AssertionError, match="torch"):
         command_line(file, tmp_path)
+
+
+def test_planning_and_creating_share_the_dry_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import pipelines.resolve
+
+    runs = []
+    real = pipelines.resolve.timed_dry_run
+    monkeypatch.setattr(pipelines.resolve, "timed_dry_run", lambda *a: runs.append(1) or real(*a))
+    pipelines.resolve._prepare.cache_clear()
+    run_serial(vectors_run(tmp_path, n=20))
+    assert len(runs) == 1
