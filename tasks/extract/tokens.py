@@ -13,7 +13,7 @@ from tasks.extract.ragged import Ragged
 from tasks.extract.sequences import Sequences
 from tasks.extract.sources.base import Source
 
-BLOCK_TEXTS = 1024
+BLOCK_TEXTS = 128
 """Texts that are tokenised at once; only their ids stay."""
 
 
