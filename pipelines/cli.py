@@ -176,7 +176,7 @@ def run(
             os.environ.setdefault("PREFECT_LOGGING_LEVEL", "WARNING")
             from pipelines.run import run_flow
 
-            outcome = run_flow(spec, bars)
+            outcome = run_flow(made, bars)
     if json:
         terminal.write_json({**outcome.model_dump(mode="json"), "failures": outcome.failures})
     else:

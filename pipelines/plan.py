@@ -68,7 +68,8 @@ class Plan(Frozen):
     def execution(self) -> Execution:
         """How it is executed: a network that is spread over GPUs needs one worker that sees them all."""
         asked = self.run.execution
-        spread = any(
+        gpus = asked.device != "cpu" and asked.cluster != "processes"
+        spread = gpus and any(
             getattr(request.model, "device_map", "none") == "auto" for request in self.run.captures.values()
         )
         return asked.model_copy(update={"workers": 1}) if spread and asked.workers is None else asked

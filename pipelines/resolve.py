@@ -68,7 +68,9 @@ def resolve_run(run: RunSpec) -> tuple[tuple[CapturePlan, ...], tuple[StagePlan,
         _check_fuse(name, request)
     captures = resolve_captures(run)
     _check_color(run)
-    return captures, resolve_stages(run, captures)
+    stages = resolve_stages(run, captures)
+    _check_weights(run, captures, stages)
+    return captures, stages
 
 
 def resolve_captures(run: RunSpec) -> tuple[CapturePlan, ...]:
@@ -99,6 +101,27 @@ def _check_color(run: RunSpec) -> None:
         raise UnknownNameError(
             f"report.color_by: no capture has a label {wanted!r}; nearest: {nearest(wanted, labels)}"
         )
+
+
+def _check_weights(run: RunSpec, captures: Sequence[CapturePlan], stages: Sequence[StagePlan]) -> None:
+    """Refuse a label that is to weigh rows and is not there, before anything is captured for it."""
+    wanted: set[tuple[str, object]] = {
+        (name, call.config.get("weight_label")) for name, r in run.captures.items() for call in r.fuse
+    }
+    names = {capture.id: capture.name for capture in captures}
+    for stage in (planned.stage for planned in stages):
+        read = {names.get(ref.capture) for refs in stage.rows.values() for ref in refs}
+        wanted |= {(name, stage.config.get("weight_label")) for name in read if name}
+    for name, label in wanted:
+        if label is not None:
+            request = run.captures[name]
+            table = sample_table(request, partitions(request.data)[0])
+            numbers = [n for n, column in table.labels.items() if column.dtype.kind == "f"]
+            if label not in numbers:
+                raise UnknownNameError(
+                    f"weight_label: capture {name!r} has no label {label!r} of floating point numbers; nearest: "
+                    f"{nearest(str(label), numbers) or 'it has none at all'}"
+                )
 
 
 def sample_table(request: CaptureRequest, partition: str | None) -> SampleTable:

@@ -27,7 +27,6 @@ from pipelines.progress import Progress, Quiet
 from pipelines.publish import PrefectProgress, publish_outcome
 from schemas.artifact import Artifact
 from schemas.outcome import CaptureOutcome, RunOutcome
-from schemas.run import RunSpec
 from tasks.capture import capture_task
 from tasks.report import report_task
 from tasks.stage import stages_task
@@ -60,8 +59,7 @@ def execute_plan(plan: Plan, progress: Progress) -> RunOutcome:
     check_plan(plan)  # before a cluster is started for what would be refused
     execution = plan.execution
     device = resolve_device(execution)
-    threads = max(c.precision.threads for c in plan.run.captures.values())
-    with open_client(execution, threads, device, plan.memory_bytes) as client:
+    with open_client(execution, plan.threads, device, plan.memory_bytes) as client:
         if execution.cluster == "address":
             device = shared_device(client, execution)
         return execute(plan, DaskDriver(client, execution.window), device, PrefectSteps(), progress)
@@ -76,12 +74,11 @@ def run(form: RunForm = RunForm()) -> dict[str, Any]:  # noqa: B008  the form ne
     return outcome.model_dump(mode="json", exclude={"artifacts"})
 
 
-def run_flow(run: RunSpec, progress: Progress | None = None) -> RunOutcome:
+def run_flow(plan: Plan, progress: Progress | None = None) -> RunOutcome:
     """Run from the command line, as a flow: on the server that PREFECT_API_URL names, or on a temporary one.
 
     A finished run needs no server and no cluster.
     """
-    plan = make_plan(run)
     done = finished_outcome(plan)
     if done is not None:
         return done
@@ -92,7 +89,7 @@ def run_flow(run: RunSpec, progress: Progress | None = None) -> RunOutcome:
         return execute_plan(plan, progress or Quiet())
 
     with _quiet_prefect():
-        return from_command_line(run.name, run.root)
+        return from_command_line(plan.run.name, plan.run.root)
 
 
 @contextmanager

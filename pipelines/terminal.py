@@ -237,9 +237,11 @@ TELLING = (
 
 
 def show_results(artifacts: Sequence[ArtifactOutcome], most: int = 5) -> None:
-    """One row per site with the numbers that tell most, at least one of every stage."""
+    """One row per site with the numbers that tell most, at least one of every stage that differs between sites."""
     stages = dict.fromkeys(made.stage for made in artifacts)
     columns = telling_columns(artifacts)[: max(most, len(stages))]
+    if not columns:
+        return
     fields = [field for _, field in columns]
     headings = [f if fields.count(f) == 1 else f"{stage} {f}" for stage, f in columns]
     sites = dict.fromkeys(made.site for made in artifacts)

@@ -5,7 +5,6 @@ is encoding and writing, which a unit does beside the next forward.
 """
 
 import multiprocessing
-import resource
 import time
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -21,6 +20,7 @@ from schemas.base import Frozen
 from schemas.capture import CaptureRequest, CaptureSpec
 from schemas.errors import ResourceError, SubspanError, UnitError
 from schemas.layout import Space, UnitRef
+from tasks.peak import peak_bytes
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -226,7 +226,7 @@ def run_trial(job: TrialJob, projected: int) -> Trial:
         padded_tokens=job.padded_tokens,
         seconds=seconds,
         seconds_per_1000=1000 * seconds / job.tokens,
-        peak_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        peak_bytes=peak_bytes(),
         device_peak_bytes=_device_peak(job.device),
         projected_bytes=projected,
     )
@@ -256,6 +256,8 @@ def _run_batch(job: TrialJob) -> list[float]:
             rows = collect(net, inputs, sites, request.rows, request.precision)
             buffers.put(rows, _destination(job))
             seconds.append(time.perf_counter() - begun)
+    for _ in layout.space(job.unit.space).unit_shard_range(job.unit.index):
+        buffers.take()  # fills a shard set, for the peak
     return seconds
 
 

@@ -86,15 +86,15 @@ class ShardBuffers:
                 self.saturated[site] = self.saturated.get(site, 0) + lost
         self._place(stored, destination)
 
-    def take(self, shard: int) -> Shard:
+    def take(self) -> Shard:
         """The next shard, whose samples have all been put; rows never put are NaN."""
         self._open()
         missing = ~self._has
         if bool(missing.any()):
             for rows in self._rows.values():
                 rows[missing] = float("nan")
-        taken = Shard(shard, self._rows)
-        self._rows, self._number = {}, shard + 1
+        taken = Shard(self._number, self._rows)
+        self._rows, self._number = {}, self._number + 1
         return taken
 
     def _place(self, rows: dict[str, Tensor], destination: Tensor) -> None:

@@ -12,7 +12,7 @@ from tasks.fingerprint import package_versions
 from tasks.store.arrays import SampleTable, create_capture
 from tasks.store.lease import hold
 from tasks.store.location import Location
-from tasks.store.paths import all_units
+from tasks.store.paths import all_units, receipt_path
 from tasks.store.receipts import drop_receipt, read_receipts
 from tasks.store.seal import drop_incomplete, is_sealed, read_manifest, seal
 from tasks.unit import UnitDone, UnitJob, run_unit
@@ -104,10 +104,12 @@ class _FingerprintCheck:
         if receipt.fingerprint != self.first and not self.mix:
             if made_now:
                 drop_receipt(self.root, receipt.capture, receipt.unit)  # else it would block every later run
+            place = f"{self.root.url}/{receipt_path(receipt.capture, receipt.unit)}"
+            again = "" if made_now else f"; or delete {place}, so that its unit is done again"
             raise FingerprintError(
                 f"unit {receipt.unit.name} was made on {receipt.worker} with {_differences(self.first, receipt.fingerprint)}: "
                 "equal bytes are promised for equal versions, device and threads only; use one kind of worker, or set "
-                "execution.mix_fingerprints to accept a tolerance instead"
+                f"execution.mix_fingerprints to accept a tolerance instead{again}"
             )
 
 

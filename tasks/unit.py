@@ -5,7 +5,6 @@ sorted by length and packed by token budget. The writer works on a finished shar
 is drained before the receipt is written.
 """
 
-import resource
 import time
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
@@ -31,6 +30,7 @@ from tasks.extract.encode import Encoder, make_encoder
 from tasks.extract.geometry import kept_positions, space_size
 from tasks.extract.models import Network, network
 from tasks.fingerprint import fingerprint, worker_name
+from tasks.peak import peak_bytes
 from tasks.store.location import Location
 from tasks.store.receipts import receipt_of, write_receipt
 from tasks.store.samples import UnitSamples, read_spec, sample_key, samples_between
@@ -130,7 +130,7 @@ def _produce(root: Location, job: UnitJob, spec: CaptureSpec) -> UnitDone:
             columns = _row_columns(context, shard)
             writer.put_columns(shard, columns)
             _compute(context, tally, group)
-            finished = context.buffers.take(shard)
+            finished = context.buffers.take()
             norms.append(row_norms(finished, context.buffers.sites))
             writer.put(finished)
             if fusion is not None:
@@ -336,7 +336,7 @@ def _receipt(root: Location, context: _Context, tally: _Tally, writer: UnitWrite
         write_seconds=writer.seconds,
         tokens=tally.tokens,
         padded_tokens=tally.padded,
-        peak_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        peak_bytes=peak_bytes(),
         fingerprint=fingerprint(context.job.device),
         worker=worker_name(),
         finished=datetime.now(UTC).isoformat(timespec="seconds"),

@@ -16,9 +16,6 @@ from tasks.store.arrays import ShardWriter
 from tasks.store.location import Location
 from tasks.store.samples import read_spec
 
-QUEUE_SHARDS = 0
-"""Finished shards that wait, beside the one being written: writing takes a fraction of the forwards of the next shard."""
-
 
 @lru_cache(maxsize=2)
 def shard_writer(root: Location, capture: str) -> ShardWriter:
@@ -38,7 +35,9 @@ class UnitWriter:
         self._unit = unit
         self._writer = shard_writer(root, spec.id)
         self._queue: queue.Queue[tuple[str, int, np.ndarray] | None] = queue.Queue(maxsize=0)
-        self._room = threading.Semaphore(QUEUE_SHARDS + 1)
+        self._room = threading.Semaphore(
+            1
+        )  # no shard waits: writing takes a fraction of the next one's forwards
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="shard-writer", daemon=True)
 
@@ -62,7 +61,7 @@ class UnitWriter:
             self._queue.put((f"rows/{self._space.name}/{name}", shard, values))
 
     def put(self, shard: Shard) -> None:
-        """Hand over a finished shard; waits while the queue is full.
+        """Hand over a finished shard; waits until the one before is written.
 
         Raises:
             StoreError, ResourceError: if an earlier write failed.

@@ -508,6 +508,15 @@ class TestFusion:
         assert len(fusion.states()) == len(CALLS)
         assert all("/b@out@0/" in path for path in fusion.states())
 
+    def test_a_method_that_fails_on_no_rows_at_all_fails_no_capture(self, root: Location) -> None:
+        """In a unit without a good row nothing is folded; the state of an empty block is made at the end."""
+        spec = make_capture(root, {"a": rows_of()})
+        call = MethodCall(method="spectrum.pca", config={"weight_label": "nothing"})
+        fusion = Fusion([call], root, spec, UnitRef(space="tokens", index=0))
+        index = np.arange(8)
+        fusion.add({"a:out:0": torch.zeros(8, 5)}, np.zeros(8, dtype=bool), index, 0 * index, index)
+        assert fusion.states() == {}
+
 
 class TestJoin:
     def test_rows_meet_by_key_and_position(self, root: Location) -> None:

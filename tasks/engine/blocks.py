@@ -45,7 +45,8 @@ def weights_of(block: Block, label: str) -> Tensor:
     if found is not None and found.is_floating_point():
         return found.double()
     numbers = [name for name, values in block.labels.items() if values.is_floating_point()]
-    what = "holds classes" if found is not None else "is not a label of the samples"
+    known = "holds classes, as whole numbers and texts do (write 2.0 for 2)"
+    what = known if found is not None else "is not a label of the samples"
     raise MethodError(
         f"weight_label {label!r} {what}; expected a label of floating point numbers, which are: {', '.join(numbers) or 'none'}"
     )

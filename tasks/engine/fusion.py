@@ -121,10 +121,12 @@ class Fusion:
 
     def states(self) -> dict[str, dict[str, np.ndarray]]:
         """Path below the root -> the unit's state, as it is saved."""
-        return {
-            run.path: to_numpy(close(run.folder, self._states[run.path], self._empty.get(run.site)))
-            for run in self._running
-        }
+        found: dict[str, dict[str, np.ndarray]] = {}
+        for run in self._running:
+            with self._given_up([run]):
+                state = close(run.folder, self._states[run.path], self._empty.get(run.site))
+                found[run.path] = to_numpy(state)
+        return found
 
     def save(self) -> dict[str, FileDigest]:
         """Write the states; path below the root to digest."""

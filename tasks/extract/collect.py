@@ -57,7 +57,8 @@ def collect(
     """
     found: dict[str, Tensor] = {}
     sink = _Sink(batch, {layout.site: layout for layout in sites}, rows, found)
-    devices = [network.device] if network.device.type == "cuda" else []
+    on_gpu = network.device.type == "cuda"  # a network may be spread over several
+    devices = [torch.device("cuda", i) for i in range(torch.cuda.device_count())] if on_gpu else []
     try:
         with (
             _ONE_AT_A_TIME,

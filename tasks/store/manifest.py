@@ -2,7 +2,7 @@
 
 from pydantic import ValidationError
 
-from schemas.base import canonical_json
+from schemas.base import unchanged
 from schemas.capture import SCHEMA_VERSION
 from schemas.errors import DamageError, NotFoundError, StoreError
 from schemas.receipts import Manifest
@@ -46,7 +46,7 @@ def parse_manifest(data: bytes, capture_id: str, where: str) -> Manifest:
             f"{where} has schema_version {manifest.schema_version}, this subspan reads up to "
             f"{SCHEMA_VERSION}: install a newer subspan"
         )
-    if not manifest.holds() or canonical_json(manifest) != data or manifest.capture != capture_id:
+    if not unchanged(data) or manifest.capture != capture_id:
         raise DamageError(f"{where} was changed after sealing; restore it from a copy, or capture again")
     return manifest
 

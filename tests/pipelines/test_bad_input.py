@@ -13,6 +13,8 @@ import yaml
 from PIL import Image
 
 from pipelines.cli import main
+from pipelines.plan import make_plan
+from schemas.errors import UnknownNameError
 from tasks.store.location import Location
 from tests.pipelines.runs import vectors_run
 
@@ -182,3 +184,12 @@ def test_an_object_store_that_is_not_there(
     assert code == 1
     assert "s3://nowhere" in message
     assert "Traceback" not in message
+
+
+def test_a_weight_that_is_no_label_is_refused_before_the_capture(tmp_path: Path) -> None:
+    stages = {"pca": {"method": "spectrum.pca", "config": {"weight_label": "importance"}}}
+    with pytest.raises(UnknownNameError, match="weight_label: capture 'vectors' has no label 'importance'"):
+        make_plan(vectors_run(tmp_path, n=20, stages=stages))
+    fuse = [{"method": "spectrum.pca", "config": {"weight_label": "importance"}}]
+    with pytest.raises(UnknownNameError, match="weight_label"):
+        make_plan(vectors_run(tmp_path, n=20, fuse=fuse))

@@ -18,7 +18,7 @@ import pytest
 import torch
 from distributed import Client, LocalCluster
 
-from pipelines.cluster import DaskDriver, open_client, resolve_device
+from pipelines.cluster import DaskDriver, _check_threads, open_client, resolve_device, shared_device
 from pipelines.execute import execute
 from pipelines.plan import Plan, make_plan
 from pipelines.progress import Quiet
@@ -328,3 +328,66 @@ def test_an_interrupted_run_does_only_what_is_missing(tmp_path: Path) -> None:
     assert {p: (p.stat().st_mtime_ns, p.stat().st_ino) for p in done} == done
     capture = quiet.captures[0].id
     assert store_bytes(tmp_path / "quiet", capture) == store_bytes(tmp_path / "again", capture)
+
+
+class _Workers:
+    """A client of workers that are somewhere else."""
+
+    def __init__(self, threads: tuple[int, ...] = (1, 1), gpus: tuple[int, ...] = (0, 0)) -> None:
+        self.threads, self.gpus, self.closed = threads, gpus, False
+
+    def scheduler_info(self, n_workers: int) -> dict[str, Any]:
+        return {"workers": {f"tcp://w{i}": {"nthreads": n} for i, n in enumerate(self.threads)}}
+
+    def run(self, _: object) -> dict[str, int]:
+        return {f"tcp://w{i}": n for i, n in enumerate(self.gpus)}
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def test_workers_with_several_threads_are_refused() -> None:
+    _check_threads(_Workers((1, 1)))
+    workers = _Workers((1, 4))
+    with pytest.raises(ResourceError, match=r"tcp://w1 has 4 Dask threads \(1 of 2 .*--nthreads 1"):
+        _check_threads(workers)
+    assert workers.closed
+
+
+@pytest.mark.parametrize(
+    ("gpus", "asked", "found"),
+    [((1, 2), "auto", "cuda"), ((0, 0), "auto", "cpu"), ((1, 1), "cpu", "cpu"), ((1, 1), "cuda", "cuda")],
+)
+def test_a_cluster_elsewhere_computes_on_what_its_workers_have(
+    gpus: tuple[int, ...], asked: str, found: str
+) -> None:
+    execution = Execution.model_validate({"cluster": "address", "address": "tcp://s", "device": asked})
+    assert shared_device(_Workers(gpus=gpus), execution) == found
+
+
+@pytest.mark.parametrize(("gpus", "asked"), [((1, 0), "auto"), ((0, 0), "cuda")])
+def test_workers_without_the_asked_gpu_are_named(gpus: tuple[int, ...], asked: str) -> None:
+    execution = Execution.model_validate({"cluster": "address", "address": "tcp://s", "device": asked})
+    with pytest.raises(ResourceError, match=r"of 2 workers at tcp://s see no CUDA device, such as tcp://w"):
+        shared_device(_Workers(gpus=gpus), execution)
+
+
+def test_a_refusal_takes_no_finished_receipt_and_names_the_way_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two kinds of receipts, made while mixing was allowed: each refusal names one, and without it the run goes on."""
+    run = vectors_run(tmp_path, n=64)
+    monkeypatch.setattr("tasks.fingerprint.package_versions", lambda: {"torch": "another"})
+    with pytest.raises(StopHere):
+        _interrupted(run, after=1)
+    monkeypatch.undo()
+    with pytest.raises(StopHere):
+        _interrupted(with_execution(run, mix_fingerprints=True), after=1)
+    receipts = set(tmp_path.rglob("*.receipts/sample-*.json"))
+    with pytest.raises(FingerprintError) as refused:
+        run_serial(run)
+    assert set(tmp_path.rglob("*.receipts/sample-*.json")) == receipts
+    for receipt in receipts:  # those of the other kind, which is the first here
+        if str(receipt) not in str(refused.value):
+            receipt.unlink()
+    assert run_serial(run).captures[0].rows == {"sample": 64}

@@ -94,10 +94,10 @@ def test_only_new_files_are_captured(tmp_path: Path) -> None:
 
 def test_a_finished_run_needs_no_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spec = vectors_run(tmp_path, n=20)
-    assert run_flow(spec).captures[0].computed
+    assert run_flow(make_plan(spec)).captures[0].computed
 
     def no_cluster(*_: object) -> None:
         raise AssertionError("a cluster was started")
 
     monkeypatch.setattr("pipelines.run.open_client", no_cluster)
-    assert not run_flow(spec).captures[0].computed
+    assert not run_flow(make_plan(spec)).captures[0].computed

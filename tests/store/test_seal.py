@@ -5,7 +5,7 @@ import time
 import pytest
 import xarray as xr
 
-from schemas.base import canonical_json
+from schemas.base import canonical_json, sha256
 from schemas.errors import DamageError, NotFoundError, StoreError
 from schemas.receipts import Failure
 from tasks.store.arrays import create_capture
@@ -279,3 +279,16 @@ def test_reading_manifests_is_light() -> None:
     code += "print([name for name in ('zarr', 'numpy', 'fsspec', 'torch') if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_manifest_of_an_older_version_is_read(root: Location) -> None:
+    """Fields that came later are not in its bytes; its digest is that of what was written then."""
+    manifest = make_capture(root, make_spec())
+    old = {k: v for k, v in manifest.model_dump(mode="json").items() if k not in ("truncated", "saturated")}
+    old["digest"] = sha256(canonical_json({**old, "digest": ""}))
+    root.write(manifest_path(manifest.capture), canonical_json(old))
+    found = read_manifest(root, manifest.capture)
+    assert (found.files, found.truncated, found.saturated) == (manifest.files, 0, {})
+    root.write(manifest_path(manifest.capture), canonical_json({**old, "sealed": "another time"}))
+    with pytest.raises(DamageError, match="changed after sealing"):
+        read_manifest(root, manifest.capture)

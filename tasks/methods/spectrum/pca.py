@@ -58,7 +58,7 @@ class Config(Frozen):
     weights: Weights = "reliability"
     """What row weights mean: relative importance, or how often a row occurred."""
     weight_label: str | None = None
-    """The label (floating point, not negative) of samples that weighs their rows; None: every row counts once."""
+    """The label (2.0 rather than 2, not negative) of samples that weighs their rows; None: every row counts once."""
 
 
 class Result(Frozen):
