@@ -1,6 +1,6 @@
 """Captures side by side with SAELens, TransformerLens and nnsight: the same network, token ids, batches and cores.
 
-    python -m benchmarks.extraction [--pairs 7] [--samples 96] [--cores 2] [--only nnsight,SAELens]
+    python -m benchmarks.extraction [--pairs 7] [--samples 256] [--cores 2] [--only nnsight,SAELens]
 
 A GPT-2 with random weights (6 blocks, width 384, 6 heads, 5,000 words, 128 positions) reads sequences of 128 tokens; the
 outputs of blocks are stored in float32. Each side has imported its libraries and loaded the network before the first run
@@ -64,7 +64,7 @@ class Setting(NamedTuple):
     """What all sides share."""
 
     n_pairs: int = 7
-    n_samples: int = 96
+    n_samples: int = 256
     batch: int = 16
     """Samples in a batch."""
     cores: int = 2
@@ -77,7 +77,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--pairs", type=int, default=7)
-    parser.add_argument("--samples", type=int, default=96, help="sequences of 128 tokens, a multiple of 32")
+    parser.add_argument("--samples", type=int, default=256, help="sequences of 128 tokens, a multiple of 32")
     parser.add_argument("--cores", type=int, default=2)
     parser.add_argument("--only", default="", help="parts of the names of cases, with commas")
     options = parser.parse_args()
