@@ -58,6 +58,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
     except (SubspanError, ValidationError) as error:
         return refuse(str(error), debug)
+    except SystemExit as error:  # somebody's code, not this program
+        return refuse(f"code that the run loads called sys.exit({error.code!r})", debug)
     except Exception as error:  # noqa: BLE001  the last resort: no user should read a traceback unasked
         return refuse(f"unexpected {type(error).__name__}: {error}; {DEBUG} shows where", debug)
     return code if isinstance(code, int) else DONE

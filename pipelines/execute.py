@@ -84,12 +84,13 @@ def execute(
         forwards=running.forwards,
         shards_read=running.shards,
     )
+    _point(running.root, captures)
     folder = report_folder(plan)
     if folder is not None:
+        outcome = outcome.model_copy(update={"seconds": time.perf_counter() - begun})
         page = steps.report("report", root=running.root, outcome=outcome, plan=plan, path=f"{folder}/{PAGE}")
         outcome = outcome.model_copy(update={"report": page})
     outcome = outcome.model_copy(update={"seconds": time.perf_counter() - begun})
-    _point(running.root, captures)
     _record(running.root, plan, outcome)
     return outcome
 
@@ -282,6 +283,6 @@ def _pointer(captures: Sequence[CaptureOutcome]) -> dict[str, Any]:
 
 
 def _record(root: Location, plan: Plan, outcome: RunOutcome) -> None:
-    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
     record = {"run": plan.run.model_dump(mode="json"), "outcome": outcome.model_dump(mode="json")}
     root.write(f"runs/{stamp}-{plan.run.name}.json", canonical_json(record))

@@ -31,13 +31,13 @@ def row_coordinates(
     """`key` and every label of each row of a space, as lazy variables over `row`."""
     sample: Any = group[f"rows/{space}/sample"]
     labels = [name for name in samples.columns if name not in ("length", "truncated")]
-    tables = {"key": samples.index.to_numpy(dtype=object)} | {name: _values(samples[name]) for name in labels}
-    taken = {"sample", "position", "token_id", "norm", "outlier", "activation", "row", "feature"}
+    tables = {name: _values(samples[name]) for name in labels}
+    taken = {"key", "sample", "position", "token_id", "norm", "outlier", "activation", "row", "feature"}
+    named = {f"label_{name}" if name in taken else name: table for name, table in tables.items()}
     found = {}
-    for name, table in tables.items():
+    for name, table in ({"key": samples.index.to_numpy(dtype=object)} | named).items():
         lazy = xr.Variable("row", indexing.LazilyIndexedArray(PerRow(sample, table)))
-        called = f"label_{name}" if name in taken else name
-        found[called] = lazy if chunks is None else lazy.chunk(chunks)
+        found[name] = lazy if chunks is None else lazy.chunk(chunks)
     return found
 
 

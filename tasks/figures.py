@@ -305,5 +305,6 @@ def short(value: float) -> str:
 
 
 def shortened(text: str, most: int = 30) -> str:
-    """A name cut in its middle."""
-    return text if len(text) <= most else f"{text[: most // 2 - 1]}…{text[-(most // 2 - 1) :]}"
+    """A name cut in its middle, as it is: dollar signs begin no formula."""
+    cut = text if len(text) <= most else f"{text[: most // 2 - 1]}…{text[-(most // 2 - 1) :]}"
+    return cut.replace("$", r"\$")

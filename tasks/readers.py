@@ -14,7 +14,7 @@ import numpy as np
 from schemas.artifact import Artifact
 from schemas.capture import CaptureSpec
 from schemas.errors import DamageError, NotFoundError, SpecError, UnknownNameError, nearest
-from schemas.layout import SiteLayout
+from schemas.layout import Site, SiteLayout
 from schemas.receipts import Failure, Manifest
 from schemas.stage import RowsRef
 from tasks.store.artifacts import list_artifacts as _artifact_ids
@@ -266,11 +266,29 @@ def list_captures(root: Root) -> list[str]:
     return _capture_ids(_location(root))
 
 
-def list_artifacts(root: Root, method: str | None = None) -> list[Artifact]:
-    """All finished artifacts, or those of one method, sorted by id; their arrays are not read."""
+def list_artifacts(
+    root: Root, method: str | None = None, *, capture: str | None = None, site: str | None = None
+) -> list[Artifact]:
+    """Finished artifacts, sorted by id; their arrays are not read.
+
+    Args:
+        root: where they lie.
+        method: only those of this method.
+        capture: only those that read this capture, by id, the first digits of one, or name.
+        site: only those that read this site, `encoder.layer.5:out:0` or the module's path alone.
+    """
     place = _location(root)
+    wanted = None if capture is None else _resolve(place, capture, "capture", _capture_ids(place))
     found = [read_artifact(place, artifact) for artifact in _artifact_ids(place)]
-    return [artifact for artifact in found if method in (None, artifact.stage.method)]
+    return [a for a in found if method in (None, a.stage.method) and _reads(a, wanted, site)]
+
+
+def _reads(artifact: Artifact, capture: str | None, site: str | None) -> bool:
+    refs = [ref for port in artifact.stage.rows.values() for ref in port]
+    return any(
+        capture in (None, ref.capture) and site in (None, ref.site, Site.parse(ref.site).module)
+        for ref in refs
+    )
 
 
 def _location(root: Root) -> Location:

@@ -57,6 +57,7 @@ def _dots(axes: Axes, xy: Vector, color: str, size: float, alpha: float) -> None
     if len(xy) == 0:
         return
     points = np.repeat(xy, 2, axis=0)
+    points[1::2, 0] += 1e-6 * (np.ptp(xy[:, 0]) or 1.0)  # a line without length is not drawn in a PNG
     codes = np.tile(np.array([Path.MOVETO, Path.LINETO], dtype=np.uint8), len(xy))
     path = Path(points, codes)
     path.should_simplify = False

@@ -144,3 +144,21 @@ def test_a_percentage_is_right_to_two_digits(share: float) -> None:
 @given(st.text(max_size=80), st.integers(8, 40))
 def test_a_shortened_name_fits(text: str, most: int) -> None:
     assert len(figures.shortened(text, most)) <= most
+
+
+def test_the_dots_of_the_map_are_drawn_in_a_png() -> None:
+    """A line without length is a dot in an SVG and nothing in a PNG."""
+    import io
+
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    dots = Dots(rng.standard_normal((400, 2)), ("a $x^$", "costs $5 to $9"), rng.integers(0, 2, 400))
+    coloured = []
+    for shown in (dots, dots._replace(xy=dots.xy[:2], codes=np.array([0, 1]))):
+        data = draw(scatter.sample_map(shown), "png")
+        picture = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"), dtype=int)
+        coloured.append(int((np.ptp(picture, axis=2) > 40).sum()))
+    assert coloured[0] > coloured[1] + 2000
+    texts = [text.get_text() for text in scatter.sample_map(dots).axes[0].texts]
+    assert r"costs \$5 to \$9" in texts

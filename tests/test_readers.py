@@ -149,6 +149,11 @@ class TestOpening:
         assert view.arrays["components"].dims == ("component", "feature")
         assert {a.id for a in list_artifacts(root)} == {made.id, near.id}
         assert [a.id for a in list_artifacts(root, "geometry.neighbours")] == [near.id]
+        ref = made.stage.rows["x"][0]
+        module = ref.site.partition(":")[0]
+        found = list_artifacts(root, made.stage.method, capture=ref.capture[:8], site=module)
+        assert [a.id for a in found] == [made.id]
+        assert list_artifacts(root, made.stage.method, site="another") == []
 
     def test_outputs_of_several_captures_open_one_by_one(self, root: Location) -> None:
         specs = [make_capture(root, {"a": values_of()}, name=str(k)) for k in range(2)]

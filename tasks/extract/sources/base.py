@@ -137,6 +137,18 @@ def check_unique(keys: Sequence[str]) -> None:
         first[key] = index
 
 
+def refuse_half_characters(text: str, where: str) -> None:
+    """Refuse what no file can hold as UTF-8.
+
+    Raises:
+        DataError: if a text holds half a surrogate pair.
+    """
+    if not text.isascii() and any("\ud800" <= mark <= "\udfff" for mark in text):
+        raise DataError(
+            f"{where}: the text holds half a surrogate pair, which is no character; repair the file"
+        )
+
+
 def label_column(name: str, values: Sequence[Any]) -> Sequence[Label]:
     """A column of labels of one type: str, int, or float.
 
@@ -150,6 +162,8 @@ def label_column(name: str, values: Sequence[Any]) -> Sequence[Label]:
     plain = [value.item() if isinstance(value, np.generic) else value for value in values]
     types = {type(value) for value in plain}
     if types <= {str}:
+        for row, text in enumerate(plain):
+            refuse_half_characters(text, f"label {name!r}, sample {row}")
         return plain
     if types <= {int, bool}:
         return [int(value) for value in plain]

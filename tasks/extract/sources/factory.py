@@ -54,14 +54,14 @@ def _make(options: FactoryData) -> Any:
     module, _, name = options.factory.partition(":")
     try:
         function = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
+    except (Exception, SystemExit) as error:  # a module runs any code when it is imported
         raise DataError(
-            f"the data factory {options.factory} cannot be imported: {error}; it must be importable where "
+            f"the data factory {options.factory} cannot be imported: {type(error).__name__}: {error}; it must be importable where "
             "the workers run"
         ) from error
     try:
         return function(**options.arguments)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise DataError(
             f"the data factory {options.factory} raised {type(error).__name__}: {error}"
         ) from error
@@ -131,7 +131,7 @@ class _Items:
     def _item(self, index: int) -> Any:
         try:
             return self.dataset[index]
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise DataError(f"{self.name}: item {index} raised {type(error).__name__}: {error}") from error
 
     def _kind_of(self, index: int, value: Any) -> Kind:

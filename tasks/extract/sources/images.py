@@ -68,8 +68,15 @@ def pixels(file: File, options: ImageFolder) -> np.ndarray:
 
     with reading(file.path), file.system.open(file.path, "rb") as stream:
         image: Image.Image = Image.open(io.BytesIO(stream.read()))
-        if image.mode.startswith("I"):  # 16-bit grey: PIL's own conversion would clip it at 255
+        if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):
+            # 16-bit grey: PIL's own conversion would clip it at 255
             image = Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
+        if image.mode in ("I", "F"):
+            kind = "whole" if image.mode == "I" else "floating point"
+            raise DataError(
+                f"{file.path} holds {kind} numbers of 32 bits, whose range nothing tells; "
+                "expected 8 or 16 bits: convert it, or give the images as arrays"
+            )
         image = image.convert("L" if len(options.mean) == 1 else "RGB")
         small = image.resize((options.size, options.size), Image.Resampling.BILINEAR)
         values = np.asarray(small, dtype=np.float32).reshape(options.size, options.size, -1) / np.float32(255)

@@ -120,6 +120,11 @@ def _csv(file: File, columns: Sequence[str]) -> Iterator[Mapping[str, Any]]:
         reader = csv.DictReader(text, delimiter=delimiter, strict=True)
         with _csv_errors(file, reader):
             names = list(reader.fieldnames or ())
+        twice = sorted({name for name in columns if names.count(name) > 1})
+        if twice:
+            raise DataError(
+                f"{file.path}: the header names {', '.join(twice)} twice; rename one of the columns"
+            )
         require(file, columns, names)
         for record in _csv_rows(file, reader):
             if None in record or None in record.values():

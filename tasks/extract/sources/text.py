@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from schemas.data import TextFiles
 from schemas.errors import DataError
 from tasks.extract.sources import rows
-from tasks.extract.sources.base import Label, Source, Table, digest_options
+from tasks.extract.sources.base import Label, Source, Table, digest_options, refuse_half_characters
 from tasks.extract.sources.files import File, digest, find, pick
 
 
@@ -97,10 +97,7 @@ def _add(found: _Texts, options: TextFiles, file: File, row: int, record: Mappin
         if options.on_empty == "refuse":
             raise DataError(f"{where}: the text is empty; fill it, remove the row, or set on_empty: skip")
         return False
-    if not text.isascii() and any("\ud800" <= mark <= "\udfff" for mark in text):
-        raise DataError(
-            f"{where}: the text holds half a surrogate pair, which is no character; repair the file"
-        )
+    refuse_half_characters(text, where)
     found.texts.append(text)
     found.keys.append(_key(options, file, row, record, where))
     for name, column in found.labels.items():
@@ -116,6 +113,7 @@ def _key(options: TextFiles, file: File, row: int, record: Mapping[str, Any], wh
         raise DataError(
             f"{where}: the key column {options.key_column!r} holds {_short(key)}; expected a name or a number"
         )
+    refuse_half_characters(str(key), where)
     return str(key)
 
 

@@ -166,7 +166,9 @@ def test_what_is_wrong_is_named(name, message):
 
 
 def test_a_factory_that_cannot_be_used_is_named():
-    with pytest.raises(DataError, match=r"no\.such:thing cannot be imported: No module named 'no'"):
+    with pytest.raises(
+        DataError, match=r"no\.such:thing cannot be imported: ModuleNotFoundError: No module named 'no'"
+    ):
         factory.read(FactoryData(factory="no.such:thing"))
     with pytest.raises(DataError, match=r"nothing cannot be imported: .*has no attribute 'nothing'"):
         factory.read(FactoryData(factory=f"{HERE}:nothing"))

@@ -144,3 +144,12 @@ def test_remote_images():
         np.testing.assert_allclose(source[0].value.transpose(1, 2, 0), colours() / 255, atol=1e-7)
     finally:
         system.rm("/pictures", recursive=True)
+
+
+@pytest.mark.parametrize(("mode", "dtype"), [("F", "float32"), ("I", "int32")])
+def test_images_whose_range_nothing_tells_are_refused(tmp_path, mode, dtype):
+    (tmp_path / "a").mkdir()
+    Image.fromarray(np.full((4, 4), 0.5 if mode == "F" else 200, dtype=dtype)).save(tmp_path / "a" / "x.tiff")
+    source = images.read(ImageFolder(path=str(tmp_path), size=4))
+    with pytest.raises(DataError, match=r"x.tiff holds (whole|floating point) numbers of 32 bits"):
+        source[0]

@@ -273,3 +273,11 @@ def test_reading_stops_at_the_first_bad_line(tmp_path, monkeypatch):
     with pytest.raises(DataError, match="line 2"):
         read(path)
     assert len(parsed) == 2
+
+
+@pytest.mark.parametrize("options", [{"label_columns": ("y",)}, {"key_column": "y"}])
+def test_half_a_character_in_a_label_or_key_is_refused(tmp_path, options):
+    """It cannot be stored: a capture with it would be sealed and never be read."""
+    (tmp_path / "t.jsonl").write_text('{"text": "a", "y": "\\ud800"}\n{"text": "b", "y": "k"}\n')
+    with pytest.raises(DataError, match="half a surrogate pair"):
+        text.read(TextFiles(paths=(str(tmp_path / "t.jsonl"),), **options)).labels()
