@@ -226,7 +226,10 @@ def test_a_factory():
         (factory("make_linear", arguments={"depth": 2}), "raised TypeError: .*depth"),
         (factory("make_nothing"), r"make_nothing' returned a str, expected a torch\.nn\.Module"),
         (factory("no_such_function"), "cannot be imported: .*no_such_function"),
-        (FactoryModel(factory="no.such:module"), "cannot be imported: ModuleNotFoundError: No module named 'no'"),
+        (
+            FactoryModel(factory="no.such:module"),
+            "cannot be imported: ModuleNotFoundError: No module named 'no'",
+        ),
     ],
 )
 def test_factories_that_fail(model, message):
