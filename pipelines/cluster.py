@@ -28,7 +28,7 @@ R = TypeVar("R")
 QUIET = {
     "distributed.logging.distributed": "error",
     "distributed.admin.tick.limit": "60s",
-    # Dask watches itself: that took 4 % of a worker's time, and nobody looks at it.
+    # Dask watches itself: that takes time from the forwards, and nobody looks at it.
     "distributed.worker.profile.enabled": False,
     "distributed.admin.tick.interval": "500ms",
     "distributed.admin.system-monitor.interval": "5s",

@@ -35,9 +35,8 @@ class UnitWriter:
         self._unit = unit
         self._writer = shard_writer(root, spec.id)
         self._queue: queue.Queue[tuple[str, int, np.ndarray] | None] = queue.Queue(maxsize=0)
-        self._room = threading.Semaphore(
-            1
-        )  # no shard waits: writing takes a fraction of the next one's forwards
+        # No shard waits: writing one takes a fraction of the next one's forwards.
+        self._room = threading.Semaphore(1)
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="shard-writer", daemon=True)
 
