@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.protocol import MARK, ROOT, THREAD_VARIABLES, Run
+from tasks.threads import thread_variables
 
 
 class Child:
@@ -92,6 +93,8 @@ def child(
     environment = dict(os.environ) | dict.fromkeys(THREAD_VARIABLES, str(threads))
     environment |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "DO_NOT_TRACK": "1"}
     environment["PYTHONPATH"] = str(ROOT) if python == sys.executable else ""
+    if python == sys.executable:
+        environment |= thread_variables(threads)
     environment |= extra or {}
     options = {"cores": threads * int(options.get("workers", 1))} | options
     with tempfile.TemporaryDirectory(dir=scratch_folder(), ignore_cleanup_errors=True) as folder:

@@ -18,7 +18,8 @@ from distributed.scheduler import KilledWorker
 from pipelines.devices import gpu_count, require_worker_memory, resolve_device, worker_count
 from schemas.errors import ResourceError, StoreError, UnitError
 from schemas.execution import Execution
-from tasks.extract.allocator import ARENAS, KEEP_BYTES, KERNELS
+from tasks.extract.allocator import ARENAS, KEEP_BYTES
+from tasks.threads import thread_variables
 
 __all__ = ["DaskDriver", "open_client", "resolve_device", "shared_device", "worker_environment"]
 
@@ -128,13 +129,11 @@ def _start(execution: Execution, threads: int, device: str, needed_bytes: int) -
 
 def worker_environment(threads: int) -> dict[str, str]:
     """What must be set before a worker loads torch: results depend on the thread count."""
-    count = str(threads)
-    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
     path = os.pathsep.join([os.getcwd(), *filter(None, [os.environ.get("PYTHONPATH")])])
     # From the start of the process; Dask would set the first to 64 KiB. See tasks.extract.allocator.
     keep = dict.fromkeys(("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_"), str(KEEP_BYTES))
-    keep |= {"MALLOC_ARENA_MAX": str(ARENAS), "ONEDNN_PRIMITIVE_CACHE_CAPACITY": str(KERNELS)}
-    return dict.fromkeys(names, count) | keep | {"PYTHONPATH": path, "TOKENIZERS_PARALLELISM": "false"}
+    keep |= {"MALLOC_ARENA_MAX": str(ARENAS)}
+    return thread_variables(threads) | keep | {"PYTHONPATH": path, "TOKENIZERS_PARALLELISM": "false"}
 
 
 def _gpu_cluster(n_workers: int, environment: dict[str, str]) -> Any:

@@ -14,9 +14,10 @@ CHUNK_ROWS = 1024
 SHARD_SAMPLES = 512
 """Most samples per shard where every sample has the same number of rows: keeps units short."""
 FEW_ROWS, MANY_ROWS = 64, 1 << 16
-MANY_SHARDS = 64
-"""From this many shards on, a unit has several: a sample that straddles units is computed twice."""
+FEW_UNITS = 64
+"""Units of several shards only where at least so many are left: the last units of a capture leave workers idle."""
 UNIT_SHARDS = 4
+"""Most shards of a unit. Each is written while the next one is computed, and samples that straddle units are computed twice."""
 
 
 def make_space(
@@ -43,7 +44,7 @@ def make_space(
         per_sample=per_sample,
         chunk_rows=chunk,
         shard_rows=shard,
-        unit_shards=store.unit_shards or (UNIT_SHARDS if n_shards >= MANY_SHARDS else 1),
+        unit_shards=store.unit_shards or min(UNIT_SHARDS, max(1, n_shards // FEW_UNITS)),
     )
 
 

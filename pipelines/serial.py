@@ -9,6 +9,7 @@ from pipelines.preflight import workers_of
 from pipelines.progress import Progress, Quiet
 from schemas.outcome import CaptureOutcome, RunOutcome
 from schemas.run import RunSpec
+from tasks.threads import thread_variables
 
 
 class PlainSteps:
@@ -60,6 +61,5 @@ def execute_serial(plan: Plan, progress: Progress | None = None) -> RunOutcome:
 
 
 def set_threads(threads: int) -> None:
-    """Set the thread count before torch and BLAS load; results depend on it."""
-    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-        os.environ[name] = str(threads)
+    """Set the thread count before torch, BLAS and zarr load; results depend on it."""
+    os.environ |= thread_variables(threads)

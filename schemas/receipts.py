@@ -10,7 +10,7 @@ class FileDigest(Frozen):
     """Size and hash of one stored object."""
 
     bytes: int
-    sha256: str
+    blake3: str
 
 
 class Fingerprint(Frozen):

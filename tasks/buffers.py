@@ -1,6 +1,8 @@
 """Rows of one unit, gathered shard by shard in the store's order while batches arrive in any order."""
 
-from collections.abc import Mapping, Sequence
+import mmap
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -17,12 +19,16 @@ STORED: Mapping[FloatName, torch.dtype] = {
 }
 
 
+_memory = threading.local()
+"""Of each thread that fills shards: one shard set, mapped outside the heap, used again for every shard of every unit."""
+
+
 class Shard(NamedTuple):
     """One finished shard of every site."""
 
     number: int
     rows: dict[str, Tensor]
-    """Site -> [row, feature] in the stored dtype; NaN where a sample failed."""
+    """Site -> [row, feature] in the stored dtype; NaN where a sample failed. Valid until the next shard is begun."""
 
 
 def to_stored(rows: Tensor, dtype: FloatName) -> tuple[Tensor, int]:
@@ -52,17 +58,34 @@ def _all_finite(rows: Tensor) -> bool:
 class ShardBuffers:
     """The shard of a unit that is being filled; shards are taken in order.
 
-    Rows of later shards (a sample that straddles an edge) wait, and a shard's memory is taken when its first rows come: by then
-    the one before is usually written, so that one shard set, `shard_rows * sum(widths)` values, is all there is.
+    One shard set, `shard_rows * sum(widths)` values, is all there is: every shard is filled in the memory of the one before. Rows of
+    later shards (a sample that straddles an edge) wait.
     """
 
-    def __init__(self, space: Space, sites: Sequence[SiteLayout], unit: int, dtype: FloatName) -> None:
+    def __init__(
+        self,
+        space: Space,
+        sites: Sequence[SiteLayout],
+        unit: int,
+        dtype: FloatName,
+        written: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Begin with the unit's first shard.
+
+        Args:
+            space: of the unit.
+            sites: of the space.
+            unit: its number.
+            dtype: the store's.
+            written: returns when the shard taken last is no longer needed; called before its memory is used again.
+        """
         self.space = space
         self.sites = sites
         self.dtype: FloatName = dtype
         self.first, self.last = space.unit_rows(unit)
         self.saturated: dict[str, int] = {}
         """Site -> finite values of this unit's rows that the stored dtype cannot hold."""
+        self._written = written
         self._number = space.unit_shard_range(unit).start
         self._rows: dict[str, Tensor] = {}
         self._has = torch.empty(0, dtype=torch.bool)
@@ -112,13 +135,31 @@ class ShardBuffers:
         """Take the memory of the shard being filled, at its first rows, and place what waited for it."""
         if self._rows:
             return
+        self._written()
         low, high = self.space.shard_bounds(self._number)
-        dtype = STORED[self.dtype]
-        self._rows = {str(s.site): torch.empty((high - low, s.width), dtype=dtype) for s in self.sites}
+        self._rows = {site: rows[: high - low] for site, rows in self._shard_set().items()}
         self._has = torch.zeros(high - low, dtype=torch.bool)
         waiting, self._later = self._later, []
         for rows, destination in waiting:
             self._place(rows, destination)
+
+    def _shard_set(self) -> dict[str, Tensor]:
+        """Site -> [shard_rows, feature], all in the thread's own memory."""
+        dtype = STORED[self.dtype]
+        sizes = [self.space.shard_rows * site.width for site in self.sites]
+        parts = torch.split(_mapped(sum(sizes) * dtype.itemsize).view(dtype), sizes)
+        return {
+            str(site.site): part.view(-1, site.width) for site, part in zip(self.sites, parts, strict=True)
+        }
+
+
+def _mapped(n_bytes: int) -> Tensor:
+    """uint8 [byte]: the thread's shard set, which stays until another size is asked for."""
+    if getattr(_memory, "n_bytes", None) != n_bytes:
+        _memory.bytes = torch.frombuffer(mmap.mmap(-1, n_bytes), dtype=torch.uint8)
+        _memory.n_bytes = n_bytes
+    mapped: Tensor = _memory.bytes
+    return mapped
 
 
 def row_norms(shard: Shard, sites: Sequence[SiteLayout]) -> np.ndarray:

@@ -23,6 +23,7 @@ from schemas.layout import Space, UnitRef
 from schemas.receipts import Failure, Receipt
 from tasks.buffers import ShardBuffers, flag_outliers, is_finite, row_norms, to_stored
 from tasks.engine.fusion import Fusion
+from tasks.extract.allocator import give_back
 from tasks.extract.batches import pack
 from tasks.extract.collect import collect
 from tasks.extract.data import open_source
@@ -122,10 +123,10 @@ def run_unit(job: UnitJob) -> UnitDone:
 
 def _produce(root: Location, job: UnitJob, spec: CaptureSpec) -> UnitDone:
     tally = _Tally()
-    context = _open(root, job, spec)
     norms: list[np.ndarray] = []
     fusion = Fusion(job.fuse, root, spec, job.unit, job.device, job.allowed) if job.fuse else None
     with UnitWriter(root, spec, job.unit) as writer:
+        context = _open(root, job, spec, writer)
         for shard, group in _groups(context.space, job.unit, context.samples):
             columns = _row_columns(context, shard)
             writer.put_columns(shard, columns)
@@ -137,7 +138,6 @@ def _produce(root: Location, job: UnitJob, spec: CaptureSpec) -> UnitDone:
                 ok = ~np.isin(columns["sample"], list(tally.failures))
                 index = np.arange(*context.space.shard_bounds(shard))
                 fusion.add(finished.rows, ok, columns["sample"], columns["position"].astype(np.int64), index)
-            del finished  # the writer has it: the next shard takes its place in memory
         column = np.concatenate(norms)
         writer.put_norms(column, flag_outliers(column, spec.request.rows.outlier_multiple))
     if fusion is not None:
@@ -149,10 +149,11 @@ def _produce(root: Location, job: UnitJob, spec: CaptureSpec) -> UnitDone:
         )
     receipt = _receipt(root, context, tally, writer)
     write_receipt(root, receipt)
+    give_back()
     return UnitDone(receipt=receipt, skipped=False, forwards=tally.forwards)
 
 
-def _open(root: Location, job: UnitJob, spec: CaptureSpec) -> _Context:
+def _open(root: Location, job: UnitJob, spec: CaptureSpec, writer: UnitWriter) -> _Context:
     request = spec.request
     space = spec.layout.space(job.unit.space)
     samples = samples_between(root, job.capture, space.name, *space.unit_rows(job.unit.index))
@@ -169,7 +170,9 @@ def _open(root: Location, job: UnitJob, spec: CaptureSpec) -> _Context:
         samples=samples,
         encoder=make_encoder(source, samples.source_index, request.model, request),
         network=network(request.model, job.device, request.precision.threads, spec.weights),
-        buffers=ShardBuffers(space, spec.layout.sites_of(space.name), job.unit.index, request.store.dtype),
+        buffers=ShardBuffers(
+            space, spec.layout.sites_of(space.name), job.unit.index, request.store.dtype, writer.wait
+        ),
     )
 
 

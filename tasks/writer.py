@@ -35,7 +35,7 @@ class UnitWriter:
         self._unit = unit
         self._writer = shard_writer(root, spec.id)
         self._queue: queue.Queue[tuple[str, int, np.ndarray] | None] = queue.Queue(maxsize=0)
-        # No shard waits: writing one takes a fraction of the next one's forwards.
+        # One shard at a time: the next one is filled in its memory, and writing takes a fraction of the next one's forwards.
         self._room = threading.Semaphore(1)
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="shard-writer", daemon=True)
@@ -73,6 +73,16 @@ class UnitWriter:
         for site, rows in shard.rows.items():
             self._queue.put((f"sites/{Site.parse(site).key}/activation", shard.number, rows.numpy()))
         self._queue.put(("", shard.number, np.empty(0)))
+
+    def wait(self) -> None:
+        """Wait until no shard is being written.
+
+        Raises:
+            StoreError, ResourceError: if a write failed.
+        """
+        with self._room:
+            if self._error is not None:
+                raise self._error
 
     def put_norms(self, norms: np.ndarray, outliers: np.ndarray) -> None:
         """Hand over the norm and outlier columns [row, site] of the whole unit."""

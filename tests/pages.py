@@ -109,7 +109,7 @@ def receipt(index: int) -> Receipt:
         capture=CAPTURE,
         unit=UnitRef(space="tokens", index=index),
         rows=100,
-        files={"sites/a/c/0": FileDigest(bytes=1000, sha256="0" * 64)},
+        files={"sites/a/c/0": FileDigest(bytes=1000, blake3="0" * 64)},
         truncated=1,
         max_batch_difference=2e-6,
         seconds=2.0,

@@ -158,10 +158,8 @@ class Fusion:
         position: np.ndarray,
         index: np.ndarray,
     ) -> Block:
-        columns = (values, sample, position, index)
-        if not ok.all():
-            columns = (values[ok], sample[ok], position[ok], index[ok])
-        values, sample, position, index = columns
+        # Copies: the shard is being written, and its memory is used again.
+        values, sample, position, index = values[ok], sample[ok], position[ok], index[ok]
         rows = Rows((values,), sample, position, index, self._labels(sample))
         return block_of(rows, ("rows",), self.device, (f"{self.spec.id[:8]} {site}",))
 

