@@ -14,7 +14,7 @@ CHUNK_ROWS = 1024
 SHARD_SAMPLES = 512
 """Most samples per shard where every sample has the same number of rows: keeps units short."""
 FEW_ROWS, MANY_ROWS = 64, 1 << 16
-FEW_UNITS = 64
+FEW_UNITS = 32
 """Units of several shards only where at least so many are left: the last units of a capture leave workers idle."""
 UNIT_SHARDS = 4
 """Most shards of a unit. Each is written while the next one is computed, and samples that straddle units are computed twice."""

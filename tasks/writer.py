@@ -1,8 +1,7 @@
-"""The writer of a unit: a thread with a bounded queue, so that encoding and disk overlap with the next shard's forward."""
+"""The writer of a unit: a thread beside the forward, so that encoding and disk overlap with the next shard's computation."""
 
-import queue
-import threading
 import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
 from types import TracebackType
 
@@ -16,6 +15,9 @@ from tasks.store.arrays import ShardWriter
 from tasks.store.location import Location
 from tasks.store.samples import read_spec
 
+WRITERS = 1
+"""Files written at a time: one waits for the disk while the other is encoded."""
+
 
 @lru_cache(maxsize=2)
 def shard_writer(root: Location, capture: str) -> ShardWriter:
@@ -24,7 +26,7 @@ def shard_writer(root: Location, capture: str) -> ShardWriter:
 
 
 class UnitWriter:
-    """Writes the shards of one unit. Leaving the `with` drains the queue; what a write raised is raised there."""
+    """Writes the shards of one unit. Leaving the `with` waits for all of them; what a write raised is raised there."""
 
     def __init__(self, root: Location, spec: CaptureSpec, unit: UnitRef) -> None:
         self.files: dict[str, FileDigest] = {}
@@ -34,81 +36,55 @@ class UnitWriter:
         self._space = spec.layout.space(unit.space)
         self._unit = unit
         self._writer = shard_writer(root, spec.id)
-        self._queue: queue.Queue[tuple[str, int, np.ndarray] | None] = queue.Queue(maxsize=0)
-        # One shard at a time: the next one is filled in its memory, and writing takes a fraction of the next one's forwards.
-        self._room = threading.Semaphore(1)
-        self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, name="shard-writer", daemon=True)
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="shard-writer")
+        self._pending: list[Future[tuple[str, FileDigest, float]]] = []
 
     def __enter__(self) -> "UnitWriter":
-        self._thread.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._queue.put(None)
-        self._thread.join()
-        if error is None and self._error is not None:
-            raise self._error
+        self._pool.shutdown(wait=True, cancel_futures=error is not None)
+        if error is None:
+            self.wait()
 
     def put_columns(self, shard: int, columns: dict[str, np.ndarray]) -> None:
         """Hand over the columns of a shard's rows; they are known before its forwards, and are written beside them."""
-        if not self._keep:
-            return
         for name, values in columns.items():
-            self._queue.put((f"rows/{self._space.name}/{name}", shard, values))
+            self._submit(f"rows/{self._space.name}/{name}", shard, values)
 
     def put(self, shard: Shard) -> None:
-        """Hand over a finished shard; waits until the one before is written.
-
-        Raises:
-            StoreError, ResourceError: if an earlier write failed.
-        """
-        if not self._keep:
-            return
-        self._room.acquire()
-        if self._error is not None:
-            raise self._error
+        """Hand over a finished shard, whose memory may be used again after `wait`."""
         for site, rows in shard.rows.items():
-            self._queue.put((f"sites/{Site.parse(site).key}/activation", shard.number, rows.numpy()))
-        self._queue.put(("", shard.number, np.empty(0)))
+            self._submit(f"sites/{Site.parse(site).key}/activation", shard.number, rows.numpy())
 
     def wait(self) -> None:
-        """Wait until no shard is being written.
+        """Wait until all that was handed over is written.
 
         Raises:
             StoreError, ResourceError: if a write failed.
         """
-        with self._room:
-            if self._error is not None:
-                raise self._error
+        for written in self._pending:
+            name, digest, seconds = written.result()
+            self.files[name] = digest
+            self.seconds += seconds
+        self._pending.clear()
 
     def put_norms(self, norms: np.ndarray, outliers: np.ndarray) -> None:
         """Hand over the norm and outlier columns [row, site] of the whole unit."""
-        if not self._keep:
-            return
         first, _ = self._space.unit_rows(self._unit.index)
         for shard in self._space.unit_shard_range(self._unit.index):
             low, high = self._space.shard_bounds(shard)
             base = f"rows/{self._space.name}"
-            self._queue.put((f"{base}/norm", shard, norms[low - first : high - first]))
-            self._queue.put((f"{base}/outlier", shard, outliers[low - first : high - first]))
+            self._submit(f"{base}/norm", shard, norms[low - first : high - first])
+            self._submit(f"{base}/outlier", shard, outliers[low - first : high - first])
 
-    def _run(self) -> None:
-        while (item := self._queue.get()) is not None:
-            path, shard, values = item
-            if not path:
-                self._room.release()
-            elif self._error is None:
-                self._write(path, shard, values)
-            del item, values  # waiting for the next one must not keep this one
+    def _submit(self, path: str, shard: int, values: np.ndarray) -> None:
+        if self._keep:
+            self._pending.append(self._pool.submit(self._write, path, shard, values))
 
-    def _write(self, path: str, shard: int, values: np.ndarray) -> None:
+    def _write(self, path: str, shard: int, values: np.ndarray) -> tuple[str, FileDigest, float]:
         begun = time.perf_counter()
-        try:
-            name, digest = self._writer.write(path, shard, values)
-            self.files[name] = digest
-        except BaseException as error:  # noqa: BLE001  raised in the unit's own thread, by put or at the end
-            self._error = error
-        self.seconds += time.perf_counter() - begun
+        name, digest = self._writer.write(path, shard, values)
+        return name, digest, time.perf_counter() - begun
