@@ -34,7 +34,7 @@ class Child:
         return Run(answer["seconds"], answer["cpu_seconds"], answer)
 
     def values(self, samples: int) -> np.ndarray:
-        """float32 [site, sample, position, feature]: what an untimed run stored, read back from its files."""
+        """float32 [site, row, feature]: what an untimed run stored, read back from its files."""
         out, to = self._fresh(), self._scratch / "values.npy"
         self.ask({"do": "run", "out": str(out)})
         self.ask({"do": "read", "out": str(out), "to": str(to), "samples": samples})

@@ -2,16 +2,20 @@
 
     python -m benchmarks.extraction [--pairs 7] [--samples 256] [--cores 2] [--only nnsight,SAELens]
 
-A GPT-2 with random weights (6 blocks, width 384, 6 heads, 5,000 words, 128 positions) reads sequences of 128 tokens; the
-outputs of blocks are stored in float32. Each side has imported its libraries and loaded the network before the first run
-(not timed), is bound to the same cores, and writes to the same disk. Runs alternate. Peers are one process with as many
-threads as there are cores. Ours is measured in two shapes with as many threads in all:
+A GPT-2 with random weights (6 blocks, width 384, 6 heads, 5,000 words, 128 positions) reads sequences of 128 tokens, or
+twice as many with the lengths of docstrings (`texts`; tokens are real ones, in the order of the data); the outputs of blocks
+are stored in float32. Each side has imported its libraries and loaded the network before the first run (not timed), is bound
+to the same cores, and writes to the same disk. Runs alternate. Peers are one process with as many threads as there are
+cores. Ours is measured in two shapes with as many threads in all:
 
     one process     units run in the process itself, as `subspan run --serial` does
     workers         a Dask worker of one thread per core, as `subspan run` does; memory is the sum of all processes
 
+Beside them run bare forwards over our batches, a process of one thread per core, with nothing kept: no capture that calls the
+network as it is can be faster, so that their ratio to the peer is the most that could be reached.
+
 What a timed run is:
-    ours            run_capture with its defaults: metadata, lease, forwards, lz4, crc32c, sha256, fsync, receipts, seal
+    ours            run_capture with its defaults: metadata, lease, forwards, lz4, crc32c, blake3, fsync, receipts, seal
     SAELens runner  CacheActivationsRunner: one hook in one run, Hugging Face Arrow, no fsync; six hooks are six runs
     SAELens store   ActivationsStore over several hooks, which writes nothing itself: torch.save per batch, no fsync
     the others      a loop over batches with torch.save per batch, as users write it: they have no store, no fsync
@@ -30,7 +34,9 @@ import numpy as np
 
 from benchmarks.children import Child, child, scratch_folder
 from benchmarks.fixtures import BLOCKS, POSITIONS, WIDTH, Fixture, reference, write_gpt2
+from benchmarks.overhead import together
 from benchmarks.protocol import ROOT, Run, Summary, environment, peer_python, ratio, save, saved
+from pipelines.cluster import worker_environment
 
 PEERS = ROOT / "benchmarks" / "peers"
 ALL = tuple(range(BLOCKS))
@@ -49,11 +55,21 @@ class Case(NamedTuple):
     """Names the environment and its requirements, peers/<peer>.txt."""
     script: str
     blocks: tuple[int, ...]
+    mixed: bool = False
+    """Samples have the lengths of texts."""
 
 
 CASES = (
     Case("nnsight trace loop, 6 blocks", "nnsight", "nnsight_loop.py", ALL),
+    Case("nnsight trace loop, 6 blocks, texts", "nnsight", "nnsight_loop.py", ALL, mixed=True),
     Case("TransformerLens run_with_cache, 6 blocks", "transformer_lens", "transformer_lens_cache.py", ALL),
+    Case(
+        "TransformerLens run_with_cache, 6 blocks, texts",
+        "transformer_lens",
+        "transformer_lens_cache.py",
+        ALL,
+        mixed=True,
+    ),
     Case("SAELens store of several hooks, 6 blocks", "saelens", "saelens_store.py", ALL),
     Case("SAELens runner, last block", "saelens", "saelens_runner.py", ONE),
     Case("SAELens runner, 6 blocks in 6 runs", "saelens", "saelens_runner.py", ALL),
@@ -88,7 +104,7 @@ def main() -> None:
     results["environment"] = environment(
         setting.cores, ("torch", "transformers", "zarr", "numcodecs", "numpy")
     )
-    results["setting"] = setting._asdict() | {"tokens": setting.n_samples * POSITIONS, "dtype": "float32"}
+    results["setting"] = setting._asdict() | {"dtype": "float32"}
     results["target"] = (
         f">= {TARGET} x the peer's tokens/s, no more memory, no more bytes, values within {TOLERANCE}"
     )
@@ -99,33 +115,51 @@ def main() -> None:
 def measure(cases: Sequence[Case], setting: Setting) -> dict[str, Any]:
     """The line of every case."""
     with tempfile.TemporaryDirectory(dir=scratch_folder()) as folder:
-        fixture = write_gpt2(Path(folder) / "gpt2", setting.n_samples)
-        return {case.name: _case(case, fixture, setting) for case in cases}
+        fixtures = {
+            mixed: write_gpt2(Path(folder) / f"gpt2-{mixed}", setting.n_samples * (1 + mixed), mixed=mixed)
+            for mixed in {case.mixed for case in cases}
+        }
+        return {case.name: _case(case, fixtures[case.mixed], setting) for case in cases}
 
 
-def _ours(
-    fixture: Fixture, blocks: Sequence[int], setting: Setting, workers: int
-) -> AbstractContextManager[Child]:
-    threads = setting.cores // workers
+def _request(fixture: Fixture, blocks: Sequence[int], setting: Setting, threads: int) -> dict[str, Any]:
     source = {
         "kind": "factory",
         "factory": "benchmarks.fixtures:token_rows",
-        "arguments": {"path": str(fixture.ids)},
+        "arguments": {"path": str(fixture.ids), "lengths": str(fixture.lengths)},
     }
-    request = {
+    return {
         "model": {"kind": "transformers", "name": str(fixture.model)},
         "data": {"source": source},
         "sites": [f"h.{block}" for block in blocks],
         "precision": {"threads": threads},
         "batch_tokens": setting.batch * POSITIONS,
     }
+
+
+def _ours(
+    fixture: Fixture, blocks: Sequence[int], setting: Setting, workers: int
+) -> AbstractContextManager[Child]:
+    threads = setting.cores // workers
+    request = _request(fixture, blocks, setting, threads)
     return child(["-m", "benchmarks.ours"], {"request": request, "workers": workers}, threads)
+
+
+def _bare(
+    fixture: Fixture, blocks: Sequence[int], setting: Setting, index: int
+) -> AbstractContextManager[Child]:
+    options = {
+        "request": _request(fixture, blocks, setting, 1),
+        "share": index, "shares": setting.cores, "cores": setting.cores,
+    }  # fmt: skip
+    return child(["-m", "benchmarks.bare"], options, 1, extra=worker_environment(1))
 
 
 def _theirs(case: Case, fixture: Fixture, setting: Setting) -> AbstractContextManager[Child]:
     options = {
-        "model": str(fixture.model), "ids": str(fixture.ids), "threads": setting.cores, "batch": setting.batch,
-        "buffer": setting.n_samples // 2, "width": WIDTH, "blocks": list(case.blocks),
+        "model": str(fixture.model), "ids": str(fixture.ids), "lengths": str(fixture.lengths),
+        "threads": setting.cores, "batch": setting.batch, "buffer": setting.n_samples // 2,
+        "width": WIDTH, "blocks": list(case.blocks),
     }  # fmt: skip
     python = peer_python(case.peer, _requirements(case.peer))
     return child([str(PEERS / case.script)], options, setting.cores, python)
@@ -143,28 +177,35 @@ def _case(case: Case, fixture: Fixture, setting: Setting) -> dict[str, Any]:
             name: stack.enter_context(_ours(fixture, case.blocks, setting, n)) for name, n in shapes.items()
         }
         sides["theirs"] = stack.enter_context(_theirs(case, fixture, setting))
+        bare = [stack.enter_context(_bare(fixture, case.blocks, setting, n)) for n in range(setting.cores)]
         values = {name: side.values(CHECKED) for name, side in sides.items()}  # also the run that warms up
-        rounds = [{name: side.run() for name, side in sides.items()} for _ in range(setting.n_pairs)]
-    runs = {name: [one[name] for one in rounds] for name in sides}
+        together(bare)
+        rounds = [
+            {name: side.run() for name, side in sides.items()} | {"bare": together(bare)}
+            for _ in range(setting.n_pairs)
+        ]
+    runs = {name: [one[name] for one in rounds] for name in (*sides, "bare")}
     plain = reference(fixture, list(case.blocks), CHECKED)
-    theirs = _side(runs["theirs"], setting) | {
+    theirs = _side(runs["theirs"], fixture) | {
         "max_abs_difference_to_plain_hooks": _difference(values["theirs"], plain),
         "requirements": _requirements(case.peer),
     }
-    line: dict[str, Any] = {"theirs": theirs}
+    most = ratio(runs["theirs"], runs["bare"])
+    line: dict[str, Any] = {"theirs": theirs, "tokens": fixture.n_tokens, "bare_ratio": most._asdict()}
     for name in shapes:
         line[name] = _compared(
-            runs[name], runs["theirs"], setting, _difference(values[name], values["theirs"])
+            runs[name], runs["theirs"], fixture, _difference(values[name], values["theirs"])
         )
         line[name]["max_abs_difference_to_plain_hooks"] = _difference(values[name], plain)
         print(_text(f"{case.name}, ours {name}", line[name], theirs), flush=True)
+    print(f"{case.name}, bare forwards that keep nothing: speed x{most}", flush=True)
     return line
 
 
 def _compared(
-    ours: Sequence[Run], theirs: Sequence[Run], setting: Setting, difference: float
+    ours: Sequence[Run], theirs: Sequence[Run], fixture: Fixture, difference: float
 ) -> dict[str, Any]:
-    speed, a, b = ratio(theirs, ours), _side(ours, setting), _side(theirs, setting)
+    speed, a, b = ratio(theirs, ours), _side(ours, fixture), _side(theirs, fixture)
     return a | {
         "speed_ratio": speed._asdict(),
         "cpu_ratio": ratio(theirs, ours, "cpu_seconds")._asdict(),
@@ -182,10 +223,10 @@ def _difference(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.abs(a - b).max())
 
 
-def _side(runs: Sequence[Run], setting: Setting) -> dict[str, Any]:
+def _side(runs: Sequence[Run], fixture: Fixture) -> dict[str, Any]:
     seconds = [run.seconds for run in runs]
     return {
-        "tokens_per_second": setting.n_samples * POSITIONS / float(np.median(seconds)),
+        "tokens_per_second": fixture.n_tokens / float(np.median(seconds)),
         "cpu_seconds": float(np.median([run.cpu_seconds for run in runs])),
         "peak_bytes": max(run.value["peak_bytes"] for run in runs),
         "disk_bytes": max(run.value["bytes"] for run in runs),

@@ -43,12 +43,11 @@ def main() -> None:
 
 
 def _first(out: str, capture_id: str, samples: int) -> np.ndarray:
-    """float32 [site, sample, position, feature] of the first samples, which have equal lengths."""
+    """float32 [site, row, feature] of the first samples."""
     group: Any = open_group(Location(out), capture_id)
-    n_positions = int(group["samples/length"][0])
+    n_rows = int(group["samples/length"][:samples].sum())
     sites = [layout.site.key for layout in read_spec(Location(out), capture_id).layout.sites]
-    rows = [group[f"sites/{site}/activation"][: samples * n_positions] for site in sites]
-    return np.stack(rows).reshape(len(rows), samples, n_positions, -1)
+    return np.stack([group[f"sites/{site}/activation"][:n_rows] for site in sites])
 
 
 def _client(workers: int, threads: int) -> AbstractContextManager[Any]:

@@ -1,13 +1,13 @@
 """`subspan verify`: every byte of captures and artifacts against what was sealed."""
 
-import json
 from typing import Any
 
 from pipelines.status import find
-from schemas.errors import NotFoundError, SpecError, SubspanError
+from schemas.errors import SpecError, SubspanError
 from tasks.store.artifacts import list_artifacts, read_artifact, verify_artifact
 from tasks.store.location import Location
 from tasks.store.manifest import list_captures
+from tasks.store.names import read_names
 from tasks.store.paths import CAPTURES, manifest_path
 from tasks.store.verify import verify
 
@@ -64,23 +64,11 @@ def _without_manifest(name: str, user: str | None) -> dict[str, Any]:
 
 def _users(root: Location, artifacts: list[str]) -> dict[str, str]:
     """Capture to something that exists only because it was sealed: an artifact, or a name."""
-    users: dict[str, str] = {}
-    for pointer in root.ls("names"):
-        for capture in _pointed(root, pointer):
-            users[capture] = f"names/{pointer}"
+    users = {capture: f"the name {name}" for name, capture in read_names(root).items()}
     for artifact in artifacts:
         for capture in _read_captures(root, artifact):
             users[capture] = f"artifact {artifact}"
     return users
-
-
-def _pointed(root: Location, pointer: str) -> list[str]:
-    """The captures of a name; none where it cannot be read, which opening it says."""
-    try:
-        found = json.loads(root.read(f"names/{pointer}"))
-        return [found["capture"]] if "capture" in found else list(found["partitions"].values())
-    except (NotFoundError, ValueError, KeyError, TypeError, AttributeError):
-        return []
 
 
 def _read_captures(root: Location, artifact: str) -> list[str]:

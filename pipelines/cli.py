@@ -346,7 +346,7 @@ def show(id_: str, /, *, root: Root = HERE, json: Json = False) -> int:
     Parameters
     ----------
     id_:
-        Its id, or the first letters of it.
+        The name of a capture, or an id, or the first letters of one.
     root:
         Folder or URL of captures and artifacts.
     json:
@@ -376,7 +376,7 @@ def verify(id_: str, /, *, root: Root = HERE, json: Json = False) -> int:
     Parameters
     ----------
     id_:
-        An id, the first letters of one, or `all`.
+        The name of a capture, an id, the first letters of one, or `all`.
     root:
         Folder or URL of captures and artifacts.
     json:

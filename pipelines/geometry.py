@@ -17,7 +17,7 @@ FEW_ROWS, MANY_ROWS = 64, 1 << 16
 FEW_UNITS = 32
 """Units of several shards only where at least so many are left: the last units of a capture leave workers idle."""
 UNIT_SHARDS = 4
-"""Most shards of a unit. Each is written while the next one is computed, and samples that straddle units are computed twice."""
+"""Most shards of a unit. Each is written beside the forwards of the next one, and samples that straddle units are computed twice."""
 
 
 def make_space(

@@ -91,6 +91,11 @@ def _check_root(plan: Plan, serial: bool) -> None:
             f"the root is {plan.run.root}, the workers are other processes, and {MEMORY} lives in one process: use --serial, "
             "or a place that all can reach, such as a folder or s3://bucket/prefix"
         )
+    why = Location(plan.run.root).refuses_writing()
+    if why:
+        raise ResourceError(
+            f"nothing can be written below the root {plan.run.root}: {why}; choose another root"
+        )
 
 
 def _check_memory(plan: Plan, workers: Workers, serial: bool) -> None:

@@ -1,7 +1,7 @@
 """What lies below a root, read from files alone: no server, no cluster, no torch, no array is opened."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from pydantic import Field
@@ -17,6 +17,7 @@ from tasks.store.artifacts import list_artifacts, read_artifact
 from tasks.store.lease import current_lease
 from tasks.store.location import Location
 from tasks.store.manifest import is_sealed, read_manifest
+from tasks.store.names import read_names
 from tasks.store.paths import CAPTURES, all_units, capture_path
 from tasks.store.receipts import read_receipts
 
@@ -30,6 +31,8 @@ class CaptureStatus(Frozen):
     """A capture, sealed or not."""
 
     id: str
+    names: tuple[str, ...] = ()
+    """What run files call it."""
     sealed: bool
     units: int
     units_done: int
@@ -91,9 +94,10 @@ def root_status(root: Location) -> RootStatus:
                 damaged[name] = str(error)
         return tuple(found)
 
+    names = read_names(root)
     return RootStatus(
         root=root.url,
-        captures=readable(capture_ids(root), lambda name: capture_status(root, name)),
+        captures=readable(capture_ids(root), lambda name: capture_status(root, name, names)),
         artifacts=readable(list_artifacts(root), lambda name: artifact_status(read_artifact(root, name))),
         runs=readable(run_ids(root), lambda name: read_run(root, name)),
         damaged=damaged,
@@ -122,16 +126,18 @@ def read_capture_spec(root: Location, capture: str) -> CaptureSpec:
     )
 
 
-def capture_status(root: Location, capture: str) -> CaptureStatus:
-    """How far a capture is."""
+def capture_status(root: Location, capture: str, names: Mapping[str, str] | None = None) -> CaptureStatus:
+    """How far a capture is, and what it is called (`names` are those of the root, read where they are not given)."""
     spec = read_capture_spec(root, capture)
     sealed = is_sealed(root, capture)
     receipts = read_receipts(root, capture)
     failures = read_manifest(root, capture).failures if sealed else ()
     _, lease = current_lease(root, capture)
     units = [unit.name for unit in all_units(spec)]
+    called = (read_names(root) if names is None else names).items()
     return CaptureStatus(
         id=capture,
+        names=tuple(sorted(name for name, known in called if known == capture)),
         sealed=sealed,
         units=len(units),
         units_done=sum(name in receipts for name in units),
@@ -186,7 +192,7 @@ def read_run(root: Location, run: str) -> RunStatus:
 
 
 def find(root: Location, name: str) -> tuple[str, str]:
-    """What an id, or its first letters, names.
+    """What a capture's name, an id, or its first letters mean.
 
     Returns:
         `capture`, `artifact` or `run`, and the full id.
@@ -199,10 +205,12 @@ def find(root: Location, name: str) -> tuple[str, str]:
     every += [("run", i) for i in run_ids(root)]
     exact = [entry for entry in every if entry[1] == name]
     begins = [entry for entry in every if entry[1].startswith(name)] if len(name) >= SHORTEST_PREFIX else []
-    found = exact or begins
+    names = read_names(root)
+    called = [("capture", i) for known, i in names.items() if known == name or known.startswith(f"{name}/")]
+    found = exact or called or begins
     if len(found) == 1:
         return found[0]
-    raise UnknownNameError(_not_one(root, name, found, [i for _, i in every]))
+    raise UnknownNameError(_not_one(root, name, found, [*names, *(i for _, i in every)]))
 
 
 def _not_one(root: Location, name: str, found: Sequence[tuple[str, str]], every: Sequence[str]) -> str:

@@ -287,10 +287,11 @@ def show_root(status: RootStatus, everything: bool) -> None:
         write_line(f"{status.root} holds nothing yet.")
     write_table(
         f"captures in {status.root}",
-        ("id", "model", "data", "samples", "sites", "units done", "of", "bytes", "failed", "state"),
+        ("id", "name", "model", "data", "samples", "sites", "units done", "of", "bytes", "failed", "state"),
         (
             (
                 c.id,
+                ", ".join(c.names),
                 c.model,
                 c.data if c.partition is None else f"{c.data} / {c.partition}",
                 c.samples,

@@ -20,7 +20,9 @@ STORED: Mapping[FloatName, torch.dtype] = {
 
 
 _memory = threading.local()
-"""Of each thread that fills shards: one shard set, mapped outside the heap, used again for every shard of every unit."""
+"""Of each thread that fills shards: their memory, mapped outside the heap, used again for every shard of every unit."""
+PRIVATE = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
+"""Not shared with forked children."""
 
 
 class Shard(NamedTuple):
@@ -28,7 +30,7 @@ class Shard(NamedTuple):
 
     number: int
     rows: dict[str, Tensor]
-    """Site -> [row, feature] in the stored dtype; NaN where a sample failed. Valid until the next shard is begun."""
+    """Site -> [row, feature] in the stored dtype; NaN where a sample failed. Valid until its memory is used again: see ShardBuffers."""
 
 
 def to_stored(rows: Tensor, dtype: FloatName) -> tuple[Tensor, int]:
@@ -58,8 +60,8 @@ def _all_finite(rows: Tensor) -> bool:
 class ShardBuffers:
     """The shard of a unit that is being filled; shards are taken in order.
 
-    One shard set, `shard_rows * sum(widths)` values, is all there is: every shard is filled in the memory of the one before. Rows of
-    later shards (a sample that straddles an edge) wait.
+    The memory of shards, `shard_rows * sum(widths)` values for each set, belongs to the thread and is used again for every shard of every
+    unit: a thread fills one unit at a time. Rows of later shards (a sample that straddles an edge) wait.
     """
 
     def __init__(
@@ -69,6 +71,7 @@ class ShardBuffers:
         unit: int,
         dtype: FloatName,
         written: Callable[[], None] = lambda: None,
+        sets: int = 1,
     ) -> None:
         """Begin with the unit's first shard.
 
@@ -77,7 +80,8 @@ class ShardBuffers:
             sites: of the space.
             unit: its number.
             dtype: the store's.
-            written: returns when the shard taken last is no longer needed; called before its memory is used again.
+            written: returns when the shard taken `sets` shards ago is no longer needed; called before its memory is used again.
+            sets: shards that are in memory at a time.
         """
         self.space = space
         self.sites = sites
@@ -86,6 +90,7 @@ class ShardBuffers:
         self.saturated: dict[str, int] = {}
         """Site -> finite values of this unit's rows that the stored dtype cannot hold."""
         self._written = written
+        self._sets = sets
         self._number = space.unit_shard_range(unit).start
         self._rows: dict[str, Tensor] = {}
         self._has = torch.empty(0, dtype=torch.bool)
@@ -147,16 +152,17 @@ class ShardBuffers:
         """Site -> [shard_rows, feature], all in the thread's own memory."""
         dtype = STORED[self.dtype]
         sizes = [self.space.shard_rows * site.width for site in self.sites]
-        parts = torch.split(_mapped(sum(sizes) * dtype.itemsize).view(dtype), sizes)
+        every = _mapped(self._sets * sum(sizes) * dtype.itemsize).view(dtype).view(self._sets, -1)
+        parts = torch.split(every[self._number % self._sets], sizes)
         return {
             str(site.site): part.view(-1, site.width) for site, part in zip(self.sites, parts, strict=True)
         }
 
 
 def _mapped(n_bytes: int) -> Tensor:
-    """uint8 [byte]: the thread's shard set, which stays until another size is asked for."""
+    """uint8 [byte]: the thread's shard sets, which stay until another size is asked for."""
     if getattr(_memory, "n_bytes", None) != n_bytes:
-        _memory.bytes = torch.frombuffer(mmap.mmap(-1, n_bytes), dtype=torch.uint8)
+        _memory.bytes = torch.frombuffer(mmap.mmap(-1, n_bytes, **PRIVATE), dtype=torch.uint8)
         _memory.n_bytes = n_bytes
     mapped: Tensor = _memory.bytes
     return mapped

@@ -1,13 +1,14 @@
 """One unit of a capture, produced by one worker alone: samples -> network -> whole shards -> receipt.
 
 A unit may run twice, at the same time, or die half way; the stored bytes are the same. Inside a shard samples are
-sorted by length and packed by token budget. The writer works on a finished shard while the next one is computed, and
-is drained before the receipt is written.
+sorted by length and packed by token budget. The writer works on a finished shard beside the forwards of the next one (its first
+batch where the disk is local, all of it elsewhere), and is drained before the receipt is written.
 """
 
 import time
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -155,6 +156,7 @@ def _produce(root: Location, job: UnitJob, spec: CaptureSpec) -> UnitDone:
 
 def _open(root: Location, job: UnitJob, spec: CaptureSpec, writer: UnitWriter) -> _Context:
     request = spec.request
+    sets = 1 if root.is_local else 2
     space = spec.layout.space(job.unit.space)
     samples = samples_between(root, job.capture, space.name, *space.unit_rows(job.unit.index))
     source = open_source(request.data, spec.partition)
@@ -171,7 +173,12 @@ def _open(root: Location, job: UnitJob, spec: CaptureSpec, writer: UnitWriter) -
         encoder=make_encoder(source, samples.source_index, request.model, request),
         network=network(request.model, job.device, request.precision.threads, spec.weights),
         buffers=ShardBuffers(
-            space, spec.layout.sites_of(space.name), job.unit.index, request.store.dtype, writer.wait
+            space,
+            spec.layout.sites_of(space.name),
+            job.unit.index,
+            request.store.dtype,
+            partial(writer.wait, but=sets - 1),
+            sets,
         ),
     )
 

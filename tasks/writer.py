@@ -15,9 +15,6 @@ from tasks.store.arrays import ShardWriter
 from tasks.store.location import Location
 from tasks.store.samples import read_spec
 
-WRITERS = 1
-"""Files written at a time: one waits for the disk while the other is encoded."""
-
 
 @lru_cache(maxsize=2)
 def shard_writer(root: Location, capture: str) -> ShardWriter:
@@ -37,7 +34,8 @@ class UnitWriter:
         self._unit = unit
         self._writer = shard_writer(root, spec.id)
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="shard-writer")
-        self._pending: list[Future[tuple[str, FileDigest, float]]] = []
+        self._pending: list[list[Future[tuple[str, FileDigest, float]]]] = [[]]
+        """What is not known to be written, by the shard with which it was handed over."""
 
     def __enter__(self) -> "UnitWriter":
         return self
@@ -45,9 +43,11 @@ class UnitWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._pool.shutdown(wait=True, cancel_futures=error is not None)
-        if error is None:
-            self.wait()
+        try:
+            if error is None:
+                self.wait()
+        finally:
+            self._pool.shutdown(wait=True, cancel_futures=True)
 
     def put_columns(self, shard: int, columns: dict[str, np.ndarray]) -> None:
         """Hand over the columns of a shard's rows; they are known before its forwards, and are written beside them."""
@@ -58,18 +58,23 @@ class UnitWriter:
         """Hand over a finished shard, whose memory may be used again after `wait`."""
         for site, rows in shard.rows.items():
             self._submit(f"sites/{Site.parse(site).key}/activation", shard.number, rows.numpy())
+        self._pending.append([])
 
-    def wait(self) -> None:
-        """Wait until all that was handed over is written.
+    def wait(self, but: int = 0) -> None:
+        """Wait until all that was handed over is written, but for the last shards.
+
+        Args:
+            but: how many finished shards may still be under way.
 
         Raises:
             StoreError, ResourceError: if a write failed.
         """
-        for written in self._pending:
-            name, digest, seconds = written.result()
-            self.files[name] = digest
-            self.seconds += seconds
-        self._pending.clear()
+        while len(self._pending) > but + 1 or (not but and self._pending[0]):
+            for written in self._pending[0]:
+                name, digest, seconds = written.result()
+                self.files[name] = digest
+                self.seconds += seconds
+            self._pending = self._pending[1:] or [[]]
 
     def put_norms(self, norms: np.ndarray, outliers: np.ndarray) -> None:
         """Hand over the norm and outlier columns [row, site] of the whole unit."""
@@ -82,7 +87,7 @@ class UnitWriter:
 
     def _submit(self, path: str, shard: int, values: np.ndarray) -> None:
         if self._keep:
-            self._pending.append(self._pool.submit(self._write, path, shard, values))
+            self._pending[-1].append(self._pool.submit(self._write, path, shard, values))
 
     def _write(self, path: str, shard: int, values: np.ndarray) -> tuple[str, FileDigest, float]:
         begun = time.perf_counter()

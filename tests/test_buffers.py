@@ -1,6 +1,7 @@
 """Rows reach their place in store order, whatever samples straddle, fail or are missing."""
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -50,23 +51,26 @@ def test_every_shard_holds_its_rows_and_nothing_else(data: st.DataObject) -> Non
             assert torch.equal(taken.rows[site].nan_to_num(-7.0), v[low:high].nan_to_num(-7.0))
 
 
-def test_memory_is_used_again_only_when_the_shard_before_is_written() -> None:
-    """One shard set for all shards; the hook that waits for the writer comes before the first row of the next shard."""
+@pytest.mark.parametrize("sets", [1, 2])
+def test_memory_is_used_again_only_when_the_shard_before_is_written(sets: int) -> None:
+    """So many shard sets for all shards; the hook that waits for the writer comes before the first row of the next shard."""
     space = Space(name="tokens", n_rows=12, per_sample=None, chunk_rows=4, shard_rows=4, unit_shards=3)
     held: list[dict[str, torch.Tensor]] = []
     written: list[list[float]] = []
 
     def wait() -> None:
-        written.extend([rows["b:out:0"].flatten().tolist() for rows in held[len(written) :]])
+        written.extend(
+            [rows["b:out:0"].flatten().tolist() for rows in held[len(written) : len(held) + 1 - sets]]
+        )
 
-    buffers = ShardBuffers(space, SITES, 0, "float32", wait)
+    buffers = ShardBuffers(space, SITES, 0, "float32", wait, sets)
     for shard in range(3):
         rows = torch.arange(4 * shard, 4 * shard + 4)
         buffers.put({"a:out:0": torch.zeros(4, 3), "b:out:0": rows[:, None].float()}, rows)
         held.append(buffers.take().rows)
     wait()
-    assert written == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]]
-    assert len({rows["a:out:0"].data_ptr() for rows in held}) == 1
+    assert written == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]][: 4 - sets]
+    assert len({rows["a:out:0"].data_ptr() for rows in held}) == sets
 
 
 def test_only_finite_values_that_do_not_fit_are_counted() -> None:

@@ -37,7 +37,7 @@ def serve(task: Task, read: Read, pids: Callable[[], Sequence[int]] = lambda: [o
 
     Args:
         task: what is timed.
-        read: writes float32 [site, sample, position, feature] of the first samples as npy.
+        read: writes float32 [site, row, feature] of the first samples as npy.
         pids: the processes that do the work; their memory and CPU seconds are summed.
     """
     _say({"ready": True})

@@ -1,6 +1,7 @@
 """nnsight: a trace per batch that saves the outputs of blocks, and torch.save per batch, as its users write it.
 
-nnsight has no store of its own. The network is the bare GPT2Model (no unembedding), in inference mode.
+nnsight has no store of its own. The network is the bare GPT2Model (no unembedding), in inference mode. Batches are padded on the
+right to their longest sample, which causal attention does not see; only rows of real tokens are saved.
 """
 
 from pathlib import Path
@@ -15,29 +16,35 @@ options = arguments()
 torch.set_num_threads(options["threads"])
 network = NNsight(AutoModel.from_pretrained(options["model"]).eval())
 ids = torch.from_numpy(np.load(options["ids"]))
+lengths = torch.from_numpy(np.load(options["lengths"]))
 blocks = options["blocks"]
 
 
 def task(out: str) -> None:
-    """One file per batch: block -> [sample, position, feature]."""
+    """One file per batch: block -> [row, feature]."""
     Path(out).mkdir(parents=True)
-    for number, batch in enumerate(ids.split(options["batch"])):
-        with torch.inference_mode(), network.trace(batch, use_cache=False):
+    size = options["batch"]
+    for number, (batch, real) in enumerate(zip(ids.split(size), lengths.split(size), strict=True)):
+        longest = int(real.max())
+        with torch.inference_mode(), network.trace(batch[:, :longest], use_cache=False):
             saved = save([network.h[block].output for block in blocks])
+        keep = torch.arange(longest) < real[:, None]
         torch.save(
-            {block: _tensor(value) for block, value in zip(blocks, saved, strict=True)},
+            {block: _rows(value, keep) for block, value in zip(blocks, saved, strict=True)},
             f"{out}/{number:05d}.pt",
         )
 
 
-def _tensor(value: object) -> torch.Tensor:
-    return value[0] if isinstance(value, tuple) else value
+def _rows(value: object, keep: torch.Tensor) -> torch.Tensor:
+    tensor = value[0] if isinstance(value, tuple) else value
+    return tensor.flatten(0, 1) if keep.all() else tensor[keep]
 
 
 def read(out: str, to: str, samples: int) -> None:
     """Read back the files of the last run."""
     parts = [torch.load(path) for path in sorted(Path(out).glob("*.pt"))]
-    np.save(to, np.stack([torch.cat([p[block] for p in parts])[:samples].numpy() for block in blocks]))
+    n_rows = int(lengths[:samples].sum())
+    np.save(to, np.stack([torch.cat([p[block] for p in parts])[:n_rows].numpy() for block in blocks]))
 
 
 serve(task, read)

@@ -66,7 +66,8 @@ def read(out: str, to: str, samples: int) -> None:
         if len(data) != n_samples:
             raise RuntimeError(f"SAELens wrote {len(data)} of {n_samples} samples")
         found.append(np.asarray(data[:samples][runner.cfg.hook_name]))
-    np.save(to, np.stack(found).astype(np.float32))
+    values = np.stack(found).astype(np.float32)
+    np.save(to, values.reshape(len(found), -1, values.shape[-1]))
 
 
 serve(task, read)

@@ -46,7 +46,8 @@ def task(out: str) -> None:
 def read(out: str, to: str, samples: int) -> None:
     """Read back the files of the last run."""
     parts = [torch.load(path) for path in sorted(Path(out).glob("*.pt"))]
-    np.save(to, np.stack([torch.cat([p[name] for p in parts])[:samples].numpy() for name in names]))
+    values = np.stack([torch.cat([p[name] for p in parts])[:samples].numpy() for name in names])
+    np.save(to, values.reshape(len(names), -1, values.shape[-1]))
 
 
 serve(task, read)

@@ -24,6 +24,8 @@ PAGE_BYTES = 4096
 KERNELS = 8
 """Compiled kernels that oneDNN keeps where making one takes time: convolutions, and products of less than float32."""
 KERNEL_CAPACITY = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
+OWN_CAPACITY = "SUBSPAN_KERNEL_CAPACITY"
+"""What this project set, which child processes inherit and may change."""
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 __all__ = [
@@ -197,12 +199,12 @@ def _read_whole(module: nn.Module) -> None:
     """Bring weights that are mapped from a file into memory: else the pages of an embedding come one by one, with the words
     that need them, and a worker grows for as long as it meets new words."""
     for tensor in module.parameters():
-        if tensor.device.type == "cpu" and tensor.is_contiguous():
+        if tensor.device.type == "cpu" and tensor.is_contiguous() and type(tensor.data) is torch.Tensor:
             tensor.detach().view(-1).view(torch.uint8)[::PAGE_BYTES].sum()
 
 
 def _keep_kernels(module: nn.Module) -> None:
-    """Set oneDNN's part, unless the user did; it is read once, at the first forward of a process.
+    """Set oneDNN's part, unless the user did; it is read once, at the first forward of a process: the first network decides.
 
     In a float32 network without convolutions oneDNN computes activation functions only, whose kernels cost nothing to make: none
     is kept.
@@ -210,7 +212,10 @@ def _keep_kernels(module: nn.Module) -> None:
     costly = any(isinstance(part, _CONVOLUTIONS) for part in module.modules()) or any(
         weight.dtype != torch.float32 for weight in module.parameters()
     )
-    os.environ.setdefault(KERNEL_CAPACITY, str(KERNELS if costly else 0))
+    if os.environ.get(KERNEL_CAPACITY) == os.environ.get(
+        OWN_CAPACITY
+    ):  # not the user's, though perhaps of a parent process
+        os.environ[KERNEL_CAPACITY] = os.environ[OWN_CAPACITY] = str(KERNELS if costly else 0)
 
 
 def _max_length(module: nn.Module) -> int | None:

@@ -93,10 +93,23 @@ def _open_in_folder(path: str, flags: int) -> int:
 
 def free_bytes(path: str) -> int:
     """Bytes that may still be written below a path, which need not exist yet."""
+    return shutil.disk_usage(_nearest(path)).free
+
+
+def refuses_writing(path: str) -> str:
+    """Why a folder, which need not exist yet, cannot be made or written into; else empty."""
+    place = _nearest(path)
+    if not place.is_dir():
+        return f"{place} is no folder"
+    return "" if os.access(place, os.W_OK | os.X_OK) else f"{place} is read-only for this user"
+
+
+def _nearest(path: str) -> Path:
+    """The path, or what exists nearest above it."""
     place = Path(path)
-    while not place.exists():
+    while not os.path.exists(place):  # False, not an error, below a folder that may not be searched
         place = place.parent
-    return shutil.disk_usage(place).free
+    return place
 
 
 class LocalFiles:

@@ -26,7 +26,8 @@ _LOCAL = LocalFiles()
 
 def digest_of(data: Bytes) -> FileDigest:
     """Size and BLAKE3 of some bytes: of cryptographic strength, and three to four times as fast as SHA-256."""
-    return FileDigest(bytes=memoryview(data).nbytes, blake3=blake3(data).hexdigest())
+    view = memoryview(data).cast("B")
+    return FileDigest(bytes=view.nbytes, blake3=blake3(view).hexdigest())
 
 
 def _normal(url: str) -> str:
@@ -134,6 +135,10 @@ class Location:
     def free_bytes(self) -> int | None:
         """Bytes that may still be written, None where that cannot be known."""
         return local.free_bytes(self.url) if self.is_local else None
+
+    def refuses_writing(self) -> str:
+        """Why nothing can be written here, as far as a look at local folders tells; else empty."""
+        return local.refuses_writing(self.url) if self.is_local else ""
 
 
 __all__ = ["PARTIAL", "Bytes", "Location", "digest_of"]

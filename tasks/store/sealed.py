@@ -3,7 +3,7 @@
 Plain zarr reads fill values where a shard is missing and cannot see changed metadata. This store knows from
 the manifest what must be there:
 
-- metadata and unsharded chunks are compared with their SHA-256;
+- metadata and unsharded chunks are compared with their digest;
 - a shard's size is compared once, and every part of it that is read carries a crc32c, which is checked here
   (29 GB/s) before zarr decodes it, so that the message can name the shard and the capture;
 - what the manifest does not name does not exist, and a chunk that it does not name is damage.

@@ -16,7 +16,15 @@ from torch import nn
 from schemas.errors import ModelError, ResourceError
 from schemas.model import FactoryModel
 from tasks.extract import pretrained
-from tasks.extract.models import KERNEL_CAPACITY, _keep_kernels, find_device, load, network, wrap
+from tasks.extract.models import (
+    KERNEL_CAPACITY,
+    OWN_CAPACITY,
+    _keep_kernels,
+    find_device,
+    load,
+    network,
+    wrap,
+)
 from tasks.extract.sites import list_sites, resolve
 from tests.extract.nets import HEAD_NAMES, MINILM, build, family_batch, save, spec, text_batch
 
@@ -105,7 +113,10 @@ def test_weights_are_in_memory_before_the_first_forward():
     ],
 )
 def test_kernels_are_kept_where_making_them_takes_time(module, kept, monkeypatch):
-    monkeypatch.delenv(KERNEL_CAPACITY, raising=False)
+    monkeypatch.setenv(
+        KERNEL_CAPACITY, "5"
+    )  # as inherited from a process of ours that loaded another network
+    monkeypatch.setenv(OWN_CAPACITY, "5")
     _keep_kernels(module)
     assert os.environ[KERNEL_CAPACITY] == kept
     monkeypatch.setenv(KERNEL_CAPACITY, "7")

@@ -239,6 +239,17 @@ def test_show_takes_the_first_letters(done: Done, capsys: pytest.CaptureFixture[
     assert "nearest:" in refused(capsys, "show", "zzzz", "--root", done.root)
 
 
+def test_captures_go_by_the_names_of_run_files(done: Done, capsys: pytest.CaptureFixture[str]) -> None:
+    capture = done.outcome.captures[0]
+    found = answer(capsys, "show", capture.name, "--root", done.root)
+    assert (found["id"], found["names"]) == (capture.id, [capture.name])
+    (checked,) = answer(capsys, "verify", capture.name, "--root", done.root)
+    assert (checked["id"], checked["damage"]) == (capture.id, [])
+    assert main(["status", "--root", str(done.root)]) == 0
+    assert capture.name in capsys.readouterr().out
+    assert f"nearest: {capture.name}" in refused(capsys, "show", f"{capture.name}s", "--root", done.root)
+
+
 def test_verify_names_what_changed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     outcome = run_serial(
         vectors_run(tmp_path, n=40, stages={"pca": {"method": "spectrum.pca", "sites": "last"}})

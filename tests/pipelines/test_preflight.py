@@ -49,6 +49,20 @@ def test_what_the_plan_refuses_execution_refuses_in_the_same_words(tmp_path: Pat
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("serial", [False, True])
+def test_a_root_that_cannot_be_written_is_refused(
+    tmp_path: Path, serial: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    plan = planned(tmp_path / "file" / "out")
+    with pytest.raises(ResourceError, match=r"file is no folder; choose another root"):
+        check_plan(plan, serial)
+    monkeypatch.setattr("tasks.store.local.os.access", lambda *_: False)
+    plan = planned(tmp_path / "new" / "out")
+    with pytest.raises(ResourceError, match=r"is read-only for this user; choose another root"):
+        check_plan(plan, serial)
+
+
 def test_workers_share_the_machine_and_a_lone_process_takes_what_is_free(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
