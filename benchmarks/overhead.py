@@ -24,6 +24,7 @@ from benchmarks.protocol import Run, environment, ratio, save, saved, summary
 from pipelines.cluster import worker_environment
 
 WORKERS = 2
+TOKENS = 90_000
 TARGETS = {"uncompressed": 0.90, "default codec": 0.80}
 FIRST_BLOCK_TARGET = 0.40
 MEMORY_TARGET = 1.05
@@ -36,13 +37,14 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--pairs", type=int, default=7)
-    parser.add_argument("--tokens", type=int, default=90_000)
+    parser.add_argument("--tokens", type=int, default=TOKENS)
     parser.add_argument("--only", default="store,memory")
     options = parser.parse_args()
     results = saved("overhead")
     results["environment"] = environment(WORKERS, ("torch", "transformers", "zarr", "numcodecs", "numpy"))
     if "store" in options.only.split(","):
-        results["store"] = store(options.pairs, options.tokens)
+        key = "store" if options.tokens == TOKENS else f"store of {options.tokens} tokens"
+        results[key] = store(options.pairs, options.tokens)
     if "memory" in options.only.split(","):
         results["memory"] = memory(options.tokens // 3)
     print(f"saved {save('overhead', results)}")
