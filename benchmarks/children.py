@@ -6,14 +6,17 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from benchmarks.protocol import MARK, ROOT, THREAD_VARIABLES, Run
+from pipelines.cluster import worker_environment
 from tasks.threads import thread_variables
 
 
@@ -110,6 +113,25 @@ def child(
                 yield made
             finally:
                 made.close()
+
+
+def bare_child(request: dict[str, Any], index: int, n: int) -> AbstractContextManager[Child]:
+    """One of n processes of one thread that share the bare forwards over a capture's batches, set up as workers are."""
+    options = {"request": request, "share": index, "shares": n, "cores": n}
+    return child(["-m", "benchmarks.bare"], options, 1, extra=worker_environment(1))
+
+
+def together(children: Sequence[Child]) -> Run:
+    """One run of several processes at the same time: wall seconds until the last is done, CPU seconds of all."""
+    with ThreadPoolExecutor(len(children)) as pool:
+        begun = time.perf_counter()
+        runs = list(pool.map(lambda one: one.run(), children))
+        seconds = time.perf_counter() - begun
+    return Run(
+        seconds,
+        sum(run.cpu_seconds for run in runs),
+        {"peak_bytes": sum(run.value["peak_bytes"] for run in runs)},
+    )
 
 
 def scratch_folder() -> Path:

@@ -32,11 +32,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks.children import Child, child, scratch_folder
+from benchmarks.children import Child, bare_child, child, scratch_folder, together
 from benchmarks.fixtures import BLOCKS, POSITIONS, WIDTH, Fixture, reference, write_gpt2
-from benchmarks.overhead import together
 from benchmarks.protocol import ROOT, Run, Summary, environment, peer_python, ratio, save, saved
-from pipelines.cluster import worker_environment
 
 PEERS = ROOT / "benchmarks" / "peers"
 ALL = tuple(range(BLOCKS))
@@ -145,16 +143,6 @@ def _ours(
     return child(["-m", "benchmarks.ours"], {"request": request, "workers": workers}, threads)
 
 
-def _bare(
-    fixture: Fixture, blocks: Sequence[int], setting: Setting, index: int
-) -> AbstractContextManager[Child]:
-    options = {
-        "request": _request(fixture, blocks, setting, 1),
-        "share": index, "shares": setting.cores, "cores": setting.cores,
-    }  # fmt: skip
-    return child(["-m", "benchmarks.bare"], options, 1, extra=worker_environment(1))
-
-
 def _theirs(case: Case, fixture: Fixture, setting: Setting) -> AbstractContextManager[Child]:
     options = {
         "model": str(fixture.model), "ids": str(fixture.ids), "lengths": str(fixture.lengths),
@@ -177,7 +165,10 @@ def _case(case: Case, fixture: Fixture, setting: Setting) -> dict[str, Any]:
             name: stack.enter_context(_ours(fixture, case.blocks, setting, n)) for name, n in shapes.items()
         }
         sides["theirs"] = stack.enter_context(_theirs(case, fixture, setting))
-        bare = [stack.enter_context(_bare(fixture, case.blocks, setting, n)) for n in range(setting.cores)]
+        bare = [
+            stack.enter_context(bare_child(_request(fixture, case.blocks, setting, 1), n, setting.cores))
+            for n in range(setting.cores)
+        ]
         values = {name: side.values(CHECKED) for name, side in sides.items()}  # also the run that warms up
         together(bare)
         rounds = [

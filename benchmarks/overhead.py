@@ -13,21 +13,20 @@ Results go to benchmarks/results/overhead.json.
 """
 
 import argparse
-import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from statistics import median
 from typing import Any
 
-from benchmarks.children import Child, child
+from benchmarks.children import bare_child, child, together
 from benchmarks.protocol import Run, environment, ratio, save, saved, summary
-from pipelines.cluster import worker_environment
 
 WORKERS = 2
 TOKENS = 90_000
 TARGETS = {"uncompressed": 0.90, "default codec": 0.80}
 FIRST_BLOCK_TARGET = 0.40
 MEMORY_TARGET = 1.05
+MEMORY_PAIRS = 3
 BLOCKS, FIRST = "encoder.layer.*", "encoder.layer.0"
 
 
@@ -46,7 +45,7 @@ def main() -> None:
         key = "store" if options.tokens == TOKENS else f"store of {options.tokens} tokens"
         results[key] = store(options.pairs, options.tokens)
     if "memory" in options.only.split(","):
-        results["memory"] = memory(options.tokens // 3)
+        results["memory"] = memory(options.tokens // 3, MEMORY_PAIRS)
     print(f"saved {save('overhead', results)}")
 
 
@@ -72,7 +71,10 @@ def store(n_pairs: int, n_tokens: int) -> dict[str, Any]:
         "first block": request(FIRST, "lz4", n_tokens),
     }
     with ExitStack() as stack:
-        bare = [stack.enter_context(_bare(asked["default codec"], index)) for index in range(WORKERS)]
+        bare = [
+            stack.enter_context(bare_child(asked["default codec"], index, WORKERS))
+            for index in range(WORKERS)
+        ]
         sides: dict[str, Callable[[], Run]] = {"bare": lambda: together(bare)}
         for name, one in asked.items():
             options = {"request": one, "workers": WORKERS}
@@ -93,45 +95,31 @@ def alternate(sides: dict[str, Callable[[], Run]], n: int) -> dict[str, list[Run
     return {name: [one[name] for one in rounds] for name in sides}
 
 
-def together(children: Sequence[Child]) -> Run:
-    """One run of several processes at the same time: wall seconds until the last is done, CPU seconds of all."""
-    with ThreadPoolExecutor(len(children)) as pool:
-        begun = time.perf_counter()
-        runs = list(pool.map(lambda one: one.run(), children))
-        seconds = time.perf_counter() - begun
-    return Run(
-        seconds,
-        sum(run.cpu_seconds for run in runs),
-        {"peak_bytes": sum(run.value["peak_bytes"] for run in runs)},
-    )
-
-
-def memory(n_tokens: int) -> dict[str, Any]:
-    """Peak memory of one process over some data, and over ten times as much."""
-    peaks = {}
-    for n in (n_tokens, 10 * n_tokens):
-        options = {"request": request(BLOCKS, "lz4", n, WORKERS), "workers": 1}
-        with child(["-m", "benchmarks.ours"], options, WORKERS) as one:
-            peaks[n] = one.run().value["peak_bytes"]
-    small, large = peaks.values()
-    met = large <= MEMORY_TARGET * small
+def memory(n_tokens: int, n_pairs: int) -> dict[str, Any]:
+    """Peak memory of a fresh process over some data, and of one over ten times as much; pairs of them."""
+    sizes = (n_tokens, 10 * n_tokens)
+    peaks = [[_peak(n) for n in sizes] for _ in range(n_pairs)]
+    found = summary([large / small for small, large in peaks])
+    met = found.median <= MEMORY_TARGET
+    small, large = (median(values) / 2**20 for values in zip(*peaks, strict=True))
     print(
-        f"memory: {small / 2**20:,.0f} MiB for {n_tokens:,} tokens, {large / 2**20:,.0f} MiB for {10 * n_tokens:,}: "
-        f"x{large / small:.3f} (target <= {MEMORY_TARGET}) {'met' if met else 'missed'}",
+        f"memory: {small:,.0f} MiB for {sizes[0]:,} tokens, {large:,.0f} MiB for {sizes[1]:,}: "
+        f"x{found} (target <= {MEMORY_TARGET}) {'met' if met else 'missed'}",
         flush=True,
     )
     return {
-        "tokens": list(peaks),
-        "peak_bytes": list(peaks.values()),
-        "ratio": large / small,
+        "tokens": sizes,
+        "peak_bytes": peaks,
+        "ratio": found._asdict(),
         "target": MEMORY_TARGET,
         "met": met,
     }
 
 
-def _bare(one: dict[str, Any], index: int) -> Any:
-    options = {"request": one, "share": index, "shares": WORKERS, "cores": WORKERS}
-    return child(["-m", "benchmarks.bare"], options, 1, extra=worker_environment(1))
+def _peak(n_tokens: int) -> int:
+    options = {"request": request(BLOCKS, "lz4", n_tokens, WORKERS), "workers": 1}
+    with child(["-m", "benchmarks.ours"], options, WORKERS) as one:
+        return int(one.run().value["peak_bytes"])
 
 
 def _line(name: str, bare: Sequence[Run], ours: Sequence[Run]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from schemas.outcome import ArtifactOutcome, CaptureOutcome, RunOutcome, StageFa
 from tasks.store.artifacts import read_artifact
 from tasks.store.location import Location
 from tasks.store.manifest import read_manifest
+from tasks.store.names import name_path
 
 PAGE = "report.html"
 """The page inside the folder of a report."""
@@ -271,7 +272,7 @@ def _sealed_outcome(root: Location, capture: CapturePlan) -> CaptureOutcome:
 def _point(root: Location, captures: Sequence[CaptureOutcome]) -> None:
     """Let `names/<name>.json` open the capture that a run file calls so, or name the captures of its partitions."""
     for name in dict.fromkeys(capture.name for capture in captures):
-        path = f"names/{name}.json"
+        path = name_path(name)
         content = canonical_json(_pointer([c for c in captures if c.name == name]))
         if not (root.exists(path) and root.read(path) == content):
             root.write(path, content)

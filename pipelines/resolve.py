@@ -371,6 +371,6 @@ def _seconds_per_token(dry: DryRun) -> float | None:
 BASE_BYTES = 700 << 20
 """A Python process with torch, transformers and zarr loaded."""
 OPEN_SHARDS = 3
-"""Shard sets in a worker: being filled, being written, and what encoding takes."""
+"""Shard sets in a worker: being filled, being written where the root is remote, and what encoding takes."""
 OPEN_TENSORS = 6
 """Tensors of the largest size alive at one time in a forward."""

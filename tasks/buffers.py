@@ -161,11 +161,10 @@ class ShardBuffers:
 
 def _mapped(n_bytes: int) -> Tensor:
     """uint8 [byte]: the thread's shard sets, which stay until another size is asked for."""
-    if getattr(_memory, "n_bytes", None) != n_bytes:
-        _memory.bytes = torch.frombuffer(mmap.mmap(-1, n_bytes, **PRIVATE), dtype=torch.uint8)
-        _memory.n_bytes = n_bytes
-    mapped: Tensor = _memory.bytes
-    return mapped
+    held: Tensor | None = getattr(_memory, "held", None)
+    if held is None or len(held) != n_bytes:
+        held = _memory.held = torch.frombuffer(mmap.mmap(-1, n_bytes, **PRIVATE), dtype=torch.uint8)
+    return held
 
 
 def row_norms(shard: Shard, sites: Sequence[SiteLayout]) -> np.ndarray:

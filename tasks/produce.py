@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from functools import partial
 
 from schemas.capture import CaptureSpec, MethodCall
 from schemas.errors import FingerprintError
@@ -72,19 +73,16 @@ def run_capture(
             if on_unit is not None:
                 on_unit(unit)
 
-        missing = [unit for unit in all_units(spec) if unit.name not in done]
-        jobs = [
-            UnitJob(
-                request=spec.request,
-                root=root.url,
-                capture=capture,
-                unit=unit,
-                device=device,
-                fuse=fuse,
-                allowed=allowed,
-            )
-            for unit in missing
-        ]
+        job = partial(
+            UnitJob,
+            request=spec.request,
+            root=root.url,
+            capture=capture,
+            device=device,
+            fuse=fuse,
+            allowed=allowed,
+        )
+        jobs = [job(unit=unit) for unit in all_units(spec) if unit.name not in done]
         driver(run_unit, jobs, finished)
         lease.check()
         manifest = seal(root, spec)

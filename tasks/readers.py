@@ -22,6 +22,7 @@ from tasks.store.artifacts import read_artifact
 from tasks.store.location import Location
 from tasks.store.manifest import list_captures as _capture_ids
 from tasks.store.manifest import read_manifest
+from tasks.store.names import name_path
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -320,12 +321,12 @@ def _pointer(root: Location, wanted: str, kind: str) -> str | None:
     if not name or len(name) > LONGEST_NAME:
         return None
     try:
-        found = json.loads(root.read(f"names/{name}.json"))
+        found = json.loads(root.read(name_path(name)))
     except NotFoundError:
         return None
     except ValueError as error:
         raise DamageError(
-            f"{root.url}/names/{name}.json is damaged: {error}; remove it and run again, or give an id"
+            f"{root.url}/{name_path(name)} is damaged: {error}; remove it and run again, or give an id"
         ) from error
     if kind == "capture" and "partitions" in found:
         return _partition(root, name, partition, found["partitions"])

@@ -15,6 +15,9 @@ from tasks.store.arrays import ShardWriter
 from tasks.store.location import Location
 from tasks.store.samples import read_spec
 
+Written = Future[tuple[str, FileDigest, float]]
+"""Path below the capture's folder, digest and seconds of one file."""
+
 
 @lru_cache(maxsize=2)
 def shard_writer(root: Location, capture: str) -> ShardWriter:
@@ -34,8 +37,10 @@ class UnitWriter:
         self._unit = unit
         self._writer = shard_writer(root, spec.id)
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="shard-writer")
-        self._pending: list[list[Future[tuple[str, FileDigest, float]]]] = [[]]
-        """What is not known to be written, by the shard with which it was handed over."""
+        self._open: list[Written] = []
+        """Handed over since the last finished shard."""
+        self._finished: list[list[Written]] = []
+        """Finished shards that are not known to be written."""
 
     def __enter__(self) -> "UnitWriter":
         return self
@@ -46,6 +51,7 @@ class UnitWriter:
         try:
             if error is None:
                 self.wait()
+                self._settle(self._open)
         finally:
             self._pool.shutdown(wait=True, cancel_futures=True)
 
@@ -58,10 +64,11 @@ class UnitWriter:
         """Hand over a finished shard, whose memory may be used again after `wait`."""
         for site, rows in shard.rows.items():
             self._submit(f"sites/{Site.parse(site).key}/activation", shard.number, rows.numpy())
-        self._pending.append([])
+        self._finished.append(self._open)
+        self._open = []
 
     def wait(self, but: int = 0) -> None:
-        """Wait until all that was handed over is written, but for the last shards.
+        """Wait until all finished shards are written, but for the last ones.
 
         Args:
             but: how many finished shards may still be under way.
@@ -69,12 +76,14 @@ class UnitWriter:
         Raises:
             StoreError, ResourceError: if a write failed.
         """
-        while len(self._pending) > but + 1 or (not but and self._pending[0]):
-            for written in self._pending[0]:
-                name, digest, seconds = written.result()
-                self.files[name] = digest
-                self.seconds += seconds
-            self._pending = self._pending[1:] or [[]]
+        while len(self._finished) > but:
+            self._settle(self._finished.pop(0))
+
+    def _settle(self, writing: list[Written]) -> None:
+        for written in writing:
+            name, digest, seconds = written.result()
+            self.files[name] = digest
+            self.seconds += seconds
 
     def put_norms(self, norms: np.ndarray, outliers: np.ndarray) -> None:
         """Hand over the norm and outlier columns [row, site] of the whole unit."""
@@ -87,7 +96,7 @@ class UnitWriter:
 
     def _submit(self, path: str, shard: int, values: np.ndarray) -> None:
         if self._keep:
-            self._pending[-1].append(self._pool.submit(self._write, path, shard, values))
+            self._open.append(self._pool.submit(self._write, path, shard, values))
 
     def _write(self, path: str, shard: int, values: np.ndarray) -> tuple[str, FileDigest, float]:
         begun = time.perf_counter()

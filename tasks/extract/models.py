@@ -212,9 +212,8 @@ def _keep_kernels(module: nn.Module) -> None:
     costly = any(isinstance(part, _CONVOLUTIONS) for part in module.modules()) or any(
         weight.dtype != torch.float32 for weight in module.parameters()
     )
-    if os.environ.get(KERNEL_CAPACITY) == os.environ.get(
-        OWN_CAPACITY
-    ):  # not the user's, though perhaps of a parent process
+    users = os.environ.get(KERNEL_CAPACITY) != os.environ.get(OWN_CAPACITY)
+    if not users:  # unset, or set by this process or its parent for another network
         os.environ[KERNEL_CAPACITY] = os.environ[OWN_CAPACITY] = str(KERNELS if costly else 0)
 
 

@@ -8,6 +8,11 @@ from tasks.store.location import Location
 NAMES = "names"
 
 
+def name_path(name: str) -> str:
+    """Where the name of a capture lies, below the root."""
+    return f"{NAMES}/{name}.json"
+
+
 def read_names(root: Location) -> dict[str, str]:
     """Name, or `name/partition`, to the id of the capture that it opens; a name that cannot be read is left out."""
     found: dict[str, str] = {}

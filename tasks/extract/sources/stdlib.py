@@ -48,10 +48,10 @@ def read(options: StdlibDocstrings, partition: str | None = None, folder: Path |
     Raises:
         DataError: if the interpreter comes without the sources of its library.
     """
-    found = _select(docstrings(folder or library()), options.min_characters)
+    found = _select(docstrings(folder or source_folder()), options.min_characters)
     if not found:
         raise DataError(
-            f"no docstring of at least {options.min_characters} characters below {folder or library()}; "
+            f"no docstring of at least {options.min_characters} characters below {folder or source_folder()}; "
             "lower min_characters"
         )
     labels = {
@@ -66,7 +66,7 @@ def read(options: StdlibDocstrings, partition: str | None = None, folder: Path |
 
 def fingerprint(options: StdlibDocstrings, partition: str | None = None, folder: Path | None = None) -> str:
     """sha256 over Python's version, the library's names and bytes, and the options; about 0.1 s."""
-    root = folder or library()
+    root = folder or source_folder()
     digest = hashlib.sha256(platform.python_version().encode())
     for path in files(root):
         data = path.read_bytes()
@@ -75,7 +75,7 @@ def fingerprint(options: StdlibDocstrings, partition: str | None = None, folder:
     return digest_options(options, digest.hexdigest())
 
 
-def library() -> Path:
+def source_folder() -> Path:
     """The folder of the running interpreter's standard library.
 
     Raises:

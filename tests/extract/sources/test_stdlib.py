@@ -37,7 +37,7 @@ def test_the_same_texts_as_a_plain_reading():
     source = stdlib.read(StdlibDocstrings())
     texts = [source[index].value for index in range(len(source))]
     assert len(texts) == len(set(texts))
-    assert set(texts) == plain_texts(stdlib.library(), 40)
+    assert set(texts) == plain_texts(stdlib.source_folder(), 40)
     assert 5_000 < len(texts) < 10_000
 
 
@@ -129,7 +129,7 @@ def test_the_fingerprint_reads_every_file_once_and_parses_none(monkeypatch):
     monkeypatch.setattr(Path, "read_bytes", count)
     assert stdlib.fingerprint(StdlibDocstrings()) == expected
     assert len(reads) == len(set(reads)) > 500
-    assert reads == stdlib.files(stdlib.library())
+    assert reads == stdlib.files(stdlib.source_folder())
 
 
 def test_a_python_without_sources_is_refused(tmp_path, monkeypatch):
