@@ -24,7 +24,6 @@ from schemas.layout import Space, UnitRef
 from schemas.receipts import Failure, Receipt
 from tasks.buffers import ShardBuffers, flag_outliers, is_finite, row_norms, to_stored
 from tasks.engine.fusion import Fusion
-from tasks.extract.allocator import give_back
 from tasks.extract.batches import pack
 from tasks.extract.collect import collect
 from tasks.extract.data import open_source
@@ -150,7 +149,6 @@ def _produce(root: Location, job: UnitJob, spec: CaptureSpec) -> UnitDone:
         )
     receipt = _receipt(root, context, tally, writer)
     write_receipt(root, receipt)
-    give_back()
     return UnitDone(receipt=receipt, skipped=False, forwards=tally.forwards)
 
 

@@ -7,7 +7,6 @@ with every new batch shape.
 """
 
 import ctypes
-from collections.abc import Callable
 from functools import cache
 
 TRIM_THRESHOLD, MMAP_THRESHOLD, ARENA_MAX = -1, -3, -8
@@ -26,22 +25,3 @@ def keep_memory() -> bool:
         return all(taken)
     except (OSError, AttributeError):
         return False
-
-
-def give_back() -> None:
-    """Return freed pages to the system, where there is glibc: gaps that batches of varying shapes leave would add up over units.
-
-    Cost: the pages of one batch are faulted in again, some milliseconds.
-    """
-    trim = _trim()
-    if trim is not None:
-        trim(0)
-
-
-@cache
-def _trim() -> Callable[[int], int] | None:
-    try:
-        trim: Callable[[int], int] = ctypes.CDLL("libc.so.6").malloc_trim
-    except (OSError, AttributeError):
-        return None
-    return trim
