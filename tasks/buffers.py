@@ -31,6 +31,8 @@ class Shard(NamedTuple):
     number: int
     rows: dict[str, Tensor]
     """Site -> [row, feature] in the stored dtype; NaN where a sample failed. Valid until its memory is used again: see ShardBuffers."""
+    early: frozenset[str] = frozenset()
+    """Sites that were handed on before: see `ShardBuffers.put_early`."""
 
 
 def to_stored(rows: Tensor, dtype: FloatName) -> tuple[Tensor, int]:
@@ -72,6 +74,7 @@ class ShardBuffers:
         dtype: FloatName,
         written: Callable[[], None] = lambda: None,
         sets: int = 1,
+        hand_on: Callable[[int, str, Tensor], None] = lambda _number, _site, _rows: None,
     ) -> None:
         """Begin with the unit's first shard.
 
@@ -82,6 +85,7 @@ class ShardBuffers:
             dtype: the store's.
             written: returns when the shard taken `sets` shards ago is no longer needed; called before its memory is used again.
             sets: shards that are in memory at a time.
+            hand_on: takes the number of a shard, a site, and all its rows there, before the shard is taken.
         """
         self.space = space
         self.sites = sites
@@ -91,6 +95,9 @@ class ShardBuffers:
         """Site -> finite values of this unit's rows that the stored dtype cannot hold."""
         self._written = written
         self._sets = sets
+        self._hand_on = hand_on
+        self._early: dict[str, int] = {}
+        """Sites of this shard that were handed on, with the finite values lost of their last batch."""
         self._number = space.unit_shard_range(unit).start
         self._rows: dict[str, Tensor] = {}
         self._has = torch.empty(0, dtype=torch.bool)
@@ -109,10 +116,33 @@ class ShardBuffers:
             destination = destination[inside]
         stored = {}
         for site, values in rows.items():
-            stored[site], lost = to_stored(values, self.dtype)
+            lost = self._early.get(site)
+            if lost is None:
+                stored[site], lost = to_stored(values, self.dtype)
             if lost:
                 self.saturated[site] = self.saturated.get(site, 0) + lost
         self._place(stored, destination)
+
+    def completes(self, destination: Tensor) -> bool:
+        """Whether a batch has exactly the rows that the shard still lacks."""
+        self._open()
+        missing = (~self._has).nonzero().flatten() + self.space.shard_bounds(self._number)[0]
+        return torch.equal(destination.sort().values, missing)
+
+    def put_early(self, destination: Tensor, site: str, values: Tensor) -> None:
+        """Place one site's rows of a batch that completes the shard, and hand the site on while the forward goes on to the next ones.
+
+        `put` must follow with all rows of the batch, or `recall`. Rows that are not finite are left to them.
+        """
+        if is_finite(values):
+            stored, lost = to_stored(values, self.dtype)
+            self._rows[site].index_copy_(0, destination - self.space.shard_bounds(self._number)[0], stored)
+            self._early[site] = lost
+            self._hand_on(self._number, site, self._rows[site])
+
+    def recall(self) -> None:
+        """The batch that was to complete the shard failed: all its sites are handed on again, with the shard."""
+        self._early = {}
 
     def take(self) -> Shard:
         """The next shard, whose samples have all been put; rows never put are NaN."""
@@ -121,8 +151,8 @@ class ShardBuffers:
         if bool(missing.any()):
             for rows in self._rows.values():
                 rows[missing] = float("nan")
-        taken = Shard(self._number, self._rows)
-        self._rows, self._number = {}, self._number + 1
+        taken = Shard(self._number, self._rows, frozenset(self._early))
+        self._rows, self._early, self._number = {}, {}, self._number + 1
         return taken
 
     def _place(self, rows: dict[str, Tensor], destination: Tensor) -> None:

@@ -1,8 +1,9 @@
 """One unit of a capture, produced by one worker alone: samples -> network -> whole shards -> receipt.
 
 A unit may run twice, at the same time, or die half way; the stored bytes are the same. Inside a shard samples are
-sorted by length and packed by token budget. The writer works on a finished shard beside the forwards of the next one (its first
-batch where the disk is local, all of it elsewhere), and is drained before the receipt is written.
+sorted by length and packed by token budget. The writer gets a site of a shard when the shard's
+last batch has passed the site, and works beside the forwards of the next shard (its first batch where the disk is local, all of it
+elsewhere); it is drained before the receipt is written.
 """
 
 import time
@@ -25,7 +26,7 @@ from schemas.receipts import Failure, Receipt
 from tasks.buffers import ShardBuffers, flag_outliers, is_finite, row_norms, to_stored
 from tasks.engine.fusion import Fusion
 from tasks.extract.batches import pack
-from tasks.extract.collect import collect
+from tasks.extract.collect import Early, collect
 from tasks.extract.data import open_source
 from tasks.extract.encode import Encoder, make_encoder
 from tasks.extract.geometry import kept_positions, space_size
@@ -132,8 +133,8 @@ def _produce(root: Location, job: UnitJob, spec: CaptureSpec) -> UnitDone:
             writer.put_columns(shard, columns)
             _compute(context, tally, group)
             finished = context.buffers.take()
-            norms.append(row_norms(finished, context.buffers.sites))
             writer.put(finished)
+            norms.append(row_norms(finished, context.buffers.sites))
             if fusion is not None:
                 ok = ~np.isin(columns["sample"], list(tally.failures))
                 index = np.arange(*context.space.shard_bounds(shard))
@@ -177,6 +178,7 @@ def _open(root: Location, job: UnitJob, spec: CaptureSpec, writer: UnitWriter) -
             request.store.dtype,
             partial(writer.wait, but=sets - 1),
             sets,
+            writer.put_site,
         ),
     )
 
@@ -194,9 +196,10 @@ def _compute(context: _Context, tally: _Tally, group: Sequence[int]) -> None:
     request = context.spec.request
     lengths = context.encoder.lengths()
     sizes = [int(lengths[n]) for n in group]
-    for packed in pack(sizes, request.batch_tokens, request.batch_samples, request.batch_overhead):
+    packs = pack(sizes, request.batch_tokens, request.batch_samples, request.batch_overhead)
+    for number, packed in enumerate(packs, 1):
         batch = [group[n] for n in packed]
-        rows = _try(context, tally, batch)
+        rows = _try(context, tally, batch, last=number == len(packs))
         if rows is None:
             for sample in batch:
                 _try_alone(context, tally, sample)
@@ -204,16 +207,23 @@ def _compute(context: _Context, tally: _Tally, group: Sequence[int]) -> None:
             _probe(context, tally, batch, rows)
 
 
-def _try(context: _Context, tally: _Tally, batch: list[int]) -> dict[str, Tensor] | None:
-    """The rows of a batch, put into the buffers; None if it raised or gave a value that is not finite."""
+def _try(context: _Context, tally: _Tally, batch: list[int], last: bool) -> dict[str, Tensor] | None:
+    """The rows of a batch, put into the buffers; None if it raised or gave a value that is not finite.
+
+    The writer gets each site of a shard as soon as the shard's last batch has passed it.
+    """
+    buffers, destination = context.buffers, _destination(context.samples, batch)
+    early = partial(buffers.put_early, destination) if last and buffers.completes(destination) else None
     try:
-        rows = _forward(context, tally, batch)
+        rows = _forward(context, tally, batch, early)
     except Exception as error:  # noqa: BLE001  any sample may make any network raise in any way: each is then tried alone
         _refuse_transient(error)
+        buffers.recall()
         return None
     if not all(is_finite(values) for values in rows.values()):
+        buffers.recall()
         return None
-    context.buffers.put(rows, _destination(context.samples, batch))
+    buffers.put(rows, destination)
     return rows
 
 
@@ -252,11 +262,13 @@ def _refuse_transient(error: Exception) -> None:
         cause = cause.__cause__
 
 
-def _forward(context: _Context, tally: _Tally, batch: list[int]) -> dict[str, Tensor]:
+def _forward(
+    context: _Context, tally: _Tally, batch: list[int], early: Early | None = None
+) -> dict[str, Tensor]:
     request = context.spec.request
     begun = time.perf_counter()
     inputs = context.encoder.batch(batch)
-    rows = collect(context.network, inputs, context.buffers.sites, request.rows, request.precision)
+    rows = collect(context.network, inputs, context.buffers.sites, request.rows, request.precision, early)
     tally.seconds += time.perf_counter() - begun
     tally.forwards += 1
     lengths = context.encoder.lengths()[batch]

@@ -6,6 +6,7 @@ from functools import lru_cache
 from types import TracebackType
 
 import numpy as np
+from torch import Tensor
 
 from schemas.capture import CaptureSpec
 from schemas.layout import Site, UnitRef
@@ -60,10 +61,15 @@ class UnitWriter:
         for name, values in columns.items():
             self._submit(f"rows/{self._space.name}/{name}", shard, values)
 
+    def put_site(self, shard: int, site: str, rows: Tensor) -> None:
+        """Hand over one site of a shard, before the shard. What is handed over again is written again, later."""
+        self._submit(f"sites/{Site.parse(site).key}/activation", shard, rows.numpy())
+
     def put(self, shard: Shard) -> None:
-        """Hand over a finished shard, whose memory may be used again after `wait`."""
+        """Hand over what is left of a finished shard, whose memory may be used again after `wait`."""
         for site, rows in shard.rows.items():
-            self._submit(f"sites/{Site.parse(site).key}/activation", shard.number, rows.numpy())
+            if site not in shard.early:
+                self.put_site(shard.number, site, rows)
         self._finished.append(self._open)
         self._open = []
 

@@ -17,7 +17,10 @@ SITES = tuple(
 @settings(max_examples=200)
 @given(data=st.data())
 def test_every_shard_holds_its_rows_and_nothing_else(data: st.DataObject) -> None:
-    """Against plain indexing: samples of 0 to 4 shards, batches in any order inside a shard, some that never come."""
+    """Against plain indexing: samples of 0 to 4 shards, batches in any order inside a shard, some that never come.
+
+    What is handed on early holds what the shard holds when it is taken, unless it was recalled.
+    """
     counts = data.draw(st.lists(st.integers(0, 17), min_size=1, max_size=25).filter(sum))
     shard_rows, unit_shards = data.draw(st.integers(1, 8)), data.draw(st.integers(1, 4))
     space = Space(
@@ -36,7 +39,12 @@ def test_every_shard_holds_its_rows_and_nothing_else(data: st.DataObject) -> Non
         for v in expected.values():
             v[start[sample] : start[sample + 1]] = torch.nan
     unit = data.draw(st.integers(0, space.n_units - 1))
-    buffers = ShardBuffers(space, SITES, unit, "float32")
+    early: dict[tuple[int, str], torch.Tensor] = {}
+
+    def hand_on(number: int, site: str, rows: torch.Tensor) -> None:
+        early[number, site] = rows.clone()
+
+    buffers = ShardBuffers(space, SITES, unit, "float32", hand_on=hand_on)
     first, last = space.unit_rows(unit)
     inside = [s for s in range(len(counts)) if start[s] < last and start[s + 1] > first and counts[s]]
     for shard in space.unit_shard_range(unit):
@@ -44,9 +52,18 @@ def test_every_shard_holds_its_rows_and_nothing_else(data: st.DataObject) -> Non
         for sample in data.draw(st.permutations(mine)):
             if sample not in failed:
                 rows = torch.arange(start[sample], start[sample + 1])
+                if buffers.completes(rows):
+                    for site in data.draw(st.sets(st.sampled_from(sorted(values)))):
+                        buffers.put_early(rows, site, values[site][rows])
+                    if data.draw(st.booleans()):  # the forward went wrong further on, and was done again
+                        for site in values:
+                            buffers.put_early(rows, site, torch.full_like(values[site][rows], 5.0))
+                        buffers.recall()
                 buffers.put({site: v[rows] for site, v in values.items()}, rows)
         taken, (low, high) = buffers.take(), space.shard_bounds(shard)
         assert taken.number == shard
+        for site in taken.early:
+            assert torch.equal(early[shard, site], taken.rows[site])
         for site, v in expected.items():
             assert torch.equal(taken.rows[site].nan_to_num(-7.0), v[low:high].nan_to_num(-7.0))
 

@@ -1,7 +1,7 @@
 """One forward over a batch, and the rows of every wanted site out of it."""
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,6 +18,9 @@ from tasks.extract.guard import evaluating, seeded
 from tasks.extract.hooks import record
 from tasks.extract.models import Network
 from tasks.extract.pretrained import free_bytes
+
+Early = Callable[[str, Tensor], None]
+"""Takes a site string and its rows, inside the forward."""
 
 _ONE_AT_A_TIME = threading.Lock()
 """Hooks, training flags and the generators' states belong to the process: two threads would see each other's rows."""
@@ -36,7 +39,12 @@ class Selection:
 
 
 def collect(
-    network: Network, batch: Batch, sites: Sequence[SiteLayout], rows: Rows, precision: Precision
+    network: Network,
+    batch: Batch,
+    sites: Sequence[SiteLayout],
+    rows: Rows,
+    precision: Precision,
+    early: Early | None = None,
 ) -> dict[str, Tensor]:
     """The rows of `sites` for one batch, on the CPU, from one forward that ends at the last of them.
 
@@ -45,6 +53,14 @@ def collect(
     place in a space of fixed size, one per sample where pooled or where the site has but one. A pooled
     sample without any kept row is NaN. The network, its mode and all random generators are left as they
     were. Threads of a process take turns.
+
+    Args:
+        network: as loaded.
+        batch: its inputs.
+        sites: wanted, with the shapes of the dry run.
+        rows: which of them.
+        precision: seed and autocast.
+        early: takes each site's rows as soon as they are there, while the forward goes on; not called for those of a GPU, still under way.
 
     Returns:
         Site string to tensor [row, feature]; on CUDA in pinned memory.
@@ -56,7 +72,7 @@ def collect(
     Cost: one forward up to the last site, and one copy of what is kept.
     """
     found: dict[str, Tensor] = {}
-    sink = _Sink(batch, {layout.site: layout for layout in sites}, rows, found)
+    sink = _Sink(batch, {layout.site: layout for layout in sites}, rows, found, early)
     on_gpu = network.device.type == "cuda"  # a network may be spread over several
     devices = [torch.device("cuda", i) for i in range(torch.cuda.device_count())] if on_gpu else []
     try:
@@ -88,12 +104,18 @@ class _Sink:
     """Copies the kept rows out of each tensor while its module is still at work."""
 
     def __init__(
-        self, batch: Batch, layouts: Mapping[Site, SiteLayout], rows: Rows, found: dict[str, Tensor]
+        self,
+        batch: Batch,
+        layouts: Mapping[Site, SiteLayout],
+        rows: Rows,
+        found: dict[str, Tensor],
+        early: Early | None,
     ) -> None:
         self._batch = batch
         self._layouts = layouts
         self._rows = rows
         self._found = found
+        self._early = early
         self._selections: dict[tuple[bool, int, torch.device], Selection] = {}
         self._devices: set[torch.device] = set()
 
@@ -102,9 +124,11 @@ class _Sink:
         places = _places(tensor, layout, self._batch, self._rows)
         selection = self._selection(layout.tokens, places, tensor.device)
         moved = tensor.movedim(layout.feature_axis, -1)
-        self._found[str(site)] = _copy(moved, selection)
+        copied = self._found[str(site)] = _copy(moved, selection)
         if tensor.is_cuda:
             self._devices.add(tensor.device)
+        elif self._early is not None:
+            self._early(str(site), copied)
 
     def finish(self) -> None:
         """Waits for the copies that are still on their way from a GPU."""

@@ -5,7 +5,6 @@ several captures lie in one group per capture, because their row counts differ.
 """
 
 from collections.abc import Mapping
-from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,10 +18,10 @@ from schemas.capture import Codec
 from schemas.errors import NotFoundError, StoreError, UnitError
 from schemas.receipts import FileDigest
 from tasks.store.codecs import add_array
+from tasks.store.encode import write_shard
 from tasks.store.location import Location, digest_of
 from tasks.store.paths import artifact_arrays_path, artifact_receipts_path
-from tasks.store.shards import open_for_writing
-from tasks.store.zarrstore import ShardStore
+from tasks.store.shards import require_array
 
 
 class RowArray(NamedTuple):
@@ -88,24 +87,13 @@ class ArtifactWriter:
     ) -> None:
         self.root, self.artifact, self.grid, self.group = root, artifact, grid, group
         self.outputs, self.codec = dict(outputs), codec
-        self._start()
-
-    def _start(self) -> None:
-        self._store = ShardStore(self.root.child(artifact_arrays_path(self.artifact)))
-        self._open = cache(lambda path: open_for_writing(self._store, path))
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if not name.startswith("_")}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._start()
+        self._place = root.child(artifact_arrays_path(artifact))
 
     def create(self) -> dict[str, FileDigest]:
         """Write the metadata of all outputs, the same bytes every time; do it before any shard."""
         objects = self._metadata()
         for path, data in objects.items():
-            self._store.base.write(path, data)
+            self._place.write(path, data)
         return {path: digest_of(data) for path, data in objects.items()}
 
     def done(self, shard: int) -> bool:
@@ -122,15 +110,17 @@ class ArtifactWriter:
         Raises:
             UnitError: if a block is missing or is not exactly the shard.
         """
-        first, last = self.grid.bounds(shard)
         files: dict[str, FileDigest] = {}
         for name, output in self.outputs.items():
             block = np.asarray(blocks[name]) if name in blocks else np.empty(0)
             self._check(name, shard, output, block)
-            self._open(self._path(name))[first:last] = block
+            require_array(self._place, self._path(name))
             path = self._shard_path(name, shard)
-            files[path] = self._store.written.pop(path)
-        self._store.base.sync(files)
+            files[path] = write_shard(
+                self._place, path, block,
+                chunk_rows=self.grid.chunk_rows, shard_rows=self.grid.shard_rows, codec=self.codec,
+            )  # fmt: skip
+        self._place.sync(files)
         receipt = ShardReceipt(artifact=self.artifact, group=self.group, shard=shard, files=files)
         self.root.write(self._receipt_path(shard), canonical_json(receipt.with_digest()))
 

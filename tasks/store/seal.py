@@ -133,15 +133,16 @@ def _metadata(root: Location, spec: CaptureSpec) -> dict[str, FileDigest]:
 def _ok(root: Location, spec: CaptureSpec, failures: tuple[Failure, ...]) -> dict[str, FileDigest]:
     """Write `samples/ok`: False for samples that failed."""
     import numpy as np
+    import zarr
 
-    from tasks.store.shards import open_for_writing
     from tasks.store.zarrstore import ShardStore
 
     ok = np.ones(spec.layout.n_samples, dtype=bool)
     ok[[failure.sample for failure in failures]] = False
     store = ShardStore(root.child(capture_path(spec.id)))
     if ok.size:
-        open_for_writing(store, "samples/ok")[:] = ok
+        column: Any = zarr.open_array(store, path="samples/ok", mode="r+", zarr_format=3)
+        column.with_config({"write_empty_chunks": True})[:] = ok  # open_array takes a config and ignores it
     store.base.sync(store.written)
     return store.written
 

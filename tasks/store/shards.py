@@ -1,33 +1,28 @@
 """Writing whole shards, each by one worker alone."""
 
-from functools import cache
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import zarr
 
 from schemas.capture import CaptureSpec
 from schemas.errors import NotFoundError, UnitError
 from schemas.receipts import FileDigest
+from tasks.store.encode import write_shard
 from tasks.store.location import Location
 from tasks.store.paths import ArrayPlan, capture_path, space_arrays
-from tasks.store.zarrstore import ShardStore
 
 
-def open_for_writing(store: ShardStore, path: str) -> zarr.Array[Any]:
-    """An array that exists; fill values are written like any other.
+@lru_cache(maxsize=4096)
+def require_array(place: Location, path: str) -> None:
+    """Ask once whether an array was created: a shard without its metadata would be read by nobody.
 
     Raises:
         NotFoundError: if its metadata are not there.
     """
-    try:
-        array = zarr.open_array(store, path=path, mode="r+", zarr_format=3)
-    except FileNotFoundError as error:
-        raise NotFoundError(
-            f"{store.base.url}/{path} is not there; create it before writing shards"
-        ) from error
-    return array.with_config({"write_empty_chunks": True})  # open_array takes a config and ignores it
+    if not place.exists(f"{path}/zarr.json"):
+        raise NotFoundError(f"{place.url}/{path} is not there; create it before writing shards")
 
 
 class ShardWriter:
@@ -38,9 +33,9 @@ class ShardWriter:
     """
 
     def __init__(self, root: Location, spec: CaptureSpec, capture_id: str) -> None:
-        self._store = ShardStore(root.child(capture_path(capture_id)))
+        self._place = root.child(capture_path(capture_id))
+        self._codec = spec.request.store.codec
         self._plans = {plan.path: plan for space in spec.layout.spaces for plan in space_arrays(spec, space)}
-        self._open = cache(lambda path: open_for_writing(self._store, path))
 
     def write(self, array_path: str, shard: int, block: npt.NDArray[Any]) -> tuple[str, FileDigest]:
         """Write one whole shard.
@@ -55,14 +50,21 @@ class ShardWriter:
 
         Raises:
             UnitError: if the block is not exactly this shard.
+            NotFoundError: if the array's metadata are not there.
             StoreError, ResourceError: if the storage refuses, stalls, or is full.
         """
         plan = self._plan(array_path)
         _check(plan, shard, block)
-        first, last = plan.space.shard_bounds(shard)
-        self._open(array_path)[first:last] = block
-        path = plan.shard_path(shard)
-        return path, self._store.written.pop(path)
+        require_array(self._place, array_path)
+        path, space = plan.shard_path(shard), plan.space
+        return path, write_shard(
+            self._place,
+            path,
+            block,
+            chunk_rows=space.chunk_rows,
+            shard_rows=space.shard_rows,
+            codec=self._codec,
+        )
 
     def _plan(self, array_path: str) -> ArrayPlan:
         if array_path not in self._plans:

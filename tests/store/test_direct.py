@@ -1,6 +1,7 @@
 """Files written past the page cache hold exactly their bytes, wherever direct writing is known or not."""
 
 import errno
+import mmap
 import os
 from pathlib import Path
 
@@ -34,6 +35,29 @@ def test_any_address_and_length(tmp_path_factory: pytest.TempPathFactory, data: 
     direct.write_direct(descriptor, memoryview(b"." * odd + data)[odd:])
     os.close(descriptor)
     assert path.read_bytes() == data
+
+
+@LINUX
+@pytest.mark.parametrize("offset", [0, 1, direct.BLOCK_BYTES])
+def test_only_what_does_not_lie_on_a_block_is_copied(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, offset: int
+) -> None:
+    real, lengths = os.write, []
+
+    def note(descriptor: int, data: memoryview) -> int:
+        lengths.append(len(data))
+        return real(descriptor, data)
+
+    monkeypatch.setattr(os, "write", note)
+    memory = mmap.mmap(-1, 4 * direct.STEP_BYTES)
+    memory.write(os.urandom(len(memory)))
+    data = memoryview(memory)[offset : offset + 2 * direct.STEP_BYTES + 5]
+    descriptor = os.open(tmp_path / "x", os.O_WRONLY | os.O_CREAT | direct.DIRECT)
+    direct.write_direct(descriptor, data)
+    os.close(descriptor)
+    assert (tmp_path / "x").read_bytes() == data
+    in_steps = [direct.STEP_BYTES, direct.STEP_BYTES, direct.BLOCK_BYTES]
+    assert lengths == (in_steps if offset == 1 else [2 * direct.STEP_BYTES, direct.BLOCK_BYTES])
 
 
 @LINUX

@@ -1,0 +1,94 @@
+"""Our shards are byte for byte those that zarr writes."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import zarr
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from zarr.storage import MemoryStore
+
+from schemas.errors import StoreError
+from tasks.store import encode
+from tasks.store.codecs import add_array
+from tasks.store.encode import write_shard
+from tasks.store.location import Location, digest_of
+
+DTYPES = ("float32", "float16", "float64", "int64", "int32", "bool", "uint16")
+CODECS = ("none", "lz4", "zstd")
+
+
+def by_zarr(values: np.ndarray, chunk_rows: int, shard_rows: int, codec: Any) -> dict[int, bytes]:
+    """Shard number to its bytes, written by zarr alone."""
+    store = MemoryStore()
+    array = add_array(
+        zarr.create_group(store, zarr_format=3), "x", values.shape, values.dtype.name, ("row", "feature")[: values.ndim],
+        chunk_rows=chunk_rows, shard_rows=shard_rows, codec=codec,
+    )  # fmt: skip
+    array[:] = values
+    prefix = "x/c/"
+    return {
+        int(key.removeprefix(prefix).partition("/")[0]): value.to_bytes()
+        for key, value in store._store_dict.items()
+        if key.startswith(prefix)
+    }
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    n_rows=st.integers(1, 60),
+    width=st.none() | st.integers(1, 9),
+    chunk_rows=st.integers(1, 7),
+    chunks=st.integers(1, 5),
+    dtype=st.sampled_from(DTYPES),
+    codec=st.sampled_from(CODECS),
+    seed=st.integers(0, 9),
+)
+def test_the_bytes_are_those_of_zarr(
+    tmp_path_factory: pytest.TempPathFactory,
+    n_rows: int, width: int | None, chunk_rows: int, chunks: int, dtype: str, codec: Any, seed: int,
+) -> None:  # fmt: skip
+    shape = (n_rows,) if width is None else (n_rows, width)
+    values = np.random.default_rng(seed).integers(0, 2 if dtype == "bool" else 100, shape).astype(dtype)
+    shard_rows = chunk_rows * chunks
+    place = Location(str(tmp_path_factory.mktemp("encode")))
+    for number, expected in by_zarr(values, chunk_rows, shard_rows, codec).items():
+        block = values[number * shard_rows : (number + 1) * shard_rows]
+        digest = write_shard(place, "s", block, chunk_rows=chunk_rows, shard_rows=shard_rows, codec=codec)
+        assert place.read("s") == expected
+        assert digest == digest_of(expected)
+
+
+@pytest.mark.parametrize("codec", CODECS)
+@pytest.mark.parametrize("special", [np.nan, np.inf, -0.0, 1e-45])
+def test_special_values_of_a_large_shard(root: Location, codec: Any, special: float) -> None:
+    """Large enough for direct writing, and not contiguous."""
+    values = np.random.default_rng(0).standard_normal((300, 4096), dtype=np.float32)[:, ::2]
+    values[::7, ::3] = special
+    write_shard(root, "s", values, chunk_rows=150, shard_rows=300, codec=codec)
+    assert root.read("s") == by_zarr(np.ascontiguousarray(values), 150, 300, codec)[0]
+
+
+def test_memory_that_a_failed_write_may_still_read_is_not_used_again(
+    root: Location, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encode._idle.clear()
+    kept = []
+
+    def refuse(self: Location, path: str, data: memoryview, *, durable: bool) -> None:
+        kept.append(data)
+        raise StoreError("stalled")
+
+    ones, zeros = np.ones((4, 2), np.float32), np.zeros((4, 2), np.float32)
+    with monkeypatch.context() as patched:
+        patched.setattr(Location, "write", refuse)
+        with pytest.raises(StoreError):
+            write_shard(root, "s", ones, chunk_rows=2, shard_rows=4, codec="none")
+    before = bytes(kept[0])
+    write_shard(root, "s", zeros, chunk_rows=2, shard_rows=4, codec="none")
+    assert bytes(kept[0]) == before
+    assert len(encode._idle) == 1
+    write_shard(root, "s", ones, chunk_rows=2, shard_rows=4, codec="none")
+    assert len(encode._idle) == 1
+    assert root.read("s") == before
