@@ -125,9 +125,11 @@ class ShardBuffers:
 
     def completes(self, destination: Tensor) -> bool:
         """Whether a batch has exactly the rows that the shard still lacks."""
-        self._open()
-        missing = (~self._has).nonzero().flatten() + self.space.shard_bounds(self._number)[0]
-        return torch.equal(destination.sort().values, missing)
+        low, high = self.space.shard_bounds(self._number)
+        waiting = sum(int((rows < high).sum()) for _, rows in self._later)
+        there = int(self._has.sum()) if self._rows else waiting
+        inside = bool(((destination >= low) & (destination < high)).all())
+        return inside and there + len(destination) == high - low
 
     def put_early(self, destination: Tensor, site: str, values: Tensor) -> None:
         """Place one site's rows of a batch that completes the shard, and hand the site on while the forward goes on to the next ones.
@@ -135,6 +137,8 @@ class ShardBuffers:
         `put` must follow with all rows of the batch, or `recall`. Rows that are not finite are left to them.
         """
         if is_finite(values):
+            with torch.inference_mode(mode=False):  # what is made here outlives the forward
+                self._open()
             stored, lost = to_stored(values, self.dtype)
             self._rows[site].index_copy_(0, destination - self.space.shard_bounds(self._number)[0], stored)
             self._early[site] = lost

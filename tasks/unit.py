@@ -79,6 +79,8 @@ class _Context(NamedTuple):
     encoder: Encoder
     network: Network
     buffers: ShardBuffers
+    early: bool
+    """Whether sites may go to the writer one by one, to be named with the shard: on a local disk only."""
 
 
 class _Tally:
@@ -178,8 +180,9 @@ def _open(root: Location, job: UnitJob, spec: CaptureSpec, writer: UnitWriter) -
             request.store.dtype,
             partial(writer.wait, but=sets - 1),
             sets,
-            writer.put_site,
+            writer.put_early,
         ),
+        early=root.is_local,
     )
 
 
@@ -210,10 +213,11 @@ def _compute(context: _Context, tally: _Tally, group: Sequence[int]) -> None:
 def _try(context: _Context, tally: _Tally, batch: list[int], last: bool) -> dict[str, Tensor] | None:
     """The rows of a batch, put into the buffers; None if it raised or gave a value that is not finite.
 
-    The writer gets each site of a shard as soon as the shard's last batch has passed it.
+    On a local disk the writer gets each site of a shard as soon as the shard's last batch has passed it.
     """
     buffers, destination = context.buffers, _destination(context.samples, batch)
-    early = partial(buffers.put_early, destination) if last and buffers.completes(destination) else None
+    last = last and context.early and buffers.completes(destination)
+    early = partial(buffers.put_early, destination) if last else None
     try:
         rows = _forward(context, tally, batch, early)
     except Exception as error:  # noqa: BLE001  any sample may make any network raise in any way: each is then tried alone

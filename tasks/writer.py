@@ -1,7 +1,8 @@
 """The writer of a unit: a thread beside the forward, so that encoding and disk overlap with the next shard's computation."""
 
 import time
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from contextlib import suppress
 from functools import lru_cache
 from types import TracebackType
 
@@ -9,12 +10,14 @@ import numpy as np
 from torch import Tensor
 
 from schemas.capture import CaptureSpec
+from schemas.errors import SubspanError
 from schemas.layout import Site, UnitRef
 from schemas.receipts import FileDigest
 from tasks.buffers import Shard
 from tasks.store.arrays import ShardWriter
 from tasks.store.location import Location
 from tasks.store.samples import read_spec
+from tasks.store.shards import Staged
 
 Written = Future[tuple[str, FileDigest, float]]
 """Path below the capture's folder, digest and seconds of one file."""
@@ -22,7 +25,7 @@ Written = Future[tuple[str, FileDigest, float]]
 
 @lru_cache(maxsize=2)
 def shard_writer(root: Location, capture: str) -> ShardWriter:
-    """The writer of a capture, kept between the units of a process: opening its arrays costs as much as writing a unit."""
+    """The writer of a capture, kept between the units of a process: reading the spec anew costs as much as writing some shards."""
     return ShardWriter(root, read_spec(root, capture), capture)
 
 
@@ -42,6 +45,8 @@ class UnitWriter:
         """Handed over since the last finished shard."""
         self._finished: list[list[Written]] = []
         """Finished shards that are not known to be written."""
+        self._early: dict[str, Future[Staged]] = {}
+        """Sites of the shard that is being filled, written without their name."""
 
     def __enter__(self) -> "UnitWriter":
         return self
@@ -55,21 +60,29 @@ class UnitWriter:
                 self._settle(self._open)
         finally:
             self._pool.shutdown(wait=True, cancel_futures=True)
+            for staged in self._early.values():
+                self._drop(staged)
 
     def put_columns(self, shard: int, columns: dict[str, np.ndarray]) -> None:
         """Hand over the columns of a shard's rows; they are known before its forwards, and are written beside them."""
         for name, values in columns.items():
             self._submit(f"rows/{self._space.name}/{name}", shard, values)
 
-    def put_site(self, shard: int, site: str, rows: Tensor) -> None:
-        """Hand over one site of a shard, before the shard. What is handed over again is written again, later."""
-        self._submit(f"sites/{Site.parse(site).key}/activation", shard, rows.numpy())
+    def put_early(self, shard: int, site: str, rows: Tensor) -> None:
+        """Hand over one site of a shard whose last batch is still under way: it is written, and gets its name with the shard."""
+        if self._keep:
+            self._early[site] = self._pool.submit(self._stage, _array(site), shard, rows.numpy())
 
     def put(self, shard: Shard) -> None:
-        """Hand over what is left of a finished shard, whose memory may be used again after `wait`."""
+        """Hand over a finished shard, whose memory may be used again after `wait`."""
         for site, rows in shard.rows.items():
-            if site not in shard.early:
-                self.put_site(shard.number, site, rows)
+            staged = self._early.pop(site, None)
+            if staged is not None and site in shard.early:
+                self._open.append(self._pool.submit(self._publish, staged))
+                continue
+            if staged is not None:
+                self._pool.submit(self._drop, staged)
+            self._submit(_array(site), shard.number, rows.numpy())
         self._finished.append(self._open)
         self._open = []
 
@@ -108,3 +121,21 @@ class UnitWriter:
         begun = time.perf_counter()
         name, digest = self._writer.write(path, shard, values)
         return name, digest, time.perf_counter() - begun
+
+    def _stage(self, path: str, shard: int, values: np.ndarray) -> Staged:
+        begun = time.perf_counter()
+        staged = self._writer.stage(path, shard, values)
+        self.seconds += time.perf_counter() - begun
+        return staged
+
+    def _publish(self, staged: Future[Staged]) -> tuple[str, FileDigest, float]:
+        return *self._writer.publish(staged.result()), 0.0
+
+    def _drop(self, staged: Future[Staged]) -> None:
+        """Remove what was staged in vain; whether it failed no longer matters."""
+        with suppress(CancelledError, SubspanError):
+            self._writer.drop(staged.result())
+
+
+def _array(site: str) -> str:
+    return f"sites/{Site.parse(site).key}/activation"

@@ -127,7 +127,7 @@ class _Sink:
         copied = self._found[str(site)] = _copy(moved, selection)
         if tensor.is_cuda:
             self._devices.add(tensor.device)
-        elif self._early is not None:
+        if self._early is not None and tensor.device.type == "cpu":
             self._early(str(site), copied)
 
     def finish(self) -> None:

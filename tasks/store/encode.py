@@ -12,12 +12,11 @@ from typing import Any
 import google_crc32c
 import numpy as np
 import numpy.typing as npt
+from numcodecs import blosc
 from numcodecs.blosc import BITSHUFFLE, MAX_OVERHEAD, Blosc
 
 from schemas.capture import Codec
-from schemas.receipts import FileDigest
 from tasks.store.codecs import LEVELS, fill_value
-from tasks.store.location import Location, digest_of
 
 CHECKSUM_BYTES = 4
 ENTRY_BYTES = 16
@@ -25,36 +24,29 @@ ENTRY_BYTES = 16
 ABSENT = 2**64 - 1
 """Offset and length of a chunk that is not there."""
 
-PRIVATE = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
-"""Not shared with forked children."""
+blosc.use_threads = (
+    False  # as zarr does: several threads place blocks in the order in which they finish, which varies
+)
+
 _idle: list[mmap.mmap] = []
 """Memory of shards that were written, for the next one."""
 
 
-def write_shard(
-    place: Location, path: str, block: npt.NDArray[Any], *, chunk_rows: int, shard_rows: int, codec: Codec
-) -> FileDigest:
-    """Write a shard under a temporary name and rename it; its durability is left to a later `sync`.
+@contextmanager
+def encoded(
+    block: npt.NDArray[Any], *, chunk_rows: int, shard_rows: int, codec: Codec
+) -> Iterator[memoryview]:
+    """The bytes of a shard, valid inside the `with`; they lie as direct writing wants them.
 
     Args:
-        place: the folder of the store.
-        path: of the shard, below it.
         block: its rows, [row] or [row, feature]; fewer in a short last shard.
         chunk_rows: rows of a chunk.
         shard_rows: rows of a shard, a multiple of `chunk_rows`.
         codec: of the array.
-
-    Returns:
-        The digest of the bytes written.
-
-    Raises:
-        StoreError, ResourceError: if the storage refuses, stalls, or is full.
     """
     rows, n_chunks = _whole_chunks(block, chunk_rows), shard_rows // chunk_rows
     with _memory(_most_bytes(rows, n_chunks)) as memory:
-        data = memoryview(memory)[: encode_shard(rows, n_chunks, codec, chunk_rows, memory)]
-        place.write(path, data, durable=False)
-        return digest_of(data)
+        yield memoryview(memory)[: encode_shard(rows, n_chunks, codec, chunk_rows, memory)]
 
 
 def encode_shard(
@@ -83,8 +75,8 @@ def encode_shard(
 def _compressed(chunk: npt.NDArray[np.uint8], item_bytes: int, codec: Codec) -> npt.NDArray[np.uint8]:
     if codec == "none":
         return chunk
-    blosc = Blosc(cname=codec, clevel=LEVELS[codec], shuffle=BITSHUFFLE, typesize=item_bytes)
-    return np.frombuffer(blosc.encode(chunk), dtype=np.uint8)
+    codec_of_chunks = Blosc(cname=codec, clevel=LEVELS[codec], shuffle=BITSHUFFLE, typesize=item_bytes)
+    return np.frombuffer(codec_of_chunks.encode(chunk), dtype=np.uint8)
 
 
 def _append(out: npt.NDArray[np.uint8], begin: int, data: npt.NDArray[np.uint8]) -> int:
@@ -113,8 +105,11 @@ def _most_bytes(rows: npt.NDArray[Any], n_chunks: int) -> int:
 @contextmanager
 def _memory(n_bytes: int) -> Iterator[mmap.mmap]:
     """Memory for a shard, on pages of its own; it is used again unless something failed and may still read it."""
-    memory = _idle.pop() if _idle else None
-    if memory is None or len(memory) < n_bytes:
-        memory = mmap.mmap(-1, n_bytes, **PRIVATE)
+    try:
+        memory = _idle.pop()
+    except IndexError:
+        memory = mmap.mmap(-1, n_bytes)
+    if len(memory) < n_bytes:
+        memory = mmap.mmap(-1, n_bytes)
     yield memory
     _idle.append(memory)

@@ -128,12 +128,22 @@ class LocalFiles:
 
     def write(self, path: str, data: Bytes, *, durable: bool = True) -> None:
         """Replace a file in one step; its bytes and name are durable on return, unless that is left to `sync`."""
+        self.publish(self.stage(path, data, durable=durable), path)
+        if durable:
+            with _translated(path):
+                _sync_directory(os.path.dirname(path))
+
+    def stage(self, path: str, data: Bytes, *, durable: bool = False) -> str:
+        """Write a file under a name beside its own that no reader looks at; returns that name."""
         partial = f"{path}.{uuid.uuid4().hex}{PARTIAL}"
         with _translated(path, memoryview(data).nbytes), _removed_on_failure(partial):
             _dump(partial, data, durable=durable)
+        return partial
+
+    def publish(self, partial: str, path: str) -> None:
+        """Give a staged file its name, in one step."""
+        with _translated(path), _removed_on_failure(partial):
             os.replace(partial, path)
-            if durable:
-                _sync_directory(os.path.dirname(path))
 
     def create(self, path: str, data: Bytes) -> bool:
         """Make a file that did not exist, whole or not at all; False if it exists."""

@@ -94,6 +94,19 @@ class Location:
         """
         self._files.write(self._full(path), data, durable=durable)
 
+    def stage(self, path: str, data: Bytes) -> str:
+        """Write a file under a name that no reader looks at, to be published or deleted; returns that name. Local folders only.
+
+        Raises:
+            ResourceError: if the disk is full, with the bytes needed and free.
+            StoreError: if the back end refuses.
+        """
+        return _LOCAL.stage(self._full(path), data).removeprefix(f"{self.url}/")
+
+    def publish(self, partial: str, path: str) -> None:
+        """Give a staged file its name in one step; its durability is left to a later `sync`."""
+        _LOCAL.publish(self._full(partial), self._full(path))
+
     def create(self, path: str, data: Bytes) -> bool:
         """Make a file unless its name is taken; whether it was made. See `atomic_create`."""
         return self._files.create(self._full(path), data)

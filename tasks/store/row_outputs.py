@@ -18,7 +18,7 @@ from schemas.capture import Codec
 from schemas.errors import NotFoundError, StoreError, UnitError
 from schemas.receipts import FileDigest
 from tasks.store.codecs import add_array
-from tasks.store.encode import write_shard
+from tasks.store.encode import encoded
 from tasks.store.location import Location, digest_of
 from tasks.store.paths import artifact_arrays_path, artifact_receipts_path
 from tasks.store.shards import require_array
@@ -116,10 +116,11 @@ class ArtifactWriter:
             self._check(name, shard, output, block)
             require_array(self._place, self._path(name))
             path = self._shard_path(name, shard)
-            files[path] = write_shard(
-                self._place, path, block,
-                chunk_rows=self.grid.chunk_rows, shard_rows=self.grid.shard_rows, codec=self.codec,
-            )  # fmt: skip
+            with encoded(
+                block, chunk_rows=self.grid.chunk_rows, shard_rows=self.grid.shard_rows, codec=self.codec
+            ) as data:
+                self._place.write(path, data, durable=False)
+                files[path] = digest_of(data)
         self._place.sync(files)
         receipt = ShardReceipt(artifact=self.artifact, group=self.group, shard=shard, files=files)
         self.root.write(self._receipt_path(shard), canonical_json(receipt.with_digest()))

@@ -1,7 +1,8 @@
 """Writing whole shards, each by one worker alone."""
 
+from contextlib import AbstractContextManager
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -9,8 +10,8 @@ import numpy.typing as npt
 from schemas.capture import CaptureSpec
 from schemas.errors import NotFoundError, UnitError
 from schemas.receipts import FileDigest
-from tasks.store.encode import write_shard
-from tasks.store.location import Location
+from tasks.store.encode import encoded
+from tasks.store.location import Location, digest_of
 from tasks.store.paths import ArrayPlan, capture_path, space_arrays
 
 
@@ -23,6 +24,15 @@ def require_array(place: Location, path: str) -> None:
     """
     if not place.exists(f"{path}/zarr.json"):
         raise NotFoundError(f"{place.url}/{path} is not there; create it before writing shards")
+
+
+class Staged(NamedTuple):
+    """A shard on disk that has not got its name."""
+
+    path: str
+    """That name, below the capture's folder."""
+    partial: str
+    digest: FileDigest
 
 
 class ShardWriter:
@@ -53,18 +63,36 @@ class ShardWriter:
             NotFoundError: if the array's metadata are not there.
             StoreError, ResourceError: if the storage refuses, stalls, or is full.
         """
+        path = self._path(array_path, shard, block)
+        with self._encoded(array_path, block) as data:
+            self._place.write(path, data, durable=False)
+            return path, digest_of(data)
+
+    def stage(self, array_path: str, shard: int, block: npt.NDArray[Any]) -> Staged:
+        """Write one whole shard where no reader looks, as `write` does otherwise; local stores only. `publish` or `drop` must follow."""
+        path = self._path(array_path, shard, block)
+        with self._encoded(array_path, block) as data:
+            return Staged(path, self._place.stage(path, data), digest_of(data))
+
+    def publish(self, staged: Staged) -> tuple[str, FileDigest]:
+        """Give a staged shard its name; returns what `write` returns."""
+        self._place.publish(staged.partial, staged.path)
+        return staged.path, staged.digest
+
+    def drop(self, staged: Staged) -> None:
+        """Remove a staged shard."""
+        self._place.delete(staged.partial)
+
+    def _path(self, array_path: str, shard: int, block: npt.NDArray[Any]) -> str:
+        """The file of a shard, after checking the block."""
         plan = self._plan(array_path)
         _check(plan, shard, block)
         require_array(self._place, array_path)
-        path, space = plan.shard_path(shard), plan.space
-        return path, write_shard(
-            self._place,
-            path,
-            block,
-            chunk_rows=space.chunk_rows,
-            shard_rows=space.shard_rows,
-            codec=self._codec,
-        )
+        return plan.shard_path(shard)
+
+    def _encoded(self, array_path: str, block: npt.NDArray[Any]) -> AbstractContextManager[memoryview]:
+        space = self._plans[array_path].space
+        return encoded(block, chunk_rows=space.chunk_rows, shard_rows=space.shard_rows, codec=self._codec)
 
     def _plan(self, array_path: str) -> ArrayPlan:
         if array_path not in self._plans:

@@ -73,18 +73,14 @@ class LocationStore(Store):
         return await asyncio.to_thread(self.base.exists, key)
 
     async def set(self, key: str, value: Buffer) -> None:
-        """Write an object and note its digest; hashing runs beside the writing, except of what is small and local."""
+        """Write an object and note its digest."""
         self._check_writable()
         data = memoryview(value.as_buffer_like())
         if self.base.is_local and data.nbytes < SMALL_BYTES:
             self._write(key, data)
-            self.written[key] = digest_of(data)
-            return
-        writing = asyncio.ensure_future(asyncio.to_thread(self._write, key, data))
-        await asyncio.sleep(0)  # the writing begins
-        digest = digest_of(data)
-        await writing
-        self.written[key] = digest
+        else:
+            await asyncio.to_thread(self._write, key, data)
+        self.written[key] = digest_of(data)
 
     def _write(self, key: str, data: memoryview) -> None:
         self.base.write(key, data)
@@ -112,9 +108,9 @@ class LocationStore(Store):
 
 
 class ShardStore(LocationStore):
-    """For writing whole shards: hides those already there, so that none is read, merged or trusted.
+    """For writing whole arrays: hides chunks already there, so that none is read, merged or trusted.
 
-    The durability of file names is left to the receipt that covers them.
+    The durability of files is left to a later `sync`.
     """
 
     async def get(

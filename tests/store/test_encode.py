@@ -10,13 +10,21 @@ from hypothesis import strategies as st
 from zarr.storage import MemoryStore
 
 from schemas.errors import StoreError
+from schemas.receipts import FileDigest
 from tasks.store import encode
 from tasks.store.codecs import add_array
-from tasks.store.encode import write_shard
+from tasks.store.encode import encoded
 from tasks.store.location import Location, digest_of
 
 DTYPES = ("float32", "float16", "float64", "int64", "int32", "bool", "uint16")
 CODECS = ("none", "lz4", "zstd")
+
+
+def write_shard(place: Location, path: str, block: np.ndarray, **how: Any) -> FileDigest:
+    """As writers of shards do."""
+    with encoded(block, **how) as data:
+        place.write(path, data, durable=False)
+        return digest_of(data)
 
 
 def by_zarr(values: np.ndarray, chunk_rows: int, shard_rows: int, codec: Any) -> dict[int, bytes]:
@@ -58,6 +66,22 @@ def test_the_bytes_are_those_of_zarr(
         digest = write_shard(place, "s", block, chunk_rows=chunk_rows, shard_rows=shard_rows, codec=codec)
         assert place.read("s") == expected
         assert digest == digest_of(expected)
+
+
+@pytest.mark.parametrize("codec", CODECS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_chunks_of_many_blocks_and_a_short_last_one(root: Location, dtype: str, codec: Any) -> None:
+    """Chunks of a megabyte and more, several blocks of Blosc each; the second shard ends inside its first chunk."""
+    rows = (1 << 20) // np.dtype(dtype).itemsize // 64
+    values = (
+        np.random.default_rng(0).integers(0, 2 if dtype == "bool" else 100, (3 * rows + 5, 64)).astype(dtype)
+    )
+    shards = by_zarr(values, rows, 2 * rows, codec)
+    assert len(shards) == 2
+    for number, expected in shards.items():
+        block = values[number * 2 * rows : (number + 1) * 2 * rows]
+        write_shard(root, "s", block, chunk_rows=rows, shard_rows=2 * rows, codec=codec)
+        assert root.read("s") == expected
 
 
 @pytest.mark.parametrize("codec", CODECS)

@@ -45,7 +45,7 @@ def test_equal_rows_give_equal_bytes(created: Location) -> None:
 @pytest.mark.parametrize("garbage", [b"", b"half a shard", bytes(2000)])
 @pytest.mark.parametrize("shard", [0, 3])
 def test_a_damaged_shard_is_replaced_not_merged(created: Location, garbage: bytes, shard: int) -> None:
-    """Also the short last shard, which zarr would read before writing."""
+    """Also the short last shard."""
     spec = make_spec()
     first, last = spec.layout.space("tokens").shard_bounds(shard)
     block = np.ones((last - first, 6), dtype=np.float32)
