@@ -195,12 +195,12 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> list[Ran]:
     ran: list[Ran] = []
     forward = tasks.unit._forward
 
-    def watch(context: Any, tally: Any, batch: list[int]) -> Any:
+    def watch(context: Any, tally: Any, batch: list[int], *early: Any) -> Any:
         size = context.space.shard_rows * context.space.unit_shards
         first = context.job.unit.index * size
         members = context.samples.sample[batch].tolist()
         ran.append(Ran(context.space.name, first, first + size, members, context.encoder.batch(batch)))
-        return forward(context, tally, batch)
+        return forward(context, tally, batch, *early)
 
     monkeypatch.setattr(tasks.unit, "_forward", watch)
     monkeypatch.setattr(tasks.unit, "_probe", lambda *_: None)

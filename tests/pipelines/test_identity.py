@@ -113,10 +113,10 @@ def test_a_disk_error_is_no_fault_of_the_sample(tmp_path: Path, monkeypatch: pyt
     run = vectors_run(tmp_path, n=40)
     forward = tasks.unit._forward
 
-    def failing(context: Any, tally: Any, batch: list[int]) -> Any:
+    def failing(context: Any, tally: Any, batch: list[int], *early: Any) -> Any:
         if context.job.unit.index == 1:
             raise DataError("sample 17 cannot be read") from OSError(errno.EIO, "Input/output error")
-        return forward(context, tally, batch)
+        return forward(context, tally, batch, *early)
 
     monkeypatch.setattr(tasks.unit, "_forward", failing)
     with pytest.raises(DataError, match="cannot be read"):
