@@ -45,7 +45,7 @@ class UnitWriter:
         """Handed over since the last finished shard."""
         self._finished: list[list[Written]] = []
         """Finished shards that are not known to be written."""
-        self._early: dict[str, Future[Staged]] = {}
+        self._early: dict[str, Future[tuple[Staged, float]]] = {}
         """Sites of the shard that is being filled, written without their name."""
 
     def __enter__(self) -> "UnitWriter":
@@ -122,19 +122,19 @@ class UnitWriter:
         name, digest = self._writer.write(path, shard, values)
         return name, digest, time.perf_counter() - begun
 
-    def _stage(self, path: str, shard: int, values: np.ndarray) -> Staged:
+    def _stage(self, path: str, shard: int, values: np.ndarray) -> tuple[Staged, float]:
         begun = time.perf_counter()
         staged = self._writer.stage(path, shard, values)
-        self.seconds += time.perf_counter() - begun
-        return staged
+        return staged, time.perf_counter() - begun
 
-    def _publish(self, staged: Future[Staged]) -> tuple[str, FileDigest, float]:
-        return *self._writer.publish(staged.result()), 0.0
+    def _publish(self, staged: Future[tuple[Staged, float]]) -> tuple[str, FileDigest, float]:
+        shard, seconds = staged.result()
+        return *self._writer.publish(shard), seconds
 
-    def _drop(self, staged: Future[Staged]) -> None:
+    def _drop(self, staged: Future[tuple[Staged, float]]) -> None:
         """Remove what was staged in vain; whether it failed no longer matters."""
         with suppress(CancelledError, SubspanError):
-            self._writer.drop(staged.result())
+            self._writer.drop(staged.result()[0])
 
 
 def _array(site: str) -> str:
