@@ -1,4 +1,4 @@
-"""Captures side by side with SAELens, TransformerLens and nnsight: the same network, token ids, batches and cores.
+"""Captures side by side with SAELens, TransformerLens and nnsight: the same network, token ids and cores.
 
     python -m benchmarks.extraction [--pairs 7] [--samples 256] [--cores 2] [--only nnsight,SAELens]
 
@@ -6,9 +6,9 @@ A GPT-2 with random weights (6 blocks, width 384, 6 heads, 5,000 words, 128 posi
 twice as many with the lengths of docstrings (`texts`; tokens are real ones, in the order of the data); the outputs of blocks
 are stored in float32. Each side has imported its libraries and loaded the network before the first run (not timed), is bound
 to the same cores, and writes to the same disk. Runs alternate. Peers are one process with as many threads as there are
-cores. Ours is measured in two shapes with as many threads in all:
+cores, and read batches of 16 sequences; ours has its default, 1,024 tokens. Ours is measured in two shapes with as many threads in all:
 
-    one process     units run in the process itself, as `subspan run --serial` does
+    threads         units run in threads of one process, as with `execution.cluster: threads`
     workers         a Dask worker of one thread per core, as `subspan run` does; memory is the sum of all processes
 
 Beside them run bare forwards over our batches, a process of one thread per core, with nothing kept: no capture that calls the
@@ -33,7 +33,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks.children import Child, bare_child, child, scratch_folder, together
-from benchmarks.fixtures import BLOCKS, POSITIONS, WIDTH, Fixture, reference, write_gpt2
+from benchmarks.fixtures import BLOCKS, WIDTH, Fixture, reference, write_gpt2
 from benchmarks.protocol import ROOT, Run, Summary, environment, peer_python, ratio, save, saved
 
 PEERS = ROOT / "benchmarks" / "peers"
@@ -80,7 +80,7 @@ class Setting(NamedTuple):
     n_pairs: int = 7
     n_samples: int = 256
     batch: int = 16
-    """Samples in a batch."""
+    """Samples in a batch of a peer."""
     cores: int = 2
     """Of each side."""
 
@@ -120,7 +120,7 @@ def measure(cases: Sequence[Case], setting: Setting) -> dict[str, Any]:
         return {case.name: _case(case, fixtures[case.mixed], setting) for case in cases}
 
 
-def _request(fixture: Fixture, blocks: Sequence[int], setting: Setting, threads: int) -> dict[str, Any]:
+def _request(fixture: Fixture, blocks: Sequence[int]) -> dict[str, Any]:
     source = {
         "kind": "factory",
         "factory": "benchmarks.fixtures:token_rows",
@@ -130,17 +130,17 @@ def _request(fixture: Fixture, blocks: Sequence[int], setting: Setting, threads:
         "model": {"kind": "transformers", "name": str(fixture.model)},
         "data": {"source": source},
         "sites": [f"h.{block}" for block in blocks],
-        "precision": {"threads": threads},
-        "batch_tokens": setting.batch * POSITIONS,
     }
 
 
 def _ours(
     fixture: Fixture, blocks: Sequence[int], setting: Setting, workers: int
 ) -> AbstractContextManager[Child]:
-    threads = setting.cores // workers
-    request = _request(fixture, blocks, setting, threads)
-    return child(["-m", "benchmarks.ours"], {"request": request, "workers": workers}, threads)
+    options = {
+        "request": _request(fixture, blocks), "workers": workers,
+        "unit_threads": setting.cores // workers, "cores": setting.cores,
+    }  # fmt: skip
+    return child(["-m", "benchmarks.ours"], options, 1)
 
 
 def _theirs(case: Case, fixture: Fixture, setting: Setting) -> AbstractContextManager[Child]:
@@ -159,14 +159,14 @@ def _requirements(peer: str) -> list[str]:
 
 
 def _case(case: Case, fixture: Fixture, setting: Setting) -> dict[str, Any]:
-    shapes = {"one process": 1, "workers": setting.cores}
+    shapes = {"threads": 1, "workers": setting.cores}
     with ExitStack() as stack:
         sides = {
             name: stack.enter_context(_ours(fixture, case.blocks, setting, n)) for name, n in shapes.items()
         }
         sides["theirs"] = stack.enter_context(_theirs(case, fixture, setting))
         bare = [
-            stack.enter_context(bare_child(_request(fixture, case.blocks, setting, 1), n, setting.cores))
+            stack.enter_context(bare_child(_request(fixture, case.blocks), n, setting.cores))
             for n in range(setting.cores)
         ]
         values = {name: side.values(CHECKED) for name, side in sides.items()}  # also the run that warms up

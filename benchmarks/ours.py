@@ -1,9 +1,9 @@
 """A process that makes captures on request: see benchmarks.peers.child for the talk.
 
-`python -m benchmarks.ours '{"request": <CaptureRequest>, "workers": 1}'`. With one worker, units run in this process;
-with more, on as many Dask worker processes, started once. Planning and loading are done before the first request; a run
-is all the rest: metadata, lease, forwards, encoding, checksums, fsync, receipts and the seal. Rows are read back without
-xarray, which a capture does not load.
+`python -m benchmarks.ours '{"request": <CaptureRequest>, "workers": 1}'`. With one worker, units run in this process, in as many
+threads at a time as `unit_threads` says; with more, on as many Dask worker processes, started once. Planning and loading are done
+before the first request; a run is all the rest: metadata, lease, forwards, encoding, checksums, fsync, receipts and the seal. Rows
+are read back without xarray, which a capture does not load.
 """
 
 import os
@@ -17,7 +17,7 @@ from benchmarks.peers.child import arguments, serve
 from pipelines.resolve import prepare
 from schemas.capture import CaptureRequest
 from schemas.execution import Execution
-from tasks.drive import serial
+from tasks.drive import Threads, serial
 from tasks.produce import run_capture
 from tasks.store.location import Location
 from tasks.store.samples import read_spec
@@ -30,9 +30,10 @@ def main() -> None:
     request = CaptureRequest.model_validate(options["request"])
     with _client(options["workers"], request.precision.threads) as client:
         prepared = prepare(request, None)
+        driver = _driver(client, options.get("unit_threads", 1), request.precision.threads)
 
         def task(out: str) -> None:
-            outcome = run_capture(Location(out), prepared.spec, lambda: prepared.table, _driver(client))
+            outcome = run_capture(Location(out), prepared.spec, lambda: prepared.table, driver)
             if outcome.failures:
                 raise RuntimeError(f"{len(outcome.failures)} samples failed: {outcome.failures[0]}")
 
@@ -58,9 +59,9 @@ def _client(workers: int, threads: int) -> AbstractContextManager[Any]:
     return open_client(Execution(cluster="processes", workers=workers, device="cpu"), threads, "cpu")
 
 
-def _driver(client: Any) -> Any:
+def _driver(client: Any, unit_threads: int, threads: int) -> Any:
     if client is None:
-        return serial
+        return serial if unit_threads == 1 else Threads(unit_threads, threads)
     from pipelines.cluster import DaskDriver
 
     return DaskDriver(client)

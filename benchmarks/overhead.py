@@ -3,7 +3,7 @@
     python -m benchmarks.overhead [--pairs 7] [--tokens 90000] [--only store,memory]
 
 A sentence encoder with real weights (MiniLM, 6 blocks, width 384) reads docstrings of the standard library, in batches of
-2,048 padded tokens. Captures run on two Dask workers of one thread; bare forwards run in two processes of one thread with
+the default size. Captures run on two Dask workers of one thread; bare forwards run in two processes of one thread with
 the same allocator settings as workers have. Loading, tokenising for the bare side, and starting processes are not timed.
 
 store    all six block outputs stored, uncompressed and with the default codec, and the output of the first block alone
@@ -59,7 +59,6 @@ def request(sites: str, codec: str, n_tokens: int, threads: int = 1) -> dict[str
         "store": {"codec": codec},
         "max_length": 256,
         "too_long": "truncate",
-        "batch_tokens": 2048,
     }
 
 

@@ -192,7 +192,7 @@ def _planned(spec: "RunSpec", serial: bool, quiet: bool) -> "Plan":
     from pipelines.plan import make_plan
     from pipelines.serial import plan_serial
 
-    made = plan_serial(spec) if serial else make_plan(spec)
+    made = plan_serial(spec) if serial or spec.execution.cluster == "threads" else make_plan(spec)
     if not (quiet or made.finished):
         _, time = _timed(made, serial, probe=False)
         terminal.write_line(terminal.plan_line(made, time))

@@ -25,8 +25,14 @@ def resolve_device(execution: Execution) -> str:
     """`cpu` or `cuda` for the workers.
 
     Raises:
-        ResourceError: if a GPU is asked for and torch sees none.
+        ResourceError: if a GPU is asked for and torch sees none, or for threads of one process.
     """
+    if execution.cluster == "threads" and execution.device == "cuda":
+        raise ResourceError(
+            "execution.cluster is threads and execution.device is cuda: threads share a CPU; set cluster to gpus, or device to cpu"
+        )
+    if execution.cluster == "threads":
+        return "cpu"
     wants_gpu = execution.device == "cuda" or execution.cluster == "gpus"
     if execution.device == "cpu" or (execution.cluster == "processes" and not wants_gpu):
         return "cpu"
@@ -39,7 +45,7 @@ def resolve_device(execution: Execution) -> str:
 
 
 def worker_count(execution: Execution, threads: int, device: str) -> int:
-    """Worker processes on this machine."""
+    """Worker processes on this machine, or threads of this process."""
     if execution.workers is not None:
         return execution.workers
     return gpu_count() if device == "cuda" else max(1, len(os.sched_getaffinity(0)) // threads)

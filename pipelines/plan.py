@@ -37,6 +37,8 @@ class CapturePlan(Frozen):
     """On disk, before compression."""
     worker_memory_bytes: int
     """Projected peak of one worker."""
+    shared_memory_bytes: int
+    """The part of it that workers which are threads of one process share: libraries and weights."""
     n_tokens: int
     """Tokens (or samples) that go through the network."""
     dry_run_seconds: float | None = None
@@ -68,7 +70,7 @@ class Plan(Frozen):
     def execution(self) -> Execution:
         """How it is executed: a network that is spread over GPUs needs one worker that sees them all."""
         asked = self.run.execution
-        gpus = asked.device != "cpu" and asked.cluster != "processes"
+        gpus = asked.device != "cpu" and asked.cluster not in ("processes", "threads")
         spread = gpus and any(
             getattr(request.model, "device_map", "none") == "auto" for request in self.run.captures.values()
         )
@@ -85,6 +87,14 @@ class Plan(Frozen):
     def memory_bytes(self) -> int:
         """Projected peak of one worker in the captures that are still to be made; 0 if there are none."""
         return max((c.worker_memory_bytes for c in self.captures if not c.sealed), default=0)
+
+    def threads_memory_bytes(self, n: int) -> int:
+        """Projected peak of one process of which n threads run units of the captures that are still to be made."""
+        todo = [c for c in self.captures if not c.sealed]
+        return max(
+            (n * c.worker_memory_bytes - (n - 1) * c.shared_memory_bytes for c in todo),
+            default=0,
+        )
 
     @property
     def threads(self) -> int:

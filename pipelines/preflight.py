@@ -25,7 +25,7 @@ class Workers(NamedTuple):
     device: str | None
     """`cpu` or `cuda`; None where only the workers, on other machines, can tell."""
     n: int | None
-    """Worker processes; None where only their scheduler can tell."""
+    """Worker processes, or threads of this process; None where only their scheduler can tell."""
 
 
 def check_plan(plan: Plan, serial: bool = False) -> None:
@@ -43,6 +43,7 @@ def check_plan(plan: Plan, serial: bool = False) -> None:
     if plan.finished:
         return
     _check_root(plan, serial)
+    _check_threads(plan)
     _check_memory(plan, workers_of(plan, serial), serial)
     check_disk(plan)
 
@@ -63,7 +64,7 @@ def workers_of(plan: Plan, serial: bool = False) -> Workers:
         ResourceError: if a GPU is asked for and there is none.
     """
     execution = plan.execution
-    if serial:
+    if serial and execution.cluster != "threads":
         return Workers(resolve_device(here(execution)), 1)
     if execution.cluster == "address":
         return Workers(None, None)
@@ -86,7 +87,7 @@ def check_disk(plan: Plan) -> None:
 
 
 def _check_root(plan: Plan, serial: bool) -> None:
-    if not serial and MEMORY in Location(plan.run.root).url:
+    if not serial and plan.execution.cluster != "threads" and MEMORY in Location(plan.run.root).url:
         raise ResourceError(
             f"the root is {plan.run.root}, the workers are other processes, and {MEMORY} lives in one process: use --serial, "
             "or a place that all can reach, such as a folder or s3://bucket/prefix"
@@ -98,9 +99,23 @@ def _check_root(plan: Plan, serial: bool) -> None:
         )
 
 
+def _check_threads(plan: Plan) -> None:
+    """One process has one number of compute threads, set before its libraries load."""
+    asked = sorted({capture.precision.threads for capture in plan.run.captures.values()})
+    if plan.execution.cluster == "threads" and len(asked) > 1:
+        raise ResourceError(
+            f"execution.cluster is threads, and captures ask for precision.threads {', '.join(map(str, asked))}: one process has one "
+            "number for all; give all captures the same, or set cluster to processes"
+        )
+
+
 def _check_memory(plan: Plan, workers: Workers, serial: bool) -> None:
     execution = plan.execution
-    if serial:
+    if execution.cluster == "threads" and workers.n is not None:
+        cure = f"lower store.shard_rows, batch_tokens or execution.workers (now {workers.n})"
+        needed = plan.threads_memory_bytes(workers.n)
+        require_memory(needed, own_memory(execution), f"this process, with {workers.n} threads,", cure)
+    elif serial:
         cure = "lower store.shard_rows or batch_tokens, or free memory on this machine"
         require_memory(plan.memory_bytes, own_memory(execution), "this process", cure)
     elif workers.n is not None:

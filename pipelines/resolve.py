@@ -348,6 +348,7 @@ def _capture_plan(name: str, request: CaptureRequest, partition: str) -> Capture
     on_disk = sum(
         s.n_rows * (row_bytes[s.name] + 16 + 5 * len(layout.sites_of(s.name))) for s in layout.spaces
     )
+    shared = BASE_BYTES + prepared.weight_bytes
     return CapturePlan(
         name=name,
         partition=partition or None,
@@ -355,10 +356,8 @@ def _capture_plan(name: str, request: CaptureRequest, partition: str) -> Capture
         spec=spec,
         n_units=sum(space.n_units for space in layout.spaces),
         bytes=(on_disk if request.keep == "rows" else 0) + len(request.fuse) * _state_bytes(layout),
-        worker_memory_bytes=BASE_BYTES
-        + prepared.weight_bytes
-        + OPEN_SHARDS * shard_set
-        + OPEN_TENSORS * prepared.batch_bytes,
+        shared_memory_bytes=shared,
+        worker_memory_bytes=shared + OPEN_SHARDS * shard_set + OPEN_TENSORS * prepared.batch_bytes,
         n_tokens=prepared.n_tokens,
         dry_run_seconds=_seconds_per_token(prepared.dry_run),
     )

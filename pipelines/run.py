@@ -25,6 +25,7 @@ from pipelines.plan import Plan, make_plan
 from pipelines.preflight import check_plan
 from pipelines.progress import Progress, Quiet
 from pipelines.publish import PrefectProgress, publish_outcome
+from pipelines.serial import own_driver, plan_serial
 from schemas.artifact import Artifact
 from schemas.outcome import CaptureOutcome, RunOutcome
 from tasks.capture import capture_task
@@ -59,6 +60,9 @@ def execute_plan(plan: Plan, progress: Progress) -> RunOutcome:
     check_plan(plan)  # before a cluster is started for what would be refused
     execution = plan.execution
     device = resolve_device(execution)
+    if execution.cluster == "threads":
+        with own_driver(plan) as driver:
+            return execute(plan, driver, device, PrefectSteps(), progress)
     with open_client(execution, plan.threads, device, plan.memory_bytes) as client:
         if execution.cluster == "address":
             device = shared_device(client, execution)
@@ -68,7 +72,8 @@ def execute_plan(plan: Plan, progress: Progress) -> RunOutcome:
 @flow(name="subspan-run", flow_run_name="{form.name}", persist_result=False)
 def run(form: RunForm = RunForm()) -> dict[str, Any]:  # noqa: B008  the form needs its defaults in the schema
     """Capture a network's activations, find their subspaces, write the report."""
-    plan = make_plan(form.run_spec())
+    spec = form.run_spec()
+    plan = plan_serial(spec) if spec.execution.cluster == "threads" else make_plan(spec)
     outcome = execute_plan(plan, PrefectProgress())
     publish_outcome(outcome)
     return outcome.model_dump(mode="json", exclude={"artifacts"})

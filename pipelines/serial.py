@@ -1,6 +1,10 @@
-"""The same plan with neither Prefect nor Dask: for tests, debuggers and machines that have neither."""
+"""The same plan with neither Prefect nor Dask: for tests, debuggers and machines that have neither. And what work in the process
+itself needs.
+"""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from pipelines.execute import execute, finished_outcome
@@ -9,6 +13,7 @@ from pipelines.preflight import workers_of
 from pipelines.progress import Progress, Quiet
 from schemas.outcome import CaptureOutcome, RunOutcome
 from schemas.run import RunSpec
+from tasks.drive import Driver, Threads, serial
 from tasks.threads import thread_variables
 
 
@@ -54,10 +59,19 @@ def execute_serial(plan: Plan, progress: Progress | None = None) -> RunOutcome:
     done = finished_outcome(plan)
     if done is not None:
         return done
-    from tasks.drive import serial
-
     device = workers_of(plan, serial=True).device or "cpu"
-    return execute(plan, serial, device, PlainSteps(), progress or Quiet(), serial=True)
+    with own_driver(plan) as driver:
+        return execute(plan, driver, device, PlainSteps(), progress or Quiet(), serial=True)
+
+
+@contextmanager
+def own_driver(plan: Plan) -> Iterator[Driver]:
+    """Runs units in this process: in threads where the plan asks for them, else one after the other."""
+    if plan.execution.cluster != "threads":
+        yield serial
+        return
+    with Threads(workers_of(plan).n or 1, plan.threads) as driver:
+        yield driver
 
 
 def set_threads(threads: int) -> None:

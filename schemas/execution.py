@@ -10,13 +10,13 @@ from schemas.base import Frozen
 class Execution(Frozen):
     """Workers, devices and limits."""
 
-    cluster: Literal["auto", "processes", "gpus", "address"] = "auto"
-    """`auto`: one process per GPU where there is one, else one per core; `processes` on this machine; `gpus`; or an
-    existing Dask scheduler at an `address`."""
+    cluster: Literal["auto", "processes", "threads", "gpus", "address"] = "auto"
+    """`auto`: one process per GPU where there is one, else one per core; `processes` on this machine; `threads` of one process on
+    its CPU, which share libraries and weights: the least memory; `gpus`; or an existing Dask scheduler at an `address`."""
     address: str | None = None
     """The scheduler, such as `tcp://10.0.0.1:8786`, for `cluster: address`."""
     workers: int | None = Field(None, ge=1)
-    """Worker processes; None: one per core and thread, or one per GPU."""
+    """Worker processes, or threads that run units; None: one per core and compute thread, or one per GPU."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the network runs; `auto` takes a GPU where the worker sees one."""
     window: int = Field(4, ge=1)

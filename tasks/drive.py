@@ -1,7 +1,12 @@
-"""How many small jobs are run: here, one after the other, or by anything that keeps the same promise."""
+"""How many small jobs are run: here, one after the other or in threads, or by anything that keeps the same promise."""
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed, wait
 from typing import Protocol, TypeVar
+
+from threadpoolctl import threadpool_limits
+
+from tasks.threads import share_process
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -26,6 +31,52 @@ def serial(function: Callable[[T], R], items: Sequence[T], on_done: Callable[[R]
     """Run all items in this process, in order: see `Driver`."""
     for item in items:
         on_done(function(item))
+
+
+class Threads:
+    """Runs items in threads of this process: see `Driver`. They share its libraries, and the weights of its network.
+
+    Threads, with the memory that they fill again and again, are kept between calls; leaving the `with` ends them.
+    """
+
+    def __init__(self, n: int, compute_threads: int = 1) -> None:
+        """Begin nothing yet.
+
+        Args:
+            n: items at a time.
+            compute_threads: of BLAS and torch, for each of them.
+        """
+        self.compute_threads = compute_threads
+        self._pool = ThreadPoolExecutor(n, "job", _begin, (compute_threads,))
+
+    def __enter__(self) -> "Threads":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def __call__(self, function: Callable[[T], R], items: Sequence[T], on_done: Callable[[R], None]) -> None:
+        """Run all items; `on_done` is called here, in the order in which items finish.
+
+        Raises:
+            Whatever the function raised first; items that run are waited for, the others are dropped.
+        """
+        # The outer limit is what the limits of single items fall back to: it must not change while any of them runs.
+        with threadpool_limits(self.compute_threads):
+            running = [self._pool.submit(function, item) for item in items]
+            try:
+                for future in as_completed(running):
+                    on_done(future.result())
+            finally:
+                for future in running:
+                    future.cancel()
+                wait(running)
+
+
+def _begin(compute_threads: int) -> None:
+    """Set up a thread: OpenMP counts threads for each thread anew."""
+    share_process()
+    threadpool_limits(compute_threads)
 
 
 def results(driver: Driver, function: Callable[[T], R], items: Sequence[T]) -> list[R]:

@@ -1,4 +1,6 @@
-"""How many threads a process may have, told to libraries through the environment before they load."""
+"""How many threads a process may have, told to libraries through the environment before they load; and which run units."""
+
+import threading
 
 LEAST_ENCODERS = 2
 """Threads that compress chunks beside the forward; more keep a buffer each and win nothing where a forward sets the pace."""
@@ -13,3 +15,16 @@ def thread_variables(threads: int) -> dict[str, str]:
     return dict.fromkeys(names, str(threads)) | {
         "ZARR_THREADING__MAX_WORKERS": str(max(LEAST_ENCODERS, threads))
     }
+
+
+_thread = threading.local()
+
+
+def share_process() -> None:
+    """From now on the calling thread does its jobs beside other threads that do the same."""
+    _thread.shares = True
+
+
+def shares_process() -> bool:
+    """Whether the calling thread does its jobs beside others."""
+    return bool(getattr(_thread, "shares", False))

@@ -7,7 +7,8 @@ elsewhere); it is drained before the receipt is written.
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
 from typing import NamedTuple
@@ -31,11 +32,14 @@ from tasks.extract.data import open_source
 from tasks.extract.encode import Encoder, make_encoder
 from tasks.extract.geometry import kept_positions, space_size
 from tasks.extract.models import Network, network
+from tasks.extract.replica import replica
+from tasks.extract.turns import TakeTurns
 from tasks.fingerprint import fingerprint, worker_name
 from tasks.peak import peak_bytes
 from tasks.store.location import Location
 from tasks.store.receipts import receipt_of, write_receipt
 from tasks.store.samples import UnitSamples, read_spec, sample_key, samples_between
+from tasks.threads import shares_process
 from tasks.writer import UnitWriter
 
 MANY = 4
@@ -115,6 +119,9 @@ def run_unit(job: UnitJob) -> UnitDone:
         if job.request is not None:
             spec = spec.model_copy(update={"request": job.request})
         with threadpool_limits(spec.request.precision.threads):
+            if shares_process():
+                with suppress(TakeTurns):
+                    return _produce(root, job, spec, replica)
             return _produce(root, job, spec)
     except SubspanError:
         raise
@@ -124,12 +131,17 @@ def run_unit(job: UnitJob) -> UnitDone:
         ) from error
 
 
-def _produce(root: Location, job: UnitJob, spec: CaptureSpec) -> UnitDone:
+def _produce(
+    root: Location, job: UnitJob, spec: CaptureSpec, own: Callable[[Network], Network] | None = None
+) -> UnitDone:
+    """Produce a unit, with the network of the process or with what `own` makes of it."""
     tally = _Tally()
     norms: list[np.ndarray] = []
     fusion = Fusion(job.fuse, root, spec, job.unit, job.device, job.allowed) if job.fuse else None
     with UnitWriter(root, spec, job.unit) as writer:
         context = _open(root, job, spec, writer)
+        if own is not None:
+            context = context._replace(network=own(context.network))
         for shard, group in _groups(context.space, job.unit, context.samples):
             columns = _row_columns(context, shard)
             writer.put_columns(shard, columns)

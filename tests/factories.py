@@ -1,6 +1,8 @@
 """Small networks and data sets that tests name in run files; importable wherever workers run."""
 
 import os
+import random
+import threading
 import time
 
 import numpy as np
@@ -124,3 +126,36 @@ class Scaled(nn.Module):
 def scaled(factor: float = 60000.0) -> nn.Module:
     """A network whose output leaves the range of float16 here and there."""
     return Scaled(factor)
+
+
+class Awkward(nn.Module):
+    """Two layers of which several threads cannot simply run copies."""
+
+    def __init__(self, width: int, kind: str) -> None:
+        super().__init__()
+        self.first = nn.Linear(width, width)
+        self.last = nn.Linear(width, width)
+        self.kind = kind
+        if kind == "holds a lock":
+            self.lock = threading.Lock()
+        if kind == "calls what it was made with":
+            first = self.first
+            self.call_first = lambda x: first(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden: Tensor = self.call_first(x) if self.kind == "calls what it was made with" else self.first(x)
+        if self.kind == "draws from torch" or (self.kind == "draws now and then" and (x[:, 0] == 37).any()):
+            hidden = hidden + torch.rand_like(hidden)
+        if self.kind == "draws from numpy":
+            hidden = hidden + float(np.random.random())  # noqa: NPY002
+        if self.kind == "draws from random":
+            hidden = hidden + random.random()
+        out: Tensor = self.last(hidden)
+        return out
+
+
+def awkward(kind: str, width: int = 8) -> nn.Module:
+    """The network."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return Awkward(width, kind)

@@ -1,11 +1,14 @@
 """The promise of a driver."""
 
 from collections.abc import Callable, Sequence
+from threading import Barrier, get_ident
 from typing import Any
 
 import pytest
+from threadpoolctl import threadpool_info
 
-from tasks.drive import Driver, results, serial
+from tasks.drive import Driver, Threads, results, serial
+from tasks.threads import shares_process
 
 
 def double(item: int) -> int:
@@ -27,13 +30,37 @@ def test_results_come_as_they_finish() -> None:
     assert results(backwards, double, [3, 1, 2]) == [4, 2, 6]
 
 
-@pytest.mark.parametrize("driver", [serial, backwards])
+@pytest.mark.parametrize("driver", [serial, backwards, Threads(2)])
 def test_no_items_is_nothing_to_do(driver: Driver) -> None:
     assert results(driver, double, []) == []
 
 
-def test_what_finished_before_a_failure_was_told() -> None:
+@pytest.mark.parametrize("driver", [serial, Threads(1)])
+def test_what_finished_before_a_failure_was_told(driver: Driver) -> None:
     done: list[int] = []
     with pytest.raises(ValueError, match="found -1"):
-        serial(double, [1, 2, -1, 3], done.append)
+        driver(double, [1, 2, -1, 3], done.append)
     assert done == [2, 4]
+
+
+def waits_for_another(barrier: Barrier) -> tuple[bool, int]:
+    barrier.wait(20)
+    return shares_process(), get_ident()
+
+
+def test_threads_run_items_at_the_same_time() -> None:
+    barrier = Barrier(2)
+    found = results(Threads(2), waits_for_another, [barrier, barrier])
+    assert all(shares for shares, _ in found)
+    assert get_ident() not in {thread for _, thread in found}
+    assert not shares_process()
+
+
+def count_blas_threads(_: int) -> set[int]:
+    return {pool["num_threads"] for pool in threadpool_info()}
+
+
+def test_threads_compute_with_the_threads_that_were_asked_for() -> None:
+    before = threadpool_info()
+    assert results(Threads(2, compute_threads=1), count_blas_threads, [0, 1, 2]) == [{1}] * 3
+    assert threadpool_info() == before

@@ -1,6 +1,5 @@
 """One forward over a batch, and the rows of every wanted site out of it."""
 
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -14,16 +13,14 @@ from schemas.errors import ModelError, ResourceError
 from schemas.layout import Site, SiteLayout
 from tasks.extract.batches import Batch
 from tasks.extract.geometry import kept_positions, space_size
-from tasks.extract.guard import evaluating, seeded
+from tasks.extract.guard import evaluating, seeded, undrawn
 from tasks.extract.hooks import record
 from tasks.extract.models import Network
 from tasks.extract.pretrained import free_bytes
+from tasks.extract.turns import FORWARDS, TakeTurns
 
 Early = Callable[[str, Tensor], None]
 """Takes a site string and its rows, inside the forward."""
-
-_ONE_AT_A_TIME = threading.Lock()
-"""Hooks, training flags and the generators' states belong to the process: two threads would see each other's rows."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +49,7 @@ def collect(
     them in (float32 for means). Rows are in (sample, place) order: kept tokens in `tokens`, every kept
     place in a space of fixed size, one per sample where pooled or where the site has but one. A pooled
     sample without any kept row is NaN. The network, its mode and all random generators are left as they
-    were. Threads of a process take turns.
+    were. Threads of a process take turns at it, unless it is their own copy.
 
     Args:
         network: as loaded.
@@ -68,6 +65,7 @@ def collect(
     Raises:
         ModelError: if a site is not reached or has another shape than in the dry run.
         ResourceError: if the device runs out of memory.
+        TakeTurns: if a thread's own copy failed in any way, or drew random numbers.
 
     Cost: one forward up to the last site, and one copy of what is kept.
     """
@@ -77,16 +75,20 @@ def collect(
     devices = [torch.device("cuda", i) for i in range(torch.cuda.device_count())] if on_gpu else []
     try:
         with (
-            _ONE_AT_A_TIME,
-            seeded(precision.seed, devices),
+            FORWARDS.together() if network.own else FORWARDS.alone(),
+            undrawn() if network.own else seeded(precision.seed, devices),
             evaluating(network.module),
             torch.inference_mode(),
             _autocast(network.device, precision),
             record(network.module, [layout.site for layout in sites], sink),
         ):
             forward(network, batch)
-    except torch.OutOfMemoryError as error:
-        raise ResourceError(_no_memory(network.device, batch)) from error
+    except Exception as error:
+        if network.own:
+            raise TakeTurns(f"{type(error).__name__}: {error}") from error
+        if isinstance(error, torch.OutOfMemoryError):
+            raise ResourceError(_no_memory(network.device, batch)) from error
+        raise
     sink.finish()
     return {str(layout.site): found[str(layout.site)] for layout in sites}
 

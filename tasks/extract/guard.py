@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from tasks.extract.turns import TakeTurns
+
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
@@ -45,6 +47,26 @@ def seeded(seed: int, devices: Sequence[torch.device] = ()) -> Iterator[None]:
         np.random.set_state(numpy)  # noqa: NPY002
         for generator, state in zip(generators, states, strict=True):
             generator.set_state(state)
+
+
+@contextmanager
+def undrawn() -> Iterator[None]:
+    """No generator of the CPU is touched; what is inside draws nothing.
+
+    Raises:
+        TakeTurns: on the way out, if any thread drew from a generator meanwhile.
+    """
+    python, numpy, own = random.getstate(), _numpy_state(), torch.default_generator.get_state()
+    yield
+    same = python == random.getstate() and numpy == _numpy_state()
+    if not (same and torch.equal(own, torch.default_generator.get_state())):
+        raise TakeTurns("the network draws random numbers")
+
+
+def _numpy_state() -> tuple[object, ...]:
+    state = np.random.get_state(legacy=False)  # noqa: NPY002
+    inner = state["state"]
+    return (inner["key"].tobytes(), inner["pos"], state["has_gauss"], state["gauss"])
 
 
 def _index(device: torch.device) -> int:

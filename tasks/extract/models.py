@@ -4,6 +4,7 @@ import functools
 import importlib
 import inspect
 import os
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -26,6 +27,8 @@ KERNELS = 8
 KERNEL_CAPACITY = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
 OWN_CAPACITY = "SUBSPAN_KERNEL_CAPACITY"
 """What this project set, which child processes inherit and may change."""
+_LOADING = threading.Lock()
+"""Threads of a process must not load the same network twice."""
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 __all__ = [
@@ -51,6 +54,8 @@ class Network(NamedTuple):
     """Keyword arguments of every forward, such as `use_cache=False`."""
     untrained: tuple[str, ...] = ()
     """Parameters that were not in the checkpoint; they hold NaN, and no site may depend on them."""
+    own: bool = False
+    """Whether its modules belong to one thread: see `tasks.extract.replica`."""
     digest: str = ""
     """What identifies it: sha256 of its checkpoint's files, or of a factory's code, parts and tensors."""
 
@@ -61,6 +66,11 @@ def network(model: Model, device: str = "cpu", threads: int = 1, digest: str | N
     Raises:
         ModelError: if what is loaded is not the network of that digest; see also `load`.
     """
+    with _LOADING:
+        return _checked(model, device, threads, digest)
+
+
+def _checked(model: Model, device: str, threads: int, digest: str | None) -> Network:
     found = _cached(canonical_json(model), type(model), device, threads)
     if digest is not None and found.digest != digest:
         _cached.cache_clear()

@@ -1,5 +1,6 @@
 """Texts as token ids, by the network's own tokenizer."""
 
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +16,8 @@ from tasks.extract.sources.base import Source
 
 BLOCK_TEXTS = 128
 """Texts that are tokenised at once; only their ids stay."""
+_ONE_AT_A_TIME = threading.Lock()
+"""A tokenizer keeps the way it cuts texts as its state, which it refuses to change while another thread uses it."""
 
 
 def tokenise(source: Source, indices: np.ndarray, model: Model, request: CaptureRequest) -> Sequences:
@@ -65,14 +68,15 @@ def _block(tokenizer: Any, texts: Sequence[str], limit: int | None = None) -> di
     """input_ids, and token_type_ids where the tokenizer gives them."""
     if not texts:
         return {"input_ids": Ragged.of([])}
-    encoded = tokenizer(
-        list(texts),
-        padding=False,
-        truncation=limit is not None,
-        max_length=limit,
-        return_attention_mask=False,
-        verbose=False,
-    )
+    with _ONE_AT_A_TIME:
+        encoded = tokenizer(
+            list(texts),
+            padding=False,
+            truncation=limit is not None,
+            max_length=limit,
+            return_attention_mask=False,
+            verbose=False,
+        )
     wanted = [name for name in ("input_ids", "token_type_ids") if name in encoded]
     return {name: Ragged.of(encoded[name]) for name in wanted}
 

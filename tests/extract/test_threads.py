@@ -1,8 +1,10 @@
-"""Threads that share a network take turns: neither sees the rows of the other, or ends its forward."""
+"""Threads that share a network take turns, those with a copy each do not: neither sees the rows of the other."""
 
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
+from time import sleep
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -10,7 +12,9 @@ from schemas.capture import Precision, Rows
 from schemas.layout import Site, SiteLayout
 from tasks.extract.batches import Batch
 from tasks.extract.collect import collect
-from tasks.extract.models import wrap
+from tasks.extract.models import Network, wrap
+from tasks.extract.replica import replica
+from tasks.extract.turns import TakeTurns, Turns
 
 THREADS, ROUNDS = 4, 20
 
@@ -45,3 +49,88 @@ def test_rows_are_those_of_the_own_batch() -> None:
 
     with ThreadPoolExecutor(THREADS) as pool:
         assert list(pool.map(work, range(THREADS))) == [True] * THREADS
+
+
+class Meets(nn.Module):
+    """Returns only when two forwards are in it."""
+
+    meeting = Barrier(2)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Linear(3, 3)
+        self.register_buffer("seen", torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.meeting.wait(20)
+        self.seen += 1
+        out: Tensor = self.scale(x)
+        return out
+
+
+def test_copies_of_threads_run_at_the_same_time_and_share_their_weights() -> None:
+    net, ready = wrap(Meets()), Barrier(2)
+    site = SiteLayout(site=Site(module="scale"), space="sample", width=3, feature_axis=1)
+
+    def work(thread: int) -> tuple[Network, bool]:
+        own = replica(net)  # waits for forwards under way
+        ready.wait(20)
+        x = torch.full((5, 3), float(thread))
+        rows = collect(own, Batch({"": x}), [site], Rows(), Precision())
+        return own, torch.equal(rows["scale:out:0"], net.module.scale(x).detach())
+
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(work, range(2)))
+    assert [right for _, right in found] == [True, True]
+    one, two = (own for own, _ in found)
+    assert one.own
+    assert one.module is not two.module
+    assert one.module.scale.weight is two.module.scale.weight is net.module.scale.weight
+    assert (float(one.module.seen), float(two.module.seen), float(net.module.seen)) == (1.0, 1.0, 0.0)
+
+
+def test_a_thread_has_one_copy_of_a_network() -> None:
+    net, other = wrap(Patient()), wrap(Patient())
+    assert replica(net).module is replica(net).module
+    assert replica(other).module is not replica(net).module
+
+
+class Draws(nn.Module):
+    """Adds noise."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last = nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.last(x + torch.rand(1))
+        return out
+
+
+def test_a_copy_that_draws_or_fails_must_take_turns() -> None:
+    site = SiteLayout(site=Site(module="last"), space="sample", width=3, feature_axis=1)
+    batch = Batch({"": torch.zeros(5, 3)})
+    for module in (Draws(), nn.Sequential(nn.Linear(2, 2))):
+        with pytest.raises(TakeTurns):
+            collect(replica(wrap(module)), batch, [site], Rows(), Precision())
+    state = torch.default_generator.get_state()
+    collect(wrap(Draws()), batch, [site], Rows(), Precision())
+    assert torch.equal(state, torch.default_generator.get_state())
+
+
+def test_who_holds_turns_alone_is_alone() -> None:
+    turns, inside, worst = Turns(), [0], [0]
+
+    def work(thread: int) -> None:
+        for _ in range(200):
+            with turns.alone() if thread == 0 else turns.together():
+                inside[0] += 1
+                if thread == 0:
+                    worst[0] = max(worst[0], inside[0])
+                    sleep(1e-5)
+                    worst[0] = max(worst[0], inside[0])
+                inside[0] -= 1
+
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(work, range(3)))
+    assert worst == [1]

