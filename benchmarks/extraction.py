@@ -78,7 +78,7 @@ class Setting(NamedTuple):
     """What all sides share."""
 
     n_pairs: int = 7
-    n_samples: int = 256
+    n_samples: int = 512
     batch: int = 16
     """Samples in a batch of a peer."""
     cores: int = 2
@@ -91,7 +91,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--pairs", type=int, default=7)
-    parser.add_argument("--samples", type=int, default=256, help="sequences of 128 tokens, a multiple of 32")
+    parser.add_argument("--samples", type=int, default=512, help="sequences of 128 tokens, a multiple of 32")
     parser.add_argument("--cores", type=int, default=2)
     parser.add_argument("--only", default="", help="parts of the names of cases, with commas")
     options = parser.parse_args()
