@@ -220,6 +220,7 @@ def _compute(context: _Context, tally: _Tally, group: Sequence[int]) -> None:
                 _try_alone(context, tally, sample)
         else:
             _probe(context, tally, batch, rows)
+        del rows  # else they would be there during the next forward
 
 
 def _try(context: _Context, tally: _Tally, batch: list[int], last: bool) -> dict[str, Tensor] | None:
