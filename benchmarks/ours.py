@@ -30,7 +30,7 @@ def main() -> None:
     request = CaptureRequest.model_validate(options["request"])
     with _client(options["workers"], request.precision.threads) as client:
         prepared = prepare(request, None)
-        driver = _driver(client, options.get("unit_threads", 1), request.precision.threads)
+        driver = _driver(client, options.get("unit_threads", 1))
 
         def task(out: str) -> None:
             outcome = run_capture(Location(out), prepared.spec, lambda: prepared.table, driver)
@@ -59,9 +59,9 @@ def _client(workers: int, threads: int) -> AbstractContextManager[Any]:
     return open_client(Execution(cluster="processes", workers=workers, device="cpu"), threads, "cpu")
 
 
-def _driver(client: Any, unit_threads: int, threads: int) -> Any:
+def _driver(client: Any, unit_threads: int) -> Any:
     if client is None:
-        return serial if unit_threads == 1 else Threads(unit_threads, threads)
+        return serial if unit_threads == 1 else Threads(unit_threads)
     from pipelines.cluster import DaskDriver
 
     return DaskDriver(client)

@@ -63,7 +63,7 @@ def own_memory(execution: Execution) -> int:
     return execution.worker_memory_bytes or min(free, container_limit())
 
 
-def require_memory(needed: int, memory: int, who: str, cure: str) -> None:
+def require_memory(needed: int, memory: int, who: str, cure: str, what: str = "a unit") -> None:
     """Refuse a worker whose memory does not suffice.
 
     Raises:
@@ -71,7 +71,7 @@ def require_memory(needed: int, memory: int, who: str, cure: str) -> None:
     """
     if needed > memory:
         raise ResourceError(
-            f"a unit needs about {needed / 2**20:.0f} MiB, {who} has {memory / 2**20:.0f} MiB: {cure}"
+            f"{what} needs about {needed / 2**20:.0f} MiB, {who} has {memory / 2**20:.0f} MiB: {cure}"
         )
 
 

@@ -90,11 +90,8 @@ class Plan(Frozen):
 
     def threads_memory_bytes(self, n: int) -> int:
         """Projected peak of one process of which n threads run units of the captures that are still to be made."""
-        todo = [c for c in self.captures if not c.sealed]
-        return max(
-            (n * c.worker_memory_bytes - (n - 1) * c.shared_memory_bytes for c in todo),
-            default=0,
-        )
+        todo = [(c, max(1, min(n, c.n_units - c.units_done))) for c in self.captures if not c.sealed]
+        return max((k * c.worker_memory_bytes - (k - 1) * c.shared_memory_bytes for c, k in todo), default=0)
 
     @property
     def threads(self) -> int:

@@ -100,21 +100,21 @@ def _check_root(plan: Plan, serial: bool) -> None:
 
 
 def _check_threads(plan: Plan) -> None:
-    """One process has one number of compute threads, set before its libraries load."""
-    asked = sorted({capture.precision.threads for capture in plan.run.captures.values()})
-    if plan.execution.cluster == "threads" and len(asked) > 1:
+    """Threads that run units compute alone: BLAS counts its threads for a whole process."""
+    asked = max((c.spec.request.precision.threads for c in plan.captures if not c.sealed), default=1)
+    if plan.execution.cluster == "threads" and asked > 1:
         raise ResourceError(
-            f"execution.cluster is threads, and captures ask for precision.threads {', '.join(map(str, asked))}: one process has one "
-            "number for all; give all captures the same, or set cluster to processes"
+            f"execution.cluster is threads, and a capture asks for precision.threads {asked}, expected 1: units run in several threads, "
+            "which compute alone; set precision.threads to 1, or cluster to processes"
         )
 
 
 def _check_memory(plan: Plan, workers: Workers, serial: bool) -> None:
     execution = plan.execution
     if execution.cluster == "threads" and workers.n is not None:
-        cure = f"lower store.shard_rows, batch_tokens or execution.workers (now {workers.n})"
-        needed = plan.threads_memory_bytes(workers.n)
-        require_memory(needed, own_memory(execution), f"this process, with {workers.n} threads,", cure)
+        cure = f"lower execution.workers (now {workers.n}), store.shard_rows or batch_tokens, or free memory on this machine"
+        needed, what = plan.threads_memory_bytes(workers.n), f"up to {workers.n} units at a time"
+        require_memory(needed, own_memory(execution), "this process", cure, what)
     elif serial:
         cure = "lower store.shard_rows or batch_tokens, or free memory on this machine"
         require_memory(plan.memory_bytes, own_memory(execution), "this process", cure)

@@ -1,4 +1,4 @@
-"""The flow of a whole run: it owns the cluster; captures and stages are Prefect tasks; units are Dask futures.
+"""The flow of a whole run: it owns the cluster; captures and stages are Prefect tasks; units are Dask futures, or run in its threads.
 
 Importing this module loads Prefect. `run_flow` is what the command line calls, `run` what a deployment calls.
 """

@@ -3,6 +3,7 @@ itself needs.
 """
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -70,10 +71,13 @@ def own_driver(plan: Plan) -> Iterator[Driver]:
     if plan.execution.cluster != "threads":
         yield serial
         return
-    with Threads(workers_of(plan).n or 1, plan.threads) as driver:
+    with Threads(workers_of(plan).n or 1) as driver:
         yield driver
 
 
 def set_threads(threads: int) -> None:
     """Set the thread count before torch, BLAS and zarr load; results depend on it."""
     os.environ |= thread_variables(threads)
+    loaded = sys.modules.get("torch")
+    if loaded is not None:  # in a flow that a server started
+        loaded.set_num_threads(threads)

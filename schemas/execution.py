@@ -20,9 +20,9 @@ class Execution(Frozen):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the network runs; `auto` takes a GPU where the worker sees one."""
     window: int = Field(4, ge=1)
-    """Units in flight per worker."""
+    """Units in flight per worker process."""
     worker_memory_bytes: int | None = Field(None, ge=1)
-    """Memory a worker may use; None: the machine's memory over the workers."""
+    """Memory a worker may use (of `threads`: all together); None: the machine's memory over the workers."""
     retries: int = Field(2, ge=0)
     """How often a unit is run again after its worker died."""
     mix_fingerprints: bool = False

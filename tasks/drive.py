@@ -1,7 +1,8 @@
 """How many small jobs are run: here, one after the other or in threads, or by anything that keeps the same promise."""
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from queue import SimpleQueue
 from typing import Protocol, TypeVar
 
 from threadpoolctl import threadpool_limits
@@ -36,18 +37,17 @@ def serial(function: Callable[[T], R], items: Sequence[T], on_done: Callable[[R]
 class Threads:
     """Runs items in threads of this process: see `Driver`. They share its libraries, and the weights of its network.
 
-    Threads, with the memory that they fill again and again, are kept between calls; leaving the `with` ends them.
+    BLAS and torch compute with one thread in each. Threads, with the memory that they fill again and again, are kept between
+    calls; leaving the `with` ends them.
     """
 
-    def __init__(self, n: int, compute_threads: int = 1) -> None:
+    def __init__(self, n: int) -> None:
         """Begin nothing yet.
 
         Args:
             n: items at a time.
-            compute_threads: of BLAS and torch, for each of them.
         """
-        self.compute_threads = compute_threads
-        self._pool = ThreadPoolExecutor(n, "job", _begin, (compute_threads,))
+        self._pool = ThreadPoolExecutor(n, "job", _begin)
 
     def __enter__(self) -> "Threads":
         return self
@@ -61,22 +61,25 @@ class Threads:
         Raises:
             Whatever the function raised first; items that run are waited for, the others are dropped.
         """
+        finished: SimpleQueue[Future[R]] = SimpleQueue()
         # The outer limit is what the limits of single items fall back to: it must not change while any of them runs.
-        with threadpool_limits(self.compute_threads):
+        with threadpool_limits(1):
             running = [self._pool.submit(function, item) for item in items]
+            for future in running:
+                future.add_done_callback(finished.put)
             try:
-                for future in as_completed(running):
-                    on_done(future.result())
+                for _ in running:
+                    on_done(finished.get().result())
             finally:
                 for future in running:
                     future.cancel()
                 wait(running)
 
 
-def _begin(compute_threads: int) -> None:
+def _begin() -> None:
     """Set up a thread: OpenMP counts threads for each thread anew."""
     share_process()
-    threadpool_limits(compute_threads)
+    threadpool_limits(1)
 
 
 def results(driver: Driver, function: Callable[[T], R], items: Sequence[T]) -> list[R]:

@@ -7,7 +7,7 @@ elsewhere); it is drained before the receipt is written.
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
@@ -121,7 +121,7 @@ def run_unit(job: UnitJob) -> UnitDone:
         with threadpool_limits(spec.request.precision.threads):
             if shares_process():
                 with suppress(TakeTurns):
-                    return _produce(root, job, spec, replica)
+                    return _produce(root, job, spec, own=True)
             return _produce(root, job, spec)
     except SubspanError:
         raise
@@ -131,17 +131,15 @@ def run_unit(job: UnitJob) -> UnitDone:
         ) from error
 
 
-def _produce(
-    root: Location, job: UnitJob, spec: CaptureSpec, own: Callable[[Network], Network] | None = None
-) -> UnitDone:
-    """Produce a unit, with the network of the process or with what `own` makes of it."""
+def _produce(root: Location, job: UnitJob, spec: CaptureSpec, own: bool = False) -> UnitDone:
+    """Produce a unit, with the network of the process or the thread's own copy."""
     tally = _Tally()
     norms: list[np.ndarray] = []
     fusion = Fusion(job.fuse, root, spec, job.unit, job.device, job.allowed) if job.fuse else None
     with UnitWriter(root, spec, job.unit) as writer:
         context = _open(root, job, spec, writer)
-        if own is not None:
-            context = context._replace(network=own(context.network))
+        if own:
+            context = context._replace(network=_own_network(context))
         for shard, group in _groups(context.space, job.unit, context.samples):
             columns = _row_columns(context, shard)
             writer.put_columns(shard, columns)
@@ -196,6 +194,20 @@ def _open(root: Location, job: UnitJob, spec: CaptureSpec, writer: UnitWriter) -
         ),
         early=root.is_local,
     )
+
+
+def _own_network(context: _Context) -> Network:
+    """The thread's copy; the network itself, which takes turns, where its forward over one sample draws or fails."""
+
+    def forward(network: Network) -> object:
+        request, sites = context.spec.request, context.buffers.sites
+        return collect(network, context.encoder.batch([0]), sites, request.rows, request.precision)
+
+    try:
+        return replica(context.network, forward)
+    except Exception as error:  # noqa: BLE001  see _try
+        _refuse_transient(error)
+        return context.network
 
 
 def _groups(space: Space, unit: UnitRef, samples: UnitSamples) -> Iterator[tuple[int, list[int]]]:

@@ -144,7 +144,21 @@ class Awkward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         hidden: Tensor = self.call_first(x) if self.kind == "calls what it was made with" else self.first(x)
-        if self.kind == "draws from torch" or (self.kind == "draws now and then" and (x[:, 0] == 37).any()):
+        if self.kind == "raises now and then" and bool((x[:, 0] == 37).any()):
+            raise ValueError("no thirty-sevens")
+        if self.kind == "seeds itself":
+            torch.manual_seed(0)
+            np.random.seed(0)  # noqa: NPY002
+        if self.kind == "seeds numpy":
+            np.random.seed(0)  # noqa: NPY002
+            hidden = hidden + torch.from_numpy(np.random.standard_normal(8).astype(np.float32))  # noqa: NPY002
+        if self.kind == "seeds and restores":
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(0)
+                hidden = hidden + torch.randn(8)
+        if self.kind in ("draws from torch", "seeds itself") or (
+            self.kind == "draws now and then" and (x[:, 0] == 37).any()
+        ):
             hidden = hidden + torch.rand_like(hidden)
         if self.kind == "draws from numpy":
             hidden = hidden + float(np.random.random())  # noqa: NPY002
@@ -159,3 +173,28 @@ def awkward(kind: str, width: int = 8) -> nn.Module:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return Awkward(width, kind)
+
+
+class Noisy(torch.utils.data.Dataset[Tensor]):
+    """Seeds the generators to make an item, and keeps its place meanwhile: two threads must not be in it at a time."""
+
+    fingerprint = "noisy"
+
+    def __init__(self, n: int, width: int) -> None:
+        self.n, self.width, self.place = n, width, -1
+
+    def __len__(self) -> int:
+        return self.n
+
+    def __getitem__(self, index: int) -> Tensor:
+        self.place = index
+        torch.manual_seed(index)
+        time.sleep(1e-4)
+        values = torch.randn(self.width)
+        values[0] = self.place
+        return values
+
+
+def noisy(n: int = 100, width: int = 8) -> Noisy:
+    """The data set."""
+    return Noisy(n, width)

@@ -5,7 +5,7 @@ from threading import Barrier, get_ident
 from typing import Any
 
 import pytest
-from threadpoolctl import threadpool_info
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from tasks.drive import Driver, Threads, results, serial
 from tasks.threads import shares_process
@@ -60,7 +60,8 @@ def count_blas_threads(_: int) -> set[int]:
     return {pool["num_threads"] for pool in threadpool_info()}
 
 
-def test_threads_compute_with_the_threads_that_were_asked_for() -> None:
-    before = threadpool_info()
-    assert results(Threads(2, compute_threads=1), count_blas_threads, [0, 1, 2]) == [{1}] * 3
-    assert threadpool_info() == before
+def test_threads_compute_alone() -> None:
+    with threadpool_limits(2):
+        assert count_blas_threads(0) == {2}
+        assert results(Threads(2), count_blas_threads, [0, 1, 2]) == [{1}] * 3
+        assert count_blas_threads(0) == {2}

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from schemas.capture import Precision, Rows
-from schemas.errors import ModelError, ResourceError
+from schemas.errors import ModelError, ResourceError, StoreError
 from schemas.layout import Site, SiteLayout
 from tasks.extract.batches import Batch
 from tasks.extract.geometry import kept_positions, space_size
@@ -65,7 +65,7 @@ def collect(
     Raises:
         ModelError: if a site is not reached or has another shape than in the dry run.
         ResourceError: if the device runs out of memory.
-        TakeTurns: if a thread's own copy failed in any way, or drew random numbers.
+        TakeTurns: if a thread's own copy failed, or drew random numbers.
 
     Cost: one forward up to the last site, and one copy of what is kept.
     """
@@ -84,7 +84,7 @@ def collect(
         ):
             forward(network, batch)
     except Exception as error:
-        if network.own:
+        if network.own and not isinstance(error, (StoreError, ResourceError, MemoryError)):
             raise TakeTurns(f"{type(error).__name__}: {error}") from error
         if isinstance(error, torch.OutOfMemoryError):
             raise ResourceError(_no_memory(network.device, batch)) from error

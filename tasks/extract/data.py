@@ -3,6 +3,7 @@
 Nothing here imports torch, transformers or pandas until a sample needs it.
 """
 
+import threading
 from collections import OrderedDict
 from types import ModuleType
 
@@ -21,6 +22,7 @@ from schemas.errors import DataError
 from tasks.extract.sources import arrays, digits, factory, images, saved, stdlib, text
 from tasks.extract.sources.base import Label, Sample, Source
 from tasks.extract.sources.files import is_glob
+from tasks.extract.turns import FORWARDS
 
 __all__ = ["Label", "Sample", "Source", "fingerprint", "open_source", "partitions"]
 
@@ -37,6 +39,8 @@ _READERS: dict[type, ModuleType] = {
     FactoryData: factory,
 }
 
+_opening = threading.Lock()
+"""Threads of a process must not read the same files twice, nor change settings of the csv module under each other."""
 _open: OrderedDict[tuple[bytes, str, tuple[str, ...]], Source] = OrderedDict()
 
 
@@ -52,12 +56,19 @@ def open_source(data: Data, partition: str | None = None) -> Source:
     Raises:
         DataError: if the data cannot be read or lack what is asked of them.
     """
-    name = (canonical_json(data.source), partition or "", _state(data, partition))
-    source = _open.pop(name, None) or _READERS[type(data.source)].read(data.source, partition or None)
-    _open[name] = source
-    while len(_open) > OPEN_SOURCES:
-        _open.popitem(last=False)
-    return source
+    with _opening:
+        name = (canonical_json(data.source), partition or "", _state(data, partition))
+        source = _open.pop(name, None) or _read(data, partition)
+        _open[name] = source
+        while len(_open) > OPEN_SOURCES:
+            _open.popitem(last=False)
+        return source
+
+
+def _read(data: Data, partition: str | None) -> Source:
+    with FORWARDS.alone():  # a factory may seed generators
+        source: Source = _READERS[type(data.source)].read(data.source, partition or None)
+        return source
 
 
 def fingerprint(data: Data, partition: str | None = None) -> str | None:

@@ -3,6 +3,7 @@
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -51,22 +52,31 @@ def seeded(seed: int, devices: Sequence[torch.device] = ()) -> Iterator[None]:
 
 @contextmanager
 def undrawn() -> Iterator[None]:
-    """No generator of the CPU is touched; what is inside draws nothing.
+    """Nothing is drawn from the generators of the CPU inside; where something is, they get their states back.
 
     Raises:
         TakeTurns: on the way out, if any thread drew from a generator meanwhile.
     """
-    python, numpy, own = random.getstate(), _numpy_state(), torch.default_generator.get_state()
+    python, own = random.getstate(), torch.default_generator.get_state()
+    numpy = np.random.get_state(legacy=False)  # noqa: NPY002
     yield
-    same = python == random.getstate() and numpy == _numpy_state()
+    same = python == random.getstate() and _same(numpy, np.random.get_state(legacy=False))  # noqa: NPY002
     if not (same and torch.equal(own, torch.default_generator.get_state())):
+        random.setstate(python)
+        np.random.set_state(numpy)  # noqa: NPY002
+        torch.default_generator.set_state(
+            own
+        )  # else a network that seeds itself would leave no trace from now on
         raise TakeTurns("the network draws random numbers")
 
 
-def _numpy_state() -> tuple[object, ...]:
-    state = np.random.get_state(legacy=False)  # noqa: NPY002
-    inner = state["state"]
-    return (inner["key"].tobytes(), inner["pos"], state["has_gauss"], state["gauss"])
+def _same(a: dict[str, Any], b: dict[str, Any]) -> bool:
+    inner, other = a["state"], b["state"]
+    return (
+        bool((inner["key"] == other["key"]).all())
+        and inner["pos"] == other["pos"]
+        and (a["has_gauss"], a["gauss"]) == (b["has_gauss"], b["gauss"])
+    )
 
 
 def _index(device: torch.device) -> int:

@@ -19,6 +19,7 @@ from schemas.errors import ModelError, ResourceError
 from schemas.model import FactoryModel, Model, TransformersModel
 from tasks.extract import pretrained
 from tasks.extract.allocator import keep_memory
+from tasks.extract.turns import FORWARDS
 from tasks.extract.weights import model_folder, module_digest, tokenizer_digest, weights_digest
 
 PAGE_BYTES = 4096
@@ -152,7 +153,8 @@ def find_device(name: str) -> torch.device:
 def _cached(
     model: bytes, kind: type[TransformersModel] | type[FactoryModel], device: str, threads: int
 ) -> Network:
-    return load(kind.model_validate_json(model), device, threads)
+    with FORWARDS.alone():  # a factory may seed generators
+        return load(kind.model_validate_json(model), device, threads)
 
 
 def _make(model: FactoryModel) -> nn.Module:

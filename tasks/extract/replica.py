@@ -2,28 +2,44 @@
 
 import copy
 import threading
+from collections.abc import Callable
 
+from torch import nn
+
+from tasks.extract.draws import draws
 from tasks.extract.models import Network
 from tasks.extract.turns import FORWARDS
 
 _made = threading.local()
+_checking = threading.Lock()
+_checked: list[tuple[nn.Module, bool]] = []
+"""The last network of the process, and whether it draws random numbers."""
 
 
-def replica(network: Network) -> Network:
+def replica(network: Network, forward: Callable[[Network], object]) -> Network:
     """The network for the calling thread, which may run its forwards beside those of other threads.
 
-    It is made once per thread and network. One that cannot be copied, or is spread over devices, is given back as it is: its
-    forwards take turns.
+    It is made once per thread and network. One that draws random numbers, cannot be copied, or is spread over devices, is given back
+    as it is: its forwards take turns.
 
     Args:
         network: of the process.
+        forward: runs it once, alone, to see whether it draws; what it raises is raised.
 
-    Cost: the modules and buffers; no parameter is copied.
+    Cost: one forward for each network of the process, and for each thread the modules and buffers; no parameter is copied.
     """
     held: tuple[Network, Network] | None = getattr(_made, "held", None)
     if held is None or held[0].module is not network.module:
-        held = _made.held = (network, _copied(network))
+        _made.held = None  # else an old network would stay while the new one is copied
+        held = _made.held = (network, network if _draws(network, forward) else _copied(network))
     return held[1]
+
+
+def _draws(network: Network, forward: Callable[[Network], object]) -> bool:
+    with _checking:
+        if not (_checked and _checked[0][0] is network.module):
+            _checked[:] = [(network.module, draws(lambda: forward(network)))]
+        return _checked[0][1]
 
 
 def _copied(network: Network) -> Network:
@@ -31,7 +47,9 @@ def _copied(network: Network) -> Network:
         return network
     shared = {id(parameter): parameter for parameter in network.module.parameters()}
     try:
-        with FORWARDS.alone():  # else hooks of a forward under way would be copied too
+        with (
+            FORWARDS.together()
+        ):  # the network itself is used alone: else hooks of a forward under way would be copied too
             return network._replace(module=copy.deepcopy(network.module, shared), own=True)
     except Exception:  # noqa: BLE001  a module may hold anything, such as a lock, which cannot be copied
         return network

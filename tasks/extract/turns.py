@@ -10,31 +10,42 @@ class TakeTurns(BaseException):
 
 
 class Turns:
-    """A lock that one thread holds alone, or any number together."""
+    """A lock that one thread holds alone, or any number together. Who holds it alone may take it again."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._together = 0
-        self._alone = False
+        self._owner: int | None = None
+        self._waiting = 0
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """Nobody else is inside."""
+        """Nobody else is inside. Who waits for this comes before all who come later."""
+        if self._owner == threading.get_ident():
+            yield
+            return
         with self._changed:
-            self._changed.wait_for(lambda: not self._alone and self._together == 0)
-            self._alone = True
+            self._waiting += 1
+            try:
+                self._changed.wait_for(lambda: self._owner is None and self._together == 0)
+                self._owner = threading.get_ident()
+            finally:
+                self._waiting -= 1
         try:
             yield
         finally:
             with self._changed:
-                self._alone = False
+                self._owner = None
                 self._changed.notify_all()
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """Nobody is inside alone."""
+        """Nobody else is inside alone. Not to be nested in itself."""
+        if self._owner == threading.get_ident():
+            yield
+            return
         with self._changed:
-            self._changed.wait_for(lambda: not self._alone)
+            self._changed.wait_for(lambda: self._owner is None and not self._waiting)
             self._together += 1
         try:
             yield

@@ -21,6 +21,8 @@ TRANSIENT_SECONDS = 120.0
 """How long a back end that answers with passing errors, or stalls, is tried."""
 FIRST_PAUSE_SECONDS = 0.1
 LONGEST_PAUSE_SECONDS = 5.0
+_jitter = random.Random()
+"""Of its own: forwards watch the generator of the process."""
 
 _UNREACHABLE_NAMES = {
     "EndpointConnectionError",
@@ -116,5 +118,5 @@ def retried(action: Callable[[], T], url: str, needed: int = 0) -> T:
                 raise FileExistsError(url) from error
             if seconds + pause > limit:
                 raise _refusal(kind, error, url, seconds, needed) from error
-        time.sleep(pause * random.uniform(0.5, 1.0))
+        time.sleep(pause * _jitter.uniform(0.5, 1.0))
         pause = min(2 * pause, LONGEST_PAUSE_SECONDS)

@@ -1,7 +1,7 @@
 """Threads that share a network take turns, those with a copy each do not: neither sees the rows of the other."""
 
 from concurrent.futures import ThreadPoolExecutor
-from threading import Barrier
+from threading import Barrier, Event
 from time import sleep
 
 import pytest
@@ -12,11 +12,16 @@ from schemas.capture import Precision, Rows
 from schemas.layout import Site, SiteLayout
 from tasks.extract.batches import Batch
 from tasks.extract.collect import collect
+from tasks.extract.draws import draws
 from tasks.extract.models import Network, wrap
 from tasks.extract.replica import replica
 from tasks.extract.turns import TakeTurns, Turns
 
 THREADS, ROUNDS = 4, 20
+
+
+def nothing(_: Network) -> None:
+    """No look at what a network draws."""
 
 
 class Patient(nn.Module):
@@ -73,7 +78,7 @@ def test_copies_of_threads_run_at_the_same_time_and_share_their_weights() -> Non
     site = SiteLayout(site=Site(module="scale"), space="sample", width=3, feature_axis=1)
 
     def work(thread: int) -> tuple[Network, bool]:
-        own = replica(net)  # waits for forwards under way
+        own = replica(net, nothing)  # waits for forwards under way
         ready.wait(20)
         x = torch.full((5, 3), float(thread))
         rows = collect(own, Batch({"": x}), [site], Rows(), Precision())
@@ -91,8 +96,8 @@ def test_copies_of_threads_run_at_the_same_time_and_share_their_weights() -> Non
 
 def test_a_thread_has_one_copy_of_a_network() -> None:
     net, other = wrap(Patient()), wrap(Patient())
-    assert replica(net).module is replica(net).module
-    assert replica(other).module is not replica(net).module
+    assert replica(net, nothing).module is replica(net, nothing).module
+    assert replica(other, nothing).module is not replica(net, nothing).module
 
 
 class Draws(nn.Module):
@@ -112,7 +117,7 @@ def test_a_copy_that_draws_or_fails_must_take_turns() -> None:
     batch = Batch({"": torch.zeros(5, 3)})
     for module in (Draws(), nn.Sequential(nn.Linear(2, 2))):
         with pytest.raises(TakeTurns):
-            collect(replica(wrap(module)), batch, [site], Rows(), Precision())
+            collect(replica(wrap(module), nothing), batch, [site], Rows(), Precision())
     state = torch.default_generator.get_state()
     collect(wrap(Draws()), batch, [site], Rows(), Precision())
     assert torch.equal(state, torch.default_generator.get_state())
@@ -134,3 +139,48 @@ def test_who_holds_turns_alone_is_alone() -> None:
     with ThreadPoolExecutor(3) as pool:
         list(pool.map(work, range(3)))
     assert worst == [1]
+
+
+def test_who_waits_to_be_alone_comes_before_later_ones() -> None:
+    turns, order = Turns(), []
+    entered, leave = Event(), Event()
+
+    def first() -> None:
+        with turns.together():
+            entered.set()
+            leave.wait(20)
+
+    def alone() -> None:
+        with turns.alone(), turns.alone(), turns.together():
+            order.append("alone")
+
+    def later() -> None:
+        with turns.together():
+            order.append("later")
+
+    with ThreadPoolExecutor(3) as pool:
+        pool.submit(first)
+        entered.wait(20)
+        waiting = pool.submit(alone)
+        while not turns._waiting:
+            sleep(1e-3)
+        last = pool.submit(later)
+        sleep(0.05)
+        assert order == []
+        leave.set()
+        waiting.result(20)
+        last.result(20)
+    assert order == ["alone", "later"]
+
+
+def test_what_is_random_is_seen_and_attention_is_not() -> None:
+    x = torch.ones(2, 3, 4)
+    layer = nn.TransformerEncoderLayer(4, 2, batch_first=True).eval()
+    assert not draws(lambda: layer(x))
+    assert not draws(lambda: nn.functional.scaled_dot_product_attention(x, x, x))
+    assert not draws(lambda: nn.functional.dropout(x, 0.5, training=False))
+    assert draws(lambda: nn.functional.dropout(x, 0.5))
+    assert draws(lambda: nn.functional.scaled_dot_product_attention(x, x, x, dropout_p=0.5))
+    assert draws(lambda: x.clone().uniform_())
+    with torch.inference_mode():
+        assert draws(lambda: torch.randperm(3))

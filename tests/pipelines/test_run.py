@@ -42,6 +42,22 @@ def test_a_form_with_a_run_file_runs_it_and_shows_it(tmp_path: Path) -> None:
     assert {"captures", "result-summary", "report", "progress-vectors"} <= keys
 
 
+def test_threads_need_no_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(*_: object) -> None:
+        raise AssertionError("a cluster was asked for")
+
+    monkeypatch.setattr("pipelines.run.open_client", none)
+    spec = vectors_run(tmp_path / "out", n=40, stages={"summary": {"method": "spectrum.summary"}})
+    spec = spec.model_copy(
+        update={"execution": spec.execution.model_copy(update={"cluster": "threads", "workers": 2})}
+    )
+    file = write(tmp_path / "run.yaml", json.loads(spec.model_dump_json(warnings=False)))
+    outcome = run(RunForm(run_file=str(file)))
+    assert outcome["captures"][0]["rows"] == {"sample": 40}
+    made = open_capture(tmp_path / "out", outcome["captures"][0]["id"])
+    assert len(made.site("last")["activation"]) == 40
+
+
 def test_the_form_stands_for_a_run() -> None:
     spec = RunForm(
         sites=["residual"], dtype="float16", max_tokens=0, recipes=["subspaces", "neighbours"]

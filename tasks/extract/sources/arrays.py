@@ -4,6 +4,7 @@ No pickle is read. A local npy is mapped, a zarr is read chunk by chunk, all els
 """
 
 import io
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate
 from typing import Any, NamedTuple
@@ -129,22 +130,23 @@ def _zarr(file: File, options: ArrayFiles) -> tuple[Mapping[str, Any], Any]:
 
 
 class _Chunked:
-    """Rows of a zarr array; one chunk of rows is kept, so that reading in order reads every chunk once."""
+    """Rows of a zarr array; each thread keeps one chunk of rows, so that reading in order reads every chunk once."""
 
     def __init__(self, array: Any) -> None:
         self.array = array
         self.shape, self.dtype = array.shape, array.dtype
         self.n_block = int((array.shards or array.chunks or (1,))[0])
-        self._block: tuple[int, Any] = (-1, None)
+        self._kept = threading.local()
 
     def __len__(self) -> int:
         return int(self.shape[0])
 
     def __getitem__(self, index: int) -> Any:
-        block = index // self.n_block
-        if self._block[0] != block:
-            self._block = (block, self.array[block * self.n_block : (block + 1) * self.n_block])
-        return self._block[1][index - block * self.n_block]
+        number = index // self.n_block
+        if getattr(self._kept, "number", -1) != number:
+            self._kept.rows = self.array[number * self.n_block : (number + 1) * self.n_block]
+            self._kept.number = number
+        return self._kept.rows[index - number * self.n_block]
 
 
 def _choose(file: File, names: Sequence[str], options: ArrayFiles) -> str:

@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib
+import threading
 from collections.abc import Mapping
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -11,6 +12,7 @@ import numpy as np
 from schemas.data import FactoryData
 from schemas.errors import DataError
 from tasks.extract.sources.base import Kind, Label, Sample, Source, Table, digest_options, update_digest
+from tasks.extract.turns import FORWARDS
 
 
 class _Scan(NamedTuple):
@@ -73,6 +75,7 @@ class _Items:
     def __init__(self, options: FactoryData, dataset: Any) -> None:
         self.name = options.factory
         self.dataset = dataset
+        self._turn = threading.Lock()
         self.own_fingerprint = _own_fingerprint(options, dataset)
         try:
             self.length = len(dataset)
@@ -129,8 +132,10 @@ class _Items:
         return item, str(key), self._scalar(index, label)
 
     def _item(self, index: int) -> Any:
+        """One at a time, as in a process: a dataset may keep a file's place. Not beside a forward that draws: it may draw too."""
         try:
-            return self.dataset[index]
+            with FORWARDS.together(), self._turn:
+                return self.dataset[index]
         except (Exception, SystemExit) as error:
             raise DataError(f"{self.name}: item {index} raised {type(error).__name__}: {error}") from error
 
