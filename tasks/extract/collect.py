@@ -13,7 +13,7 @@ from schemas.errors import ModelError, ResourceError, StoreError
 from schemas.layout import Site, SiteLayout
 from tasks.extract.batches import Batch
 from tasks.extract.geometry import kept_positions, space_size
-from tasks.extract.guard import evaluating, seeded, undrawn
+from tasks.extract.guard import evaluating, seeded, settle, undrawn
 from tasks.extract.hooks import record
 from tasks.extract.models import Network
 from tasks.extract.pretrained import free_bytes
@@ -76,7 +76,7 @@ def collect(
     try:
         with (
             FORWARDS.together() if network.own else FORWARDS.alone(),
-            undrawn() if network.own else seeded(precision.seed, devices),
+            undrawn() if network.own else _seeded(precision.seed, devices),
             evaluating(network.module),
             torch.inference_mode(),
             _autocast(network.device, precision),
@@ -145,6 +145,11 @@ class _Sink:
             index = None if selection.index is None else selection.index.to(device, non_blocking=True)
             self._selections[key] = replace(selection, index=index)
         return self._selections[key]
+
+
+def _seeded(seed: int, devices: Sequence[torch.device]) -> AbstractContextManager[None]:
+    settle()
+    return seeded(seed, devices)
 
 
 def _place(value: Tensor, network: Network) -> Tensor:

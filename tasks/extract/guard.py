@@ -3,11 +3,11 @@
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from tasks.extract.turns import TakeTurns
 
@@ -50,24 +50,54 @@ def seeded(seed: int, devices: Sequence[torch.device] = ()) -> Iterator[None]:
             generator.set_state(state)
 
 
+class _States(NamedTuple):
+    """Of the generators of the CPU."""
+
+    python: tuple[Any, ...]
+    numpy: dict[str, Any]
+    torch: Tensor
+
+
+_drawn: list[_States] = []
+"""Before forwards during which something was drawn; while there is any, no forward beside others stands."""
+
+
 @contextmanager
 def undrawn() -> Iterator[None]:
-    """Nothing is drawn from the generators of the CPU inside; where something is, they get their states back.
+    """Nothing is drawn from the generators of the CPU inside, by any thread.
 
     Raises:
-        TakeTurns: on the way out, if any thread drew from a generator meanwhile.
+        TakeTurns: on the way out, if something was; until `settle`, every other thread gets it too.
     """
-    python, own = random.getstate(), torch.default_generator.get_state()
-    numpy = np.random.get_state(legacy=False)  # noqa: NPY002
-    yield
-    same = python == random.getstate() and _same(numpy, np.random.get_state(legacy=False))  # noqa: NPY002
-    if not (same and torch.equal(own, torch.default_generator.get_state())):
-        random.setstate(python)
-        np.random.set_state(numpy)  # noqa: NPY002
-        torch.default_generator.set_state(
-            own
-        )  # else a network that seeds itself would leave no trace from now on
+    before = _states()
+    try:
+        yield
+    finally:
+        if not _equal(before, _states()):
+            _drawn.append(before)
+    if _drawn:
         raise TakeTurns("the network draws random numbers")
+
+
+def settle() -> None:
+    """Give the generators back what they had before something was drawn; to be called while no forward is under way.
+
+    Earlier, a forward that drew would find them as they were, and stand. Never, one that seeds them itself would leave no trace.
+    """
+    if _drawn:
+        random.setstate(_drawn[0].python)
+        np.random.set_state(_drawn[0].numpy)  # noqa: NPY002
+        torch.default_generator.set_state(_drawn[0].torch)
+        _drawn.clear()
+
+
+def _states() -> _States:
+    numpy = np.random.get_state(legacy=False)  # noqa: NPY002
+    return _States(random.getstate(), numpy, torch.default_generator.get_state())
+
+
+def _equal(a: _States, b: _States) -> bool:
+    return a.python == b.python and _same(a.numpy, b.numpy) and torch.equal(a.torch, b.torch)
 
 
 def _same(a: dict[str, Any], b: dict[str, Any]) -> bool:

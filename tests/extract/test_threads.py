@@ -114,13 +114,60 @@ class Draws(nn.Module):
 
 def test_a_copy_that_draws_or_fails_must_take_turns() -> None:
     site = SiteLayout(site=Site(module="last"), space="sample", width=3, feature_axis=1)
-    batch = Batch({"": torch.zeros(5, 3)})
-    for module in (Draws(), nn.Sequential(nn.Linear(2, 2))):
-        with pytest.raises(TakeTurns):
-            collect(replica(wrap(module), nothing), batch, [site], Rows(), Precision())
+    batch, nets = Batch({"": torch.zeros(5, 3)}), [wrap(Draws()), wrap(nn.Sequential(nn.Linear(2, 2)))]
     state = torch.default_generator.get_state()
-    collect(wrap(Draws()), batch, [site], Rows(), Precision())
+    for net in nets:
+        with pytest.raises(TakeTurns):
+            collect(replica(net, nothing), batch, [site], Rows(), Precision())
+    collect(nets[0], batch, [site], Rows(), Precision())
     assert torch.equal(state, torch.default_generator.get_state())
+
+
+class Overlaps(nn.Module):
+    """The first forward draws while the second is under way, and ends after it."""
+
+    begun, drew, ended = Event(), Event(), Event()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last = nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        if float(x[0, 0]) == 0.0:
+            self.begun.wait(20)
+            x = x + torch.rand(1)
+            self.drew.set()
+            self.ended.wait(20)
+        else:
+            self.begun.set()
+            self.drew.wait(20)
+        out: Tensor = self.last(x)
+        return out
+
+
+def test_a_forward_that_drew_does_not_stand_when_another_noticed_first() -> None:
+    site = SiteLayout(site=Site(module="last"), space="sample", width=3, feature_axis=1)
+    state, net, ready = torch.default_generator.get_state(), wrap(Overlaps()), Barrier(2)
+
+    def work(thread: int) -> bool:
+        own = replica(net, nothing)
+        ready.wait(20)
+        try:
+            collect(own, Batch({"": torch.full((5, 3), float(thread))}), [site], Rows(), Precision())
+        except TakeTurns:
+            return True
+        finally:
+            if thread == 1:
+                Overlaps.ended.set()
+        return False
+
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(work, range(2))) == [True, True]
+    with pytest.raises(TakeTurns):  # until one had its turn
+        collect(replica(wrap(Patient()), nothing), Batch({"": torch.ones(5, 3)}), [site], Rows(), Precision())
+    collect(wrap(Patient()), Batch({"": torch.ones(5, 3)}), [site], Rows(), Precision())
+    assert torch.equal(state, torch.default_generator.get_state())
+    collect(replica(wrap(Patient()), nothing), Batch({"": torch.ones(5, 3)}), [site], Rows(), Precision())
 
 
 def test_who_holds_turns_alone_is_alone() -> None:
