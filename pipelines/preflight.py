@@ -113,6 +113,8 @@ def _check_memory(plan: Plan, workers: Workers, serial: bool) -> None:
     execution = plan.execution
     if execution.cluster == "threads" and workers.n is not None:
         cure = f"lower execution.workers (now {workers.n}), store.shard_rows or batch_tokens, or free memory on this machine"
+        if execution.worker_memory_bytes is not None:
+            cure += ", or raise execution.worker_memory_bytes"
         needed, what = plan.threads_memory_bytes(workers.n), f"up to {workers.n} units at a time"
         require_memory(needed, own_memory(execution), "this process", cure, what)
     elif serial:

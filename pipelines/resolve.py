@@ -42,6 +42,8 @@ class Prepared(NamedTuple):
     table: SampleTable
     n_tokens: int
     weight_bytes: int
+    """Of parameters."""
+    buffer_bytes: int
     batch_bytes: int
     """The largest tensor of a forward at the full token budget."""
     dry_run: "DryRun"
@@ -154,12 +156,16 @@ def _prepare(request_json: bytes, partition: str | None, prints: tuple[str | Non
         layout=Layout(n_samples=len(indices), spaces=spaces, sites=sites),
     )
     table = _table(source, encoder, indices, starts)
-    weight_bytes = sum(p.numel() * p.element_size() for p in net.module.parameters())
+    weight_bytes, buffer_bytes = (
+        sum(t.numel() * t.element_size() for t in tensors)
+        for tensors in (net.module.parameters(), net.module.buffers())
+    )
     return Prepared(
         spec=spec,
         table=table,
         n_tokens=int(encoder.lengths().sum()),
         weight_bytes=weight_bytes,
+        buffer_bytes=buffer_bytes,
         batch_bytes=_batch_bytes(infos, encoder, request),
         dry_run=dry,
     )
@@ -357,7 +363,10 @@ def _capture_plan(name: str, request: CaptureRequest, partition: str) -> Capture
         n_units=sum(space.n_units for space in layout.spaces),
         bytes=(on_disk if request.keep == "rows" else 0) + len(request.fuse) * _state_bytes(layout),
         shared_memory_bytes=shared,
-        worker_memory_bytes=shared + OPEN_SHARDS * shard_set + OPEN_TENSORS * prepared.batch_bytes,
+        worker_memory_bytes=shared
+        + prepared.buffer_bytes
+        + OPEN_SHARDS * shard_set
+        + OPEN_TENSORS * prepared.batch_bytes,
         n_tokens=prepared.n_tokens,
         dry_run_seconds=_seconds_per_token(prepared.dry_run),
     )

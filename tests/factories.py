@@ -141,9 +141,18 @@ class Awkward(nn.Module):
         if kind == "calls what it was made with":
             first = self.first
             self.call_first = lambda x: first(x)
+        if kind == "hook with a variable":
+            kept: dict[str, Tensor] = {}
+            self.first.register_forward_hook(lambda _, given, __: kept.update(skip=given[0]))
+            self.last.register_forward_hook(lambda _, __, out: out + kept["skip"])
 
     def forward(self, x: Tensor) -> Tensor:
         hidden: Tensor = self.call_first(x) if self.kind == "calls what it was made with" else self.first(x)
+        if self.kind == "swaps its weights":
+            kept, self.last.weight.data = self.last.weight.data, self.last.weight.data * x[0, 0]
+            time.sleep(1e-3)
+            hidden = self.last(hidden)
+            self.last.weight.data = kept
         if self.kind == "raises now and then" and bool((x[:, 0] == 37).any()):
             raise ValueError("no thirty-sevens")
         if self.kind == "seeds itself":
@@ -164,6 +173,8 @@ class Awkward(nn.Module):
             hidden = hidden + float(np.random.random())  # noqa: NPY002
         if self.kind == "draws from random":
             hidden = hidden + random.random()
+        if self.kind == "hook with a variable":
+            time.sleep(1e-3)
         out: Tensor = self.last(hidden)
         return out
 
@@ -189,7 +200,7 @@ class Noisy(torch.utils.data.Dataset[Tensor]):
     def __getitem__(self, index: int) -> Tensor:
         self.place = index
         torch.manual_seed(index)
-        time.sleep(1e-4)
+        time.sleep(1e-3)
         values = torch.randn(self.width)
         values[0] = self.place
         return values

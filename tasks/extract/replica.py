@@ -4,11 +4,16 @@ import copy
 import threading
 from collections.abc import Callable
 
+import torch
 from torch import nn
 
 from tasks.extract.draws import draws
 from tasks.extract.models import Network
 from tasks.extract.turns import FORWARDS
+
+KNOWN = ("torch", "transformers", "torchvision", "timm")
+"""Packages whose modules keep what they change in a forward in their own attributes and buffers. Others may keep it anywhere: in a
+global, in a closure, in the parameters themselves. No look at one forward could tell."""
 
 _made = threading.local()
 _checking = threading.Lock()
@@ -19,8 +24,9 @@ _checked: list[tuple[nn.Module, bool]] = []
 def replica(network: Network, forward: Callable[[Network], object]) -> Network:
     """The network for the calling thread, which may run its forwards beside those of other threads.
 
-    It is made once per thread and network. One that draws random numbers, cannot be copied, or is spread over devices, is given back
-    as it is: its forwards take turns.
+    It is made once per thread and network. One that has modules of other packages than `KNOWN`, or functions with variables of
+    their own, one that draws random numbers, cannot be copied, or is spread over devices, is given back as it is: its forwards take
+    turns.
 
     Args:
         network: of the process.
@@ -31,8 +37,17 @@ def replica(network: Network, forward: Callable[[Network], object]) -> Network:
     held: tuple[Network, Network] | None = getattr(_made, "held", None)
     if held is None or held[0].module is not network.module:
         _made.held = None  # else an old network would stay while the new one is copied
-        held = _made.held = (network, network if _draws(network, forward) else _copied(network))
+        alone = not all(_is_known(part) for part in network.module.modules()) or _draws(network, forward)
+        held = _made.held = (network, network if alone else _copied(network))
     return held[1]
+
+
+def _is_known(part: nn.Module) -> bool:
+    """Whether a module's code is that of a known package: no generated forward, no hook, no function bound to variables."""
+    generated = isinstance(part, (torch.fx.GraphModule, torch.jit.ScriptModule))
+    hooked = part._forward_hooks or part._forward_pre_hooks or "forward" in vars(part)
+    bound = any(getattr(value, "__closure__", None) for value in vars(part).values())
+    return type(part).__module__.partition(".")[0] in KNOWN and not (generated or hooked or bound)
 
 
 def _draws(network: Network, forward: Callable[[Network], object]) -> bool:

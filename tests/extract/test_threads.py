@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from schemas.capture import Precision, Rows
 from schemas.layout import Site, SiteLayout
+from tasks.extract import replica as copies
 from tasks.extract.batches import Batch
 from tasks.extract.collect import collect
 from tasks.extract.draws import draws
@@ -22,6 +23,11 @@ THREADS, ROUNDS = 4, 20
 
 def nothing(_: Network) -> None:
     """No look at what a network draws."""
+
+
+@pytest.fixture(autouse=True)
+def trusted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(copies, "KNOWN", (*copies.KNOWN, "tests"))
 
 
 class Patient(nn.Module):
@@ -231,3 +237,20 @@ def test_what_is_random_is_seen_and_attention_is_not() -> None:
     assert draws(lambda: x.clone().uniform_())
     with torch.inference_mode():
         assert draws(lambda: torch.randperm(3))
+
+
+def test_only_known_code_is_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    hooked, patched, bound = (nn.Sequential(nn.Linear(3, 3)) for _ in range(3))
+    hooked[0].register_forward_pre_hook(lambda *_: None)
+    patched.forward = patched[0].forward  # type: ignore[method-assign]
+    bound.calls = lambda: hooked
+    for module in (
+        hooked,
+        patched,
+        bound,
+        torch.fx.symbolic_trace(nn.Sequential(nn.ReLU())),
+        Patient(),
+    ):
+        assert not replica(wrap(module), nothing).own
+    assert replica(wrap(nn.Sequential(nn.Linear(3, 3))), nothing).own

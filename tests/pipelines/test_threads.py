@@ -13,6 +13,7 @@ from schemas.errors import ResourceError
 from schemas.outcome import RunOutcome
 from schemas.run import RunSpec
 from tasks import unit
+from tasks.extract import replica
 from tests.pipelines.runs import artifact_bytes, store_bytes, vectors_run
 
 STAGES: dict[str, Any] = {
@@ -25,7 +26,14 @@ KINDS = (
     "draws from torch", "draws from numpy", "draws from random", "draws now and then",
     "seeds itself", "seeds numpy", "seeds and restores",
 )  # fmt: skip
-NEVER_COPIED = ("holds a lock", "draws from torch", "seeds itself", "seeds and restores")
+TRUSTED = (*replica.KNOWN, "tests")
+NEVER_COPIED = (
+    "holds a lock",
+    "calls what it was made with",
+    "draws from torch",
+    "seeds itself",
+    "seeds and restores",
+)
 
 
 def in_threads(run: RunSpec, n: int = 3) -> RunSpec:
@@ -88,9 +96,11 @@ def same(a: RunOutcome, b: RunOutcome) -> bool:
     )
 
 
-def test_a_run_gives_the_same_bytes(tmp_path: Path) -> None:
+def test_a_run_gives_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     a, b = (vectors_run(tmp_path / x, network={"fragile": True}, stages=STAGES) for x in "ab")
-    one, several = run_serial(a), run_serial(in_threads(b))
+    one = run_serial(a)
+    monkeypatch.setattr(replica, "KNOWN", TRUSTED)
+    several = run_serial(in_threads(b))
     assert same(one, several)
     assert one.failures == several.failures > 0
     assert len(several.artifacts) == 7
@@ -107,6 +117,7 @@ def test_texts_are_tokenised_in_turns(tmp_path: Path, monkeypatch: pytest.Monkey
 @pytest.mark.parametrize("kind", KINDS)
 def test_any_network_gives_the_same_bytes(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     one = run_serial(awkward_run(tmp_path / "a", kind))
+    monkeypatch.setattr(replica, "KNOWN", TRUSTED)
     owned = watched(monkeypatch)
     several = run_serial(in_threads(awkward_run(tmp_path / "b", kind)))
     assert one.failures == several.failures == (kind == "raises now and then")
@@ -115,8 +126,23 @@ def test_any_network_gives_the_same_bytes(tmp_path: Path, kind: str, monkeypatch
     assert kind != "plain" or owned.count(False) == 1  # the one that looks whether it draws
 
 
+@pytest.mark.parametrize("kind", ["plain", "swaps its weights", "hook with a variable"])
+def test_networks_of_unknown_code_take_turns(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = run_serial(awkward_run(tmp_path / "a", kind))
+    owned = watched(monkeypatch)
+    several = run_serial(in_threads(awkward_run(tmp_path / "b", kind)))
+    assert same(one, several)
+    assert not any(owned)
+
+
 @pytest.mark.parametrize("kind", ["plain", "draws from torch"])
-def test_data_that_seed_generators_give_the_same_bytes(tmp_path: Path, kind: str) -> None:
+def test_data_that_seed_generators_give_the_same_bytes(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replica, "KNOWN", TRUSTED)
+
     def with_noise(run: RunSpec) -> RunSpec:
         capture = run.captures["vectors"]
         source = capture.data.source.model_copy(update={"factory": "tests.factories:noisy"})
