@@ -22,6 +22,8 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from tasks.threads import thread_variables
+
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 Clock = Literal["seconds", "cpu_seconds"]
@@ -109,12 +111,14 @@ def report_child(function: Callable[[], Any]) -> None:
 
 
 def in_child(arguments: Sequence[str], threads: int, python: str = sys.executable) -> dict[str, Any]:
-    """Run `python <arguments>` with so many BLAS threads; the child must call `report_child`.
+    """Run `python <arguments>` with so many BLAS threads, set up as a worker where it is ours; the child must call `report_child`.
 
     Raises:
         RuntimeError: if the child fails; the message ends with what it wrote.
     """
     env = dict(os.environ) | dict.fromkeys(THREAD_VARIABLES, str(threads)) | {"PYTHONPATH": str(ROOT)}
+    if python == sys.executable:
+        env |= thread_variables(threads)
     done = subprocess.run(
         [python, *arguments], capture_output=True, text=True, env=env, cwd=ROOT, check=False
     )
