@@ -187,12 +187,14 @@ def run(
 
 
 def _planned(spec: "RunSpec", serial: bool, quiet: bool) -> "Plan":
-    """The plan of a run that begins, and its line where there is something to do."""
+    """The plan of a run that begins, and its line where there is something to do; refused where it does not fit."""
     from pipelines import terminal
     from pipelines.plan import make_plan
+    from pipelines.preflight import check_plan
     from pipelines.serial import plan_serial
 
     made = plan_serial(spec) if serial or spec.execution.cluster == "threads" else make_plan(spec)
+    check_plan(made, serial)
     if not (quiet or made.finished):
         _, time = _timed(made, serial, probe=False)
         terminal.write_line(terminal.plan_line(made, time))

@@ -159,10 +159,6 @@ def gpu_shares(gpus: list[str], n_workers: int) -> list[str]:
 
 
 def _connect(execution: Execution) -> Client:
-    if not execution.address:
-        raise StoreError(
-            "execution.cluster is 'address' and execution.address is empty: give the scheduler, such as tcp://host:8786"
-        )
     try:
         client = Client(execution.address, timeout=30, set_as_default=False)
     except OSError as error:

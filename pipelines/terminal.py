@@ -151,11 +151,17 @@ def plan_line(plan: "Plan", found: "Estimate | None") -> str:
         return "Nothing to compute: everything is there."
     units = sum(c.n_units - c.units_done for c in plan.captures)
     stages = sum(not stage.done for stage in plan.stages)
-    memory = f" Memory of one worker: about {size_text(plan.memory_bytes)}." if plan.memory_bytes else ""
+    memory = f" {_memory_text(plan, found)}" if plan.memory_bytes else ""
     return (
         f"To do: {units:,} units, {stages:,} artifacts. To write: at most {size_text(plan.bytes_on_disk)}.{memory}"
         f"{f' {estimate_text(found)}' if units else ''}"
     )
+
+
+def _memory_text(plan: "Plan", found: "Estimate | None") -> str:
+    if plan.execution.cluster != "threads" or found is None:
+        return f"Memory of one worker: about {size_text(plan.memory_bytes)}."
+    return f"Memory: about {size_text(plan.threads_memory_bytes(found.workers))} in {found.workers} threads of one process."
 
 
 def estimate_text(found: "Estimate | None") -> str:

@@ -2,9 +2,10 @@
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from schemas.base import Frozen
+from schemas.errors import SpecError
 
 
 class Execution(Frozen):
@@ -14,7 +15,7 @@ class Execution(Frozen):
     """`auto`: one process per GPU where there is one, else one per core; `processes` on this machine; `threads` of one process on
     its CPU, which share libraries and weights: the least memory; `gpus`; or an existing Dask scheduler at an `address`."""
     address: str | None = None
-    """The scheduler, such as `tcp://10.0.0.1:8786`, for `cluster: address`."""
+    """The scheduler, such as `tcp://10.0.0.1:8786`, for `cluster: address`; another cluster, named, does not use it."""
     workers: int | None = Field(None, ge=1)
     """Worker processes, or threads that run units; None: one per core and compute thread, or one per GPU."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -29,3 +30,16 @@ class Execution(Frozen):
     """Allow one capture from workers of different versions or devices; then only a tolerance is promised."""
     take_over_lease: bool = False
     """Take a capture over from a process that holds its lease."""
+
+    @model_validator(mode="after")
+    def _check_address(self) -> "Execution":
+        if self.cluster == "address" and not self.address:
+            raise SpecError(
+                "execution.cluster is 'address' and execution.address is empty: give the scheduler, such as tcp://host:8786"
+            )
+        if self.cluster == "auto" and self.address:
+            raise SpecError(
+                f"execution.address is {self.address} and execution.cluster is auto, which starts workers here: set cluster to address, "
+                "or leave address out"
+            )
+        return self

@@ -1,5 +1,6 @@
 """How many small jobs are run: here, one after the other or in threads, or by anything that keeps the same promise."""
 
+import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from queue import SimpleQueue
@@ -11,6 +12,7 @@ from tasks.threads import share_process
 
 T = TypeVar("T")
 R = TypeVar("R")
+LOG = logging.getLogger(__name__)
 
 
 class Driver(Protocol):
@@ -59,7 +61,7 @@ class Threads:
         """Run all items; `on_done` is called here, in the order in which items finish.
 
         Raises:
-            Whatever the function raised first; items that run are waited for, the others are dropped.
+            Whatever the function raised first; items that run are waited for, also after Ctrl-C, the others are dropped.
         """
         finished: SimpleQueue[Future[R]] = SimpleQueue()
         # The outer limit is what the limits of single items fall back to: it must not change while any of them runs.
@@ -70,6 +72,9 @@ class Threads:
             try:
                 for _ in running:
                     on_done(finished.get().result())
+            except KeyboardInterrupt:
+                LOG.warning("stopping: what is under way ends first, so that it need not be done again")
+                raise
             finally:
                 for future in running:
                     future.cancel()

@@ -1,7 +1,7 @@
 """The promise of a driver."""
 
 from collections.abc import Callable, Sequence
-from threading import Barrier, get_ident
+from threading import Barrier, Event, get_ident
 from typing import Any
 
 import pytest
@@ -54,6 +54,28 @@ def test_threads_run_items_at_the_same_time() -> None:
     assert all(shares for shares, _ in found)
     assert get_ident() not in {thread for _, thread in found}
     assert not shares_process()
+
+
+def test_interrupted_threads_say_that_running_items_end_first(caplog: pytest.LogCaptureFixture) -> None:
+    begun, ended, go_on = Event(), Event(), Event()
+
+    def long(item: int) -> int:
+        if item:
+            begun.set()
+            go_on.wait(20)
+            ended.set()
+        else:
+            begun.wait(20)
+        return item
+
+    def stop(_: int) -> None:
+        go_on.set()
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Threads(2)(long, [0, 1], stop)
+    assert ended.is_set()
+    assert "ends first" in caplog.text
 
 
 def count_blas_threads(_: int) -> set[int]:

@@ -1,6 +1,7 @@
 """The command line as users meet it: exit codes, what goes where, and that nothing is loaded for nothing."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -96,6 +97,20 @@ def test_a_finished_run_answers_at_once(done: Done, capsys: pytest.CaptureFixtur
     assert "To do:" not in shown
 
 
+def test_the_plan_tells_the_memory_of_all_threads_and_nothing_where_a_run_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text(yaml.safe_dump(vectors_run(tmp_path / "out", n=40).model_dump(mode="json")))
+    threads = ["--set", "execution.cluster=threads", "--set", "execution.workers=2"]
+    assert main(["plan", str(file), *threads]) == 0
+    assert re.search(r" Memory: about \d[\d.]* MB in 2 threads of one process\.", capsys.readouterr().out)
+    assert main(["run", str(file), *threads, "--set", "execution.worker_memory_bytes=1000"]) == 1
+    shown = capsys.readouterr()
+    assert "To do:" not in shown.out
+    assert "up to 2 units at a time" in shown.err
+
+
 def test_a_run_tells_its_plan_first_and_how_to_open_what_it_made_last(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -107,6 +122,7 @@ def test_a_run_tells_its_plan_first_and_how_to_open_what_it_made_last(
     shown = capsys.readouterr().out
     first, *_ = lines = shown.splitlines()
     assert first.startswith("To do: 3 units, 6 artifacts. To write: at most ")
+    assert " Memory of one worker: about " in first
     assert "Time of the captures: about" in first
     assert "from the dry run of a few samples" in first
     assert sum(line.startswith("first:out:0") for line in lines) == 1  # one row per site, not one per stage

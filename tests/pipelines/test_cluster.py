@@ -17,6 +17,7 @@ import psutil
 import pytest
 import torch
 from distributed import Client, LocalCluster
+from pydantic import ValidationError
 
 from pipelines.cluster import DaskDriver, _check_threads, open_client, resolve_device, shared_device
 from pipelines.execute import execute
@@ -24,7 +25,7 @@ from pipelines.plan import Plan, make_plan
 from pipelines.progress import Quiet
 from pipelines.serial import PlainSteps, run_serial
 from schemas.capture import CaptureSpec
-from schemas.errors import FingerprintError, ResourceError, StoreError, UnitError
+from schemas.errors import FingerprintError, ResourceError, UnitError
 from schemas.execution import Execution
 from schemas.outcome import RunOutcome
 from schemas.run import RunSpec
@@ -229,12 +230,14 @@ def test_a_worker_with_too_little_memory_is_refused_with_both_numbers(tmp_path: 
     assert not (tmp_path / "captures").exists()
 
 
-def test_an_absent_scheduler_is_refused() -> None:
-    with (
-        pytest.raises(StoreError, match="address is empty"),
-        open_client(Execution(cluster="address"), 1, "cpu"),
+def test_an_address_and_its_cluster_come_together() -> None:
+    with pytest.raises(ValidationError, match="address is empty"):
+        Execution(cluster="address")
+    with pytest.raises(
+        ValidationError, match=r"tcp://s and execution.cluster is auto.*set cluster to address"
     ):
-        pass
+        Execution(address="tcp://s")
+    assert Execution(cluster="threads", address="tcp://s").address == "tcp://s"  # --set execution.cluster=...
 
 
 def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
