@@ -31,9 +31,10 @@ from tasks.extract.collect import Early, collect
 from tasks.extract.data import open_source
 from tasks.extract.encode import Encoder, make_encoder
 from tasks.extract.geometry import kept_positions, space_size
+from tasks.extract.guard import settle
 from tasks.extract.models import Network, network
 from tasks.extract.replica import replica
-from tasks.extract.turns import TakeTurns
+from tasks.extract.turns import FORWARDS, TakeTurns
 from tasks.fingerprint import fingerprint, worker_name
 from tasks.peak import peak_bytes
 from tasks.store.location import Location
@@ -122,6 +123,8 @@ def run_unit(job: UnitJob) -> UnitDone:
             if shares_process():
                 with suppress(TakeTurns):
                     return _produce(root, job, spec, own=True)
+                with FORWARDS.alone():
+                    settle()
             return _produce(root, job, spec)
     except SubspanError:
         raise
@@ -200,8 +203,10 @@ def _own_network(context: _Context) -> Network:
     """The thread's copy; the network itself, which takes turns, where its forward over one sample draws or fails."""
 
     def forward(network: Network) -> object:
-        request, sites = context.spec.request, context.buffers.sites
-        return collect(network, context.encoder.batch([0]), sites, request.rows, request.precision)
+        request = (
+            context.spec.request
+        )  # with no site to end at, the whole forward: other captures go deeper than this one
+        return collect(network, context.encoder.batch([0]), (), request.rows, request.precision)
 
     try:
         return replica(context.network, forward)

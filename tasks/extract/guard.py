@@ -1,5 +1,6 @@
 """Leave the network and the process as they were: training flags and random generators."""
 
+import itertools
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -51,13 +52,15 @@ def seeded(seed: int, devices: Sequence[torch.device] = ()) -> Iterator[None]:
 
 
 class _States(NamedTuple):
-    """Of the generators of the CPU."""
+    """Of the generators of the CPU, and when they were looked at."""
 
+    moment: int
     python: tuple[Any, ...]
     numpy: dict[str, Any]
     torch: Tensor
 
 
+_moments = itertools.count()
 _drawn: list[_States] = []
 """Before forwards during which something was drawn; while there is any, no forward beside others stands."""
 
@@ -85,15 +88,16 @@ def settle() -> None:
     Earlier, a forward that drew would find them as they were, and stand. Never, one that seeds them itself would leave no trace.
     """
     if _drawn:
-        random.setstate(_drawn[0].python)
-        np.random.set_state(_drawn[0].numpy)  # noqa: NPY002
-        torch.default_generator.set_state(_drawn[0].torch)
+        first = min(_drawn, key=lambda states: states.moment)  # to begin; another may have ended before it
+        random.setstate(first.python)
+        np.random.set_state(first.numpy)  # noqa: NPY002
+        torch.default_generator.set_state(first.torch)
         _drawn.clear()
 
 
 def _states() -> _States:
     numpy = np.random.get_state(legacy=False)  # noqa: NPY002
-    return _States(random.getstate(), numpy, torch.default_generator.get_state())
+    return _States(next(_moments), random.getstate(), numpy, torch.default_generator.get_state())
 
 
 def _equal(a: _States, b: _States) -> bool:

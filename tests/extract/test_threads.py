@@ -1,5 +1,6 @@
 """Threads that share a network take turns, those with a copy each do not: neither sees the rows of the other."""
 
+import re
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier, Event
 from time import sleep
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from schemas.capture import Precision, Rows
 from schemas.layout import Site, SiteLayout
-from tasks.extract import replica as copies
+from tasks.extract import known
 from tasks.extract.batches import Batch
 from tasks.extract.collect import collect
 from tasks.extract.draws import draws
@@ -27,7 +28,9 @@ def nothing(_: Network) -> None:
 
 @pytest.fixture(autouse=True)
 def trusted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(copies, "KNOWN", (*copies.KNOWN, "tests"))
+    monkeypatch.setattr(known, "KNOWN", (*known.KNOWN, "tests"))
+    monkeypatch.setattr(known, "PROCESS_WIDE", re.compile("(?!)"))
+    known._is_process_wide.cache_clear()
 
 
 class Patient(nn.Module):
@@ -237,20 +240,3 @@ def test_what_is_random_is_seen_and_attention_is_not() -> None:
     assert draws(lambda: x.clone().uniform_())
     with torch.inference_mode():
         assert draws(lambda: torch.randperm(3))
-
-
-def test_only_known_code_is_copied(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.undo()
-    hooked, patched, bound = (nn.Sequential(nn.Linear(3, 3)) for _ in range(3))
-    hooked[0].register_forward_pre_hook(lambda *_: None)
-    patched.forward = patched[0].forward  # type: ignore[method-assign]
-    bound.calls = lambda: hooked
-    for module in (
-        hooked,
-        patched,
-        bound,
-        torch.fx.symbolic_trace(nn.Sequential(nn.ReLU())),
-        Patient(),
-    ):
-        assert not replica(wrap(module), nothing).own
-    assert replica(wrap(nn.Sequential(nn.Linear(3, 3))), nothing).own

@@ -1,6 +1,7 @@
 """Units in threads of one process: the bytes of any other way to run them, whatever the network does."""
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from schemas.errors import ResourceError
 from schemas.outcome import RunOutcome
 from schemas.run import RunSpec
 from tasks import unit
-from tasks.extract import replica
+from tasks.extract import known
 from tests.pipelines.runs import artifact_bytes, store_bytes, vectors_run
 
 STAGES: dict[str, Any] = {
@@ -26,7 +27,6 @@ KINDS = (
     "draws from torch", "draws from numpy", "draws from random", "draws now and then",
     "seeds itself", "seeds numpy", "seeds and restores",
 )  # fmt: skip
-TRUSTED = (*replica.KNOWN, "tests")
 NEVER_COPIED = (
     "holds a lock",
     "calls what it was made with",
@@ -34,6 +34,13 @@ NEVER_COPIED = (
     "seeds itself",
     "seeds and restores",
 )
+
+
+def trust(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take networks of the tests for known ones, whatever their file says."""
+    monkeypatch.setattr(known, "KNOWN", (*known.KNOWN, "tests"))
+    monkeypatch.setattr(known, "PROCESS_WIDE", re.compile("(?!)"))
+    known._is_process_wide.cache_clear()
 
 
 def in_threads(run: RunSpec, n: int = 3) -> RunSpec:
@@ -99,7 +106,7 @@ def same(a: RunOutcome, b: RunOutcome) -> bool:
 def test_a_run_gives_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     a, b = (vectors_run(tmp_path / x, network={"fragile": True}, stages=STAGES) for x in "ab")
     one = run_serial(a)
-    monkeypatch.setattr(replica, "KNOWN", TRUSTED)
+    trust(monkeypatch)
     several = run_serial(in_threads(b))
     assert same(one, several)
     assert one.failures == several.failures > 0
@@ -117,7 +124,7 @@ def test_texts_are_tokenised_in_turns(tmp_path: Path, monkeypatch: pytest.Monkey
 @pytest.mark.parametrize("kind", KINDS)
 def test_any_network_gives_the_same_bytes(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     one = run_serial(awkward_run(tmp_path / "a", kind))
-    monkeypatch.setattr(replica, "KNOWN", TRUSTED)
+    trust(monkeypatch)
     owned = watched(monkeypatch)
     several = run_serial(in_threads(awkward_run(tmp_path / "b", kind)))
     assert one.failures == several.failures == (kind == "raises now and then")
@@ -141,7 +148,7 @@ def test_networks_of_unknown_code_take_turns(
 def test_data_that_seed_generators_give_the_same_bytes(
     tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(replica, "KNOWN", TRUSTED)
+    trust(monkeypatch)
 
     def with_noise(run: RunSpec) -> RunSpec:
         capture = run.captures["vectors"]

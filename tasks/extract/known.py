@@ -1,0 +1,164 @@
+"""Whether all code of a network is that of known packages, which keep what a forward changes in the network's own attributes.
+
+Other code may keep it anywhere: in a global, in a closure, in the parameters themselves. No look at one forward could tell, so that
+whatever is not recognised counts as unknown.
+"""
+
+import re
+import sys
+import sysconfig
+from collections import deque
+from collections.abc import Iterator, Mapping
+from enum import Enum
+from functools import lru_cache, partial
+from importlib.util import find_spec
+from inspect import unwrap
+from pathlib import Path, PurePath
+from types import BuiltinFunctionType, FunctionType, MethodType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.modules import module as torch_module
+
+KNOWN = ("torch", "transformers", "torchvision", "timm")
+"""Packages whose modules may run in several threads, each in a copy of its own."""
+PROCESS_WIDE = re.compile(
+    r"\b(np|numpy)\.random\b|(?<![\w.])random\.\w+\(|^\s*global\s|sdpa_kernel|enable_\w*sdp|backends\.[\w.]+(\.flags\(|\s*=[^=])"
+    r"|set_default_|manual_seed|set_rng_state|fork_rng|use_deterministic|set_num_threads",
+    re.MULTILINE,
+)
+"""What a file of a known package other than torch says that draws from, or changes, what belongs to the process: some forwards do."""
+_DATA = (
+    type(None), bool, int, float, complex, str, bytes, range, slice, Enum, PurePath, np.generic,
+    torch.dtype, torch.device, torch.layout, torch.memory_format,
+)  # fmt: skip
+_GENERATED = (torch.fx.GraphModule, torch.jit.ScriptModule)
+_PLAIN_PACKAGES = ("builtins", "math", "operator", "_operator", "torch")
+"""Built-in functions of these keep nothing."""
+Seen = dict[int, object]
+"""What was looked at; held, so that no other object gets its number."""
+
+
+def is_known(network: nn.Module) -> bool:
+    """Whether every class, function and object that a network holds is data, or code of `KNOWN` packages with no process-wide state.
+
+    Hooks, generated and replaced methods, functions bound to variables, and attention functions of other code count as unknown.
+
+    Cost: some milliseconds for a network of hundreds of modules.
+    """
+    hooked = torch_module._global_forward_hooks or torch_module._global_forward_pre_hooks
+    return not hooked and all(_is_code(function, {}) for function in _registered()) and _is_plain(network, {})
+
+
+def _registered() -> Iterator[object]:
+    """Attention functions that transformers looks up by name."""
+    registry: Any = sys.modules.get("transformers.modeling_utils")
+    if registry is not None:
+        yield from registry.ALL_ATTENTION_FUNCTIONS.values()
+    masks: Any = sys.modules.get("transformers.masking_utils")
+    if masks is not None:
+        yield from masks.ALL_MASK_ATTENTION_FUNCTIONS.values()
+
+
+def _is_plain(value: object, seen: Seen) -> bool:
+    """Whether a value, with all that it holds, is data or known code."""
+    if isinstance(value, _DATA) or id(value) in seen:
+        return True
+    seen[id(value)] = value
+    if isinstance(value, (Tensor, np.ndarray)):
+        return type(value).__module__.partition(".")[0] in (*KNOWN, "numpy")
+    if isinstance(value, Mapping):
+        return all(_is_plain(part, seen) for pair in value.items() for part in pair)
+    if isinstance(value, (list, tuple, set, frozenset, deque)):
+        return all(_is_plain(part, seen) for part in value)
+    if isinstance(value, partial):
+        return all(_is_plain(part, seen) for part in (value.func, value.args, value.keywords))
+    if isinstance(value, MethodType):
+        return _is_plain(value.__func__, seen) and _is_plain(value.__self__, seen)
+    if isinstance(value, (FunctionType, BuiltinFunctionType)):
+        return not getattr(value, "__closure__", None) and _is_code(value, seen)
+    if isinstance(value, type):
+        return _is_class(value, seen)
+    return _is_class(type(value), seen) and _is_object(value, seen)
+
+
+def _is_object(value: object, seen: Seen) -> bool:
+    """Whether the attributes of an object are plain."""
+    held = getattr(value, "__dict__", {})
+    if isinstance(value, nn.Module):
+        generated = isinstance(value, _GENERATED) or "forward" in held
+        if generated or value._forward_hooks or value._forward_pre_hooks:
+            return False
+        held = {
+            name: part for name, part in held.items() if not name.endswith("_hooks")
+        }  # those left are for state dicts
+    return _is_plain(held, seen)
+
+
+def _is_class(kind: type, seen: Seen) -> bool:
+    """Whether a class and its bases, of a module with all of their methods, are those of known packages or the standard library."""
+    if id(kind) in seen:
+        return True
+    seen[id(kind)] = kind
+    return all(_is_defined(base, issubclass(kind, nn.Module), seen) for base in kind.__mro__)
+
+
+def _is_defined(kind: type, of_module: bool, seen: Seen) -> bool:
+    package = kind.__module__.partition(".")[0]
+    if package in sys.stdlib_module_names:
+        return True
+    if package not in KNOWN:
+        return False
+    if package != "torch" and "forward" in vars(kind) and _is_process_wide(_file(kind.__module__)):
+        return False
+    if not of_module:
+        return True
+    methods = (getattr(value, "__func__", getattr(value, "fget", value)) for value in vars(kind).values())
+    return all(_is_code(method, seen) for method in methods if isinstance(method, FunctionType))
+
+
+def _is_code(function: Any, seen: Seen) -> bool:
+    """Whether a function, and what it wraps, stand in files of known packages; wrappers of the standard library are passed through."""
+    if isinstance(function, BuiltinFunctionType):
+        return str(function.__module__).partition(".")[0] in _PLAIN_PACKAGES
+    if not isinstance(function, FunctionType):
+        return _is_plain(function, seen)
+    inner = unwrap(function)
+    files = [function.__code__.co_filename, getattr(inner, "__code__", function.__code__).co_filename]
+    return all(_is_library(file) for file in files)
+
+
+def _is_library(file: str) -> bool:
+    if file == "<string>":  # methods that dataclasses and named tuples make
+        return True
+    path = Path(file)
+    return (path.is_relative_to(_standard()) and "site-packages" not in path.parts) or any(
+        path.is_relative_to(root) for root in _roots(KNOWN)
+    )
+
+
+@lru_cache(maxsize=1)
+def _standard() -> str:
+    return sysconfig.get_paths()["stdlib"]
+
+
+@lru_cache(maxsize=4)
+def _roots(packages: tuple[str, ...]) -> tuple[str, ...]:
+    """Folders of packages, those that are installed."""
+    specs = [find_spec(name) for name in packages]
+    return tuple(folder for spec in specs if spec for folder in spec.submodule_search_locations or ())
+
+
+def _file(module: str) -> str | None:
+    return getattr(sys.modules.get(module), "__file__", None)
+
+
+@lru_cache(maxsize=1024)
+def _is_process_wide(file: str | None) -> bool:
+    """Whether a file names what belongs to the process; also where it cannot be read."""
+    try:
+        return file is None or bool(PROCESS_WIDE.search(Path(file).read_text(encoding="utf-8")))
+    except OSError:
+        return True
