@@ -1,9 +1,11 @@
 """Threads that share a network take turns, those with a copy each do not: neither sees the rows of the other."""
 
+import gc
 import re
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier, Event
 from time import sleep
+from weakref import ref
 
 import pytest
 import torch
@@ -15,6 +17,7 @@ from tasks.extract import known
 from tasks.extract.batches import Batch
 from tasks.extract.collect import collect
 from tasks.extract.draws import draws
+from tasks.extract.guard import settle, undrawn
 from tasks.extract.models import Network, wrap
 from tasks.extract.replica import replica
 from tasks.extract.turns import TakeTurns, Turns
@@ -177,6 +180,28 @@ def test_a_forward_that_drew_does_not_stand_when_another_noticed_first() -> None
     collect(wrap(Patient()), Batch({"": torch.ones(5, 3)}), [site], Rows(), Precision())
     assert torch.equal(state, torch.default_generator.get_state())
     collect(replica(wrap(Patient()), nothing), Batch({"": torch.ones(5, 3)}), [site], Rows(), Precision())
+
+
+def test_generators_get_back_what_they_had_before_the_first_that_drew_began() -> None:
+    state = torch.default_generator.get_state()
+    earlier, later = undrawn(), undrawn()
+    for forward in (earlier, later):
+        forward.__enter__()
+        torch.rand(1)
+    for forward in (later, earlier):
+        with pytest.raises(TakeTurns):
+            forward.__exit__(None, None, None)
+    settle()
+    assert torch.equal(state, torch.default_generator.get_state())
+
+
+def test_copies_go_with_their_network() -> None:
+    net = wrap(nn.Linear(3, 3))
+    module, copied = ref(net.module), ref(replica(net, nothing).module)
+    assert copied() is not None
+    del net
+    gc.collect()
+    assert (module(), copied()) == (None, None)
 
 
 def test_who_holds_turns_alone_is_alone() -> None:

@@ -97,7 +97,7 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
 def same(a: RunOutcome, b: RunOutcome) -> bool:
     ids = [artifact.id for artifact in a.artifacts]
     return (
-        store_bytes(a.root, a.captures[0].id) == store_bytes(b.root, b.captures[0].id)
+        [store_bytes(a.root, c.id) for c in a.captures] == [store_bytes(b.root, c.id) for c in b.captures]
         and ids == [artifact.id for artifact in b.artifacts]
         and all(artifact_bytes(a.root, x) == artifact_bytes(b.root, x) for x in ids)
     )
@@ -214,3 +214,21 @@ def test_threads_of_a_gpu_or_of_several_kinds_are_refused(tmp_path: Path) -> Non
         run_serial(on_gpu)
     with pytest.raises(ResourceError, match=r"precision.threads 2, expected 1"):
         run_serial(in_threads(vectors_run(tmp_path, precision={"threads": 2})))
+
+
+def test_a_network_is_looked_at_beyond_the_sites_of_its_first_capture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its first part draws nothing, its second does."""
+    trust(monkeypatch)
+    owned = watched(monkeypatch)
+
+    def both(root: Path) -> RunSpec:
+        run = awkward_run(root, "seeds and restores")
+        whole = run.captures["vectors"]
+        captures = {name: whole.model_copy(update={"sites": (name,)}) for name in ("first", "last")}
+        return run.model_copy(update={"captures": captures})
+
+    one = run_serial(both(tmp_path / "a"))
+    assert same(one, run_serial(in_threads(both(tmp_path / "b"))))
+    assert not any(owned)
