@@ -203,9 +203,8 @@ def _own_network(context: _Context) -> Network:
     """The thread's copy; the network itself, which takes turns, where its forward over one sample draws or fails."""
 
     def forward(network: Network) -> object:
-        request = (
-            context.spec.request
-        )  # with no site to end at, the whole forward: other captures go deeper than this one
+        request = context.spec.request
+        # With no site to end at, the whole forward: other captures go deeper than this one.
         return collect(network, context.encoder.batch([0]), (), request.rows, request.precision)
 
     try:

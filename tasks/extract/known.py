@@ -9,17 +9,15 @@ import sys
 import sysconfig
 from collections import deque
 from collections.abc import Iterator, Mapping
-from enum import Enum
 from functools import lru_cache, partial
 from importlib.util import find_spec
 from inspect import unwrap
-from pathlib import Path, PurePath
+from pathlib import Path
 from types import BuiltinFunctionType, FunctionType, MethodType
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules import module as torch_module
 
 KNOWN = ("torch", "transformers", "torchvision", "timm")
@@ -30,10 +28,6 @@ PROCESS_WIDE = re.compile(
     re.MULTILINE,
 )
 """What a file of a known package other than torch says that draws from, or changes, what belongs to the process: some forwards do."""
-_DATA = (
-    type(None), bool, int, float, complex, str, bytes, range, slice, Enum, PurePath, np.generic,
-    torch.dtype, torch.device, torch.layout, torch.memory_format,
-)  # fmt: skip
 _GENERATED = (torch.fx.GraphModule, torch.jit.ScriptModule)
 _PLAIN_PACKAGES = ("builtins", "math", "operator", "_operator", "torch")
 """Built-in functions of these keep nothing."""
@@ -49,7 +43,7 @@ def is_known(network: nn.Module) -> bool:
     Cost: some milliseconds for a network of hundreds of modules.
     """
     hooked = torch_module._global_forward_hooks or torch_module._global_forward_pre_hooks
-    return not hooked and all(_is_code(function, {}) for function in _registered()) and _is_plain(network, {})
+    return not hooked and all(map(_is_library, _registered())) and _is_plain(network, {})
 
 
 def _registered() -> Iterator[object]:
@@ -64,37 +58,40 @@ def _registered() -> Iterator[object]:
 
 def _is_plain(value: object, seen: Seen) -> bool:
     """Whether a value, with all that it holds, is data or known code."""
-    if isinstance(value, _DATA) or id(value) in seen:
-        return True
-    seen[id(value)] = value
-    if isinstance(value, (Tensor, np.ndarray)):
-        return type(value).__module__.partition(".")[0] in (*KNOWN, "numpy")
-    if isinstance(value, Mapping):
-        return all(_is_plain(part, seen) for pair in value.items() for part in pair)
-    if isinstance(value, (list, tuple, set, frozenset, deque)):
-        return all(_is_plain(part, seen) for part in value)
-    if isinstance(value, partial):
-        return all(_is_plain(part, seen) for part in (value.func, value.args, value.keywords))
-    if isinstance(value, MethodType):
-        return _is_plain(value.__func__, seen) and _is_plain(value.__self__, seen)
-    if isinstance(value, (FunctionType, BuiltinFunctionType)):
-        return not getattr(value, "__closure__", None) and _is_code(value, seen)
     if isinstance(value, type):
         return _is_class(value, seen)
-    return _is_class(type(value), seen) and _is_object(value, seen)
+    if id(value) in seen:
+        return True
+    seen[id(value)] = value
+    if not _is_class(type(value), seen) or (isinstance(value, nn.Module) and _is_changed(value)):
+        return False
+    if isinstance(value, FunctionType) and (value.__closure__ or not _is_library(value)):
+        return False
+    if isinstance(value, BuiltinFunctionType):
+        return str(value.__module__).partition(".")[0] in _PLAIN_PACKAGES
+    return all(_is_plain(part, seen) for part in _parts(value))
 
 
-def _is_object(value: object, seen: Seen) -> bool:
-    """Whether the attributes of an object are plain."""
+def _is_changed(module: nn.Module) -> bool:
+    """Whether another forward than that of its class may run, or something beside it."""
+    generated = isinstance(module, _GENERATED) or "forward" in vars(module)
+    return generated or bool(module._forward_hooks or module._forward_pre_hooks)
+
+
+def _parts(value: object) -> Iterator[object]:
+    """What a value holds; of a module without its hooks: those that are left are for state dicts."""
+    if isinstance(value, Mapping):
+        yield from value.keys()
+        yield from value.values()
+    elif isinstance(value, (list, tuple, set, frozenset, deque)):
+        yield from value
+    elif isinstance(value, partial):
+        yield from (value.func, value.args, value.keywords)
+    elif isinstance(value, MethodType):
+        yield from (value.__func__, value.__self__)
     held = getattr(value, "__dict__", {})
-    if isinstance(value, nn.Module):
-        generated = isinstance(value, _GENERATED) or "forward" in held
-        if generated or value._forward_hooks or value._forward_pre_hooks:
-            return False
-        held = {
-            name: part for name, part in held.items() if not name.endswith("_hooks")
-        }  # those left are for state dicts
-    return _is_plain(held, seen)
+    hooks = isinstance(value, nn.Module)
+    yield from (part for name, part in held.items() if not (hooks and name.endswith("_hooks")))
 
 
 def _is_class(kind: type, seen: Seen) -> bool:
@@ -102,41 +99,35 @@ def _is_class(kind: type, seen: Seen) -> bool:
     if id(kind) in seen:
         return True
     seen[id(kind)] = kind
-    return all(_is_defined(base, issubclass(kind, nn.Module), seen) for base in kind.__mro__)
+    return all(_is_defined(base, issubclass(kind, nn.Module)) for base in kind.__mro__)
 
 
-def _is_defined(kind: type, of_module: bool, seen: Seen) -> bool:
+def _is_defined(kind: type, of_module: bool) -> bool:
     package = kind.__module__.partition(".")[0]
-    if package in sys.stdlib_module_names:
+    if package in sys.stdlib_module_names or package == "numpy":
         return True
     if package not in KNOWN:
         return False
-    if package != "torch" and "forward" in vars(kind) and _is_process_wide(_file(kind.__module__)):
+    if package != "torch" and "forward" in vars(kind) and _says(_file(kind.__module__), PROCESS_WIDE):
         return False
     if not of_module:
         return True
     methods = (getattr(value, "__func__", getattr(value, "fget", value)) for value in vars(kind).values())
-    return all(_is_code(method, seen) for method in methods if isinstance(method, FunctionType))
+    return all(_is_library(method) for method in methods if isinstance(method, FunctionType))
 
 
-def _is_code(function: Any, seen: Seen) -> bool:
+def _is_library(function: Any) -> bool:
     """Whether a function, and what it wraps, stand in files of known packages; wrappers of the standard library are passed through."""
-    if isinstance(function, BuiltinFunctionType):
-        return str(function.__module__).partition(".")[0] in _PLAIN_PACKAGES
-    if not isinstance(function, FunctionType):
-        return _is_plain(function, seen)
-    inner = unwrap(function)
-    files = [function.__code__.co_filename, getattr(inner, "__code__", function.__code__).co_filename]
-    return all(_is_library(file) for file in files)
+    codes = [getattr(part, "__code__", None) for part in (function, unwrap(function))]
+    return all(code is not None and _is_library_file(code.co_filename) for code in codes)
 
 
-def _is_library(file: str) -> bool:
+def _is_library_file(file: str) -> bool:
     if file == "<string>":  # methods that dataclasses and named tuples make
         return True
     path = Path(file)
-    return (path.is_relative_to(_standard()) and "site-packages" not in path.parts) or any(
-        path.is_relative_to(root) for root in _roots(KNOWN)
-    )
+    standard = path.is_relative_to(_standard()) and "site-packages" not in path.parts
+    return standard or any(path.is_relative_to(root) for root in _roots(KNOWN))
 
 
 @lru_cache(maxsize=1)
@@ -156,9 +147,9 @@ def _file(module: str) -> str | None:
 
 
 @lru_cache(maxsize=1024)
-def _is_process_wide(file: str | None) -> bool:
-    """Whether a file names what belongs to the process; also where it cannot be read."""
+def _says(file: str | None, pattern: re.Pattern[str]) -> bool:
+    """Whether a file holds a pattern; also where it cannot be read."""
     try:
-        return file is None or bool(PROCESS_WIDE.search(Path(file).read_text(encoding="utf-8")))
+        return file is None or bool(pattern.search(Path(file).read_text(encoding="utf-8")))
     except OSError:
         return True

@@ -35,6 +35,10 @@ class Mine(nn.Module):
         return x
 
 
+class Several(list[int]):
+    """May do more than a list."""
+
+
 class Doubled(Tensor):
     """Runs code of its own."""
 
@@ -82,6 +86,8 @@ def test_modules_of_torch_are_known(module: nn.Module) -> None:
 UNKNOWN = {
     "a module of somebody": lambda: nn.Sequential(Mine()),
     "a module in a list that torch does not see": lambda: with_attribute([{"a": (Mine(),)}]),
+    "a class of somebody": lambda: with_attribute(Mine),
+    "a list of somebody": lambda: with_attribute(Several()),
     "a function": lambda: layer(twice),
     "a function of somebody in a partial": lambda: layer(functools.partial(twice)),
     "a lambda": lambda: layer(lambda x: x),

@@ -33,7 +33,6 @@ def nothing(_: Network) -> None:
 def trusted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(known, "KNOWN", (*known.KNOWN, "tests"))
     monkeypatch.setattr(known, "PROCESS_WIDE", re.compile("(?!)"))
-    known._is_process_wide.cache_clear()
 
 
 class Patient(nn.Module):

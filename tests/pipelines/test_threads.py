@@ -40,7 +40,6 @@ def trust(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take networks of the tests for known ones, whatever their file says."""
     monkeypatch.setattr(known, "KNOWN", (*known.KNOWN, "tests"))
     monkeypatch.setattr(known, "PROCESS_WIDE", re.compile("(?!)"))
-    known._is_process_wide.cache_clear()
 
 
 def in_threads(run: RunSpec, n: int = 3) -> RunSpec:
