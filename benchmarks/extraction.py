@@ -6,8 +6,8 @@ A GPT-2 with random weights (6 blocks, width 384, 6 heads, 5,000 words, 128 posi
 twice as many with the lengths of docstrings (`texts`; tokens are real ones, in the order of the data); the outputs of blocks
 are stored in float32. Each side has imported its libraries and loaded the network before the first run (not timed), is bound
 to the same cores, and writes to the same disk. Runs alternate. Peers are one process with as many threads as there are
-cores, and read batches of 16 sequences; ours reads 512 tokens, as fast as its default of 1,024 and with less memory (peers are
-slower with four sequences than with 16). Ours is measured in two shapes with as many threads in all:
+cores, and read batches of 16 sequences; ours reads 512 tokens, as fast as its default of 1,024
+(`python -m benchmarks.overhead --only batches`) and with less memory. Ours is measured in two shapes with as many threads in all:
 
     threads         units run in threads of one process, as with `execution.cluster: threads`
     workers         a Dask worker of one thread per core, as `subspan run` does; memory is the sum of all processes

@@ -6,7 +6,7 @@ LEAST_ENCODERS = 2
 """Threads that compress chunks beside the forward; more keep a buffer each and win nothing where a forward sets the pace."""
 SPINS = 1000
 """Rounds that an idle thread of torch spins before it sleeps: microseconds, where libgomp's default takes the core from BLAS, whose
-threads are others, for milliseconds. Moments on two threads take a third of the time, forwards as long as with the default."""
+threads are others, for milliseconds. Moments on two threads take about half the time."""
 
 
 def thread_variables(threads: int) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 import hashlib
 import pickle
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from schemas.capture import CaptureRequest, CaptureSpec, MethodCall, StoreOptions
 from schemas.data import Data, SklearnDigits
@@ -16,6 +18,7 @@ from schemas.layout import Layout, Site, SiteLayout, Space, UnitRef
 from schemas.model import FactoryModel
 from schemas.receipts import Failure, FileDigest, Fingerprint, Receipt
 from schemas.stage import ArtifactRef, ResolvedStage, RowsRef
+from tasks.extract import known
 from tasks.store.arrays import SampleTable, ShardWriter, create_capture
 from tasks.store.location import Location
 from tasks.store.paths import all_units, space_arrays, stored_dtype
@@ -254,3 +257,9 @@ def _receipt(
         worker="host:1",
         finished="2026-01-01T00:00:00+00:00",
     )
+
+
+def trust_tests(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take networks of the tests for those of a known package, whatever their file says."""
+    monkeypatch.setattr(known, "KNOWN", (*known.KNOWN, "tests"))
+    monkeypatch.setattr(known, "PROCESS_WIDE", re.compile("(?!)"))

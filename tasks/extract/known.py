@@ -113,7 +113,7 @@ def _is_defined(kind: type, of_module: bool) -> bool:
     if not of_module:
         return True
     methods = (getattr(value, "__func__", getattr(value, "fget", value)) for value in vars(kind).values())
-    return all(_is_library(method) for method in methods if isinstance(method, FunctionType))
+    return all(_is_library(method) for method in methods if callable(method) and not isinstance(method, type))
 
 
 def _is_library(function: Any) -> bool:

@@ -1,7 +1,6 @@
 """Threads that share a network take turns, those with a copy each do not: neither sees the rows of the other."""
 
 import gc
-import re
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier, Event
 from time import sleep
@@ -13,7 +12,6 @@ from torch import Tensor, nn
 
 from schemas.capture import Precision, Rows
 from schemas.layout import Site, SiteLayout
-from tasks.extract import known
 from tasks.extract.batches import Batch
 from tasks.extract.collect import collect
 from tasks.extract.draws import draws
@@ -21,6 +19,7 @@ from tasks.extract.guard import settle, undrawn
 from tasks.extract.models import Network, wrap
 from tasks.extract.replica import replica
 from tasks.extract.turns import TakeTurns, Turns
+from tests.helpers import trust_tests
 
 THREADS, ROUNDS = 4, 20
 
@@ -31,8 +30,7 @@ def nothing(_: Network) -> None:
 
 @pytest.fixture(autouse=True)
 def trusted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(known, "KNOWN", (*known.KNOWN, "tests"))
-    monkeypatch.setattr(known, "PROCESS_WIDE", re.compile("(?!)"))
+    trust_tests(monkeypatch)
 
 
 class Patient(nn.Module):

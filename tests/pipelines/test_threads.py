@@ -1,7 +1,6 @@
 """Units in threads of one process: the bytes of any other way to run them, whatever the network does."""
 
 import os
-import re
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from schemas.errors import ResourceError
 from schemas.outcome import RunOutcome
 from schemas.run import RunSpec
 from tasks import unit
-from tasks.extract import known
+from tests.helpers import trust_tests
 from tests.pipelines.runs import artifact_bytes, store_bytes, vectors_run
 
 STAGES: dict[str, Any] = {
@@ -34,12 +33,6 @@ NEVER_COPIED = (
     "seeds itself",
     "seeds and restores",
 )
-
-
-def trust(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Take networks of the tests for known ones, whatever their file says."""
-    monkeypatch.setattr(known, "KNOWN", (*known.KNOWN, "tests"))
-    monkeypatch.setattr(known, "PROCESS_WIDE", re.compile("(?!)"))
 
 
 def in_threads(run: RunSpec, n: int = 3) -> RunSpec:
@@ -105,7 +98,7 @@ def same(a: RunOutcome, b: RunOutcome) -> bool:
 def test_a_run_gives_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     a, b = (vectors_run(tmp_path / x, network={"fragile": True}, stages=STAGES) for x in "ab")
     one = run_serial(a)
-    trust(monkeypatch)
+    trust_tests(monkeypatch)
     several = run_serial(in_threads(b))
     assert same(one, several)
     assert one.failures == several.failures > 0
@@ -123,7 +116,7 @@ def test_texts_are_tokenised_in_turns(tmp_path: Path, monkeypatch: pytest.Monkey
 @pytest.mark.parametrize("kind", KINDS)
 def test_any_network_gives_the_same_bytes(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     one = run_serial(awkward_run(tmp_path / "a", kind))
-    trust(monkeypatch)
+    trust_tests(monkeypatch)
     owned = watched(monkeypatch)
     several = run_serial(in_threads(awkward_run(tmp_path / "b", kind)))
     assert one.failures == several.failures == (kind == "raises now and then")
@@ -147,7 +140,7 @@ def test_networks_of_unknown_code_take_turns(
 def test_data_that_seed_generators_give_the_same_bytes(
     tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trust(monkeypatch)
+    trust_tests(monkeypatch)
 
     def with_noise(run: RunSpec) -> RunSpec:
         capture = run.captures["vectors"]
@@ -219,7 +212,7 @@ def test_a_network_is_looked_at_beyond_the_sites_of_its_first_capture(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its first part draws nothing, its second does."""
-    trust(monkeypatch)
+    trust_tests(monkeypatch)
     owned = watched(monkeypatch)
 
     def both(root: Path) -> RunSpec:
