@@ -13,6 +13,8 @@ from pydantic_core import ErrorDetails
 
 from schemas.data import Source
 from schemas.errors import nearest
+from schemas.gradients import Keep
+from schemas.loss import Loss
 from schemas.model import Model
 
 KeyPath = tuple[str | int, ...]
@@ -228,4 +230,4 @@ def families(*unions: Any) -> dict[str, set[str]]:
     }
 
 
-KINDS = families(Model, Source)
+KINDS = families(Model, Source, Loss, Keep)

@@ -14,6 +14,9 @@ CHUNK_ROWS = 1024
 SHARD_SAMPLES = 512
 """Most samples per shard where every sample has the same number of rows: keeps units short."""
 FEW_ROWS, MANY_ROWS = 64, 1 << 16
+"""Rows of a shard at least and at most; fewer where so many would not fit."""
+WIDE_SET_BYTES = 512 << 20
+"""Most bytes of a shard set of `FEW_ROWS`; of rows so wide that it would be more, such as whole gradients, a shard has fewer."""
 FEW_UNITS = 32
 """Units of several shards only where at least so many are left: the last units of a capture leave workers idle."""
 UNIT_SHARDS = 4
@@ -68,7 +71,8 @@ def _sizes(per_sample: int | None, widths: Sequence[int], store: StoreOptions) -
         most = min(SHARD_BYTES // (max(widths) * size), SHARD_SET_BYTES // (sum(widths) * size))
         if per_sample is not None:
             most = min(most, SHARD_SAMPLES * per_sample)
-        shard = 1 << (max(FEW_ROWS, min(most, MANY_ROWS)).bit_length() - 1)
+        few = FEW_ROWS if FEW_ROWS * sum(widths) * size <= WIDE_SET_BYTES else 1
+        shard = 1 << (max(few, min(most, MANY_ROWS)).bit_length() - 1)
         if chunk is not None:
             shard = max(1, shard // chunk) * chunk
     if chunk is None:

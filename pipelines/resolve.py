@@ -9,6 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from pipelines.geometry import item_bytes, make_space, rows_per_sample
+from pipelines.gradients import gradient_sites, resolve_gradients, with_quantities
 from pipelines.plan import CapturePlan, StagePlan
 from pipelines.stages import allowed_packages, resolve_stages
 from schemas.base import canonical_json
@@ -46,6 +47,8 @@ class Prepared(NamedTuple):
     buffer_bytes: int
     batch_bytes: int
     """The largest tensor of a forward at the full token budget."""
+    graph_bytes: int
+    """What a forward keeps for its backward at the full token budget; 0 where there is none."""
     dry_run: "DryRun"
 
 
@@ -145,7 +148,13 @@ def _prepare(request_json: bytes, partition: str | None, prints: tuple[str | Non
     net = network(request.model, "cpu", request.precision.threads, prints[0])
     dry = timed_dry_run(net, encoder, request)
     infos = dry.sites
-    sites = resolve(request.sites, infos, request.rows.pooling)
+    batch = _first_batch(encoder)
+    gradients = resolve_gradients(net, source, encoder, batch, request)
+    layout = gradients.layout if gradients else None
+    sites = with_quantities(
+        resolve(request.sites, gradient_sites(infos, net, batch, request, layout), request.rows.pooling),
+        request,
+    ) + (gradients.sites if gradients else ())
     spaces, starts = _spaces(sites, encoder, request, len(indices))
     spec = CaptureSpec(
         request=identity_request(request),
@@ -153,7 +162,7 @@ def _prepare(request_json: bytes, partition: str | None, prints: tuple[str | Non
         data=source.fingerprint,
         tokenizer=tokenizer_digest(request.model) if encoder.is_text else None,
         partition=partition or None,
-        layout=Layout(n_samples=len(indices), spaces=spaces, sites=sites),
+        layout=Layout(n_samples=len(indices), spaces=spaces, sites=sites, gradients=layout),
     )
     table = _table(source, encoder, indices, starts)
     weight_bytes, buffer_bytes = (
@@ -167,6 +176,7 @@ def _prepare(request_json: bytes, partition: str | None, prints: tuple[str | Non
         weight_bytes=weight_bytes,
         buffer_bytes=buffer_bytes,
         batch_bytes=_batch_bytes(infos, encoder, request),
+        graph_bytes=_graph_bytes(infos, encoder, request) if request.wants_gradients else 0,
         dry_run=dry,
     )
 
@@ -322,10 +332,21 @@ def _table(
 
 def _batch_bytes(infos: Sequence[SiteInfo], encoder: Encoder, request: CaptureRequest) -> int:
     """Largest tensor of the dry run, scaled from its samples to a full batch."""
-    per_sample = max(
-        (int(np.prod(info.shape, dtype=np.int64)) // max(1, info.shape[0]) for info in infos if info.shape),
-        default=0,
-    )
+    return _scale(encoder, request) * max((_per_sample(info) for info in infos if info.shape), default=0)
+
+
+def _graph_bytes(infos: Sequence[SiteInfo], encoder: Encoder, request: CaptureRequest) -> int:
+    """What all modules give in a full batch: about what lies between a forward and its backward."""
+    given = (info for info in infos if info.shape and info.site.side == "out" and not info.site.element)
+    return _scale(encoder, request) * sum(_per_sample(info) for info in given)
+
+
+def _per_sample(info: SiteInfo) -> int:
+    return int(np.prod(info.shape, dtype=np.int64)) // max(1, info.shape[0])
+
+
+def _scale(encoder: Encoder, request: CaptureRequest) -> int:
+    """Bytes of a full batch for each value of a sample of the dry run."""
     longest = int(encoder.lengths().max())
     in_batch = (
         max(1, min(request.batch_samples, request.batch_tokens // max(1, longest)))
@@ -333,7 +354,7 @@ def _batch_bytes(infos: Sequence[SiteInfo], encoder: Encoder, request: CaptureRe
         else request.batch_samples
     )
     probe = max(1, int(encoder.lengths()[:PROBE_SAMPLES].max())) if encoder.is_text else 1
-    return 4 * per_sample * in_batch * (-(-longest // probe) if encoder.is_text else 1)
+    return 4 * in_batch * (-(-longest // probe) if encoder.is_text else 1)
 
 
 def _state_bytes(layout: Layout) -> int:
@@ -350,7 +371,7 @@ def _capture_plan(name: str, request: CaptureRequest, partition: str) -> Capture
     row_bytes = {
         space.name: sum(site.width for site in layout.sites_of(space.name)) * size for space in layout.spaces
     }
-    shard_set = max(space.shard_rows * row_bytes[space.name] for space in layout.spaces)
+    shard_set = max((space.shard_rows * row_bytes[space.name] for space in layout.spaces), default=0)
     on_disk = sum(
         s.n_rows * (row_bytes[s.name] + 16 + 5 * len(layout.sites_of(s.name))) for s in layout.spaces
     )
@@ -366,7 +387,8 @@ def _capture_plan(name: str, request: CaptureRequest, partition: str) -> Capture
         worker_memory_bytes=shared
         + prepared.buffer_bytes
         + OPEN_SHARDS * shard_set
-        + OPEN_TENSORS * prepared.batch_bytes,
+        + OPEN_TENSORS * prepared.batch_bytes
+        + prepared.graph_bytes,
         n_tokens=prepared.n_tokens,
         dry_run_seconds=_seconds_per_token(prepared.dry_run),
     )

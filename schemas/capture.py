@@ -1,12 +1,15 @@
 """What is asked of a capture, and the resolved spec that is its identity."""
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field, JsonValue
+from pydantic import Field, JsonValue, model_validator
 
 from schemas.base import Frozen, content_id
 from schemas.data import Data
+from schemas.errors import SpecError
+from schemas.gradients import ParameterGradients
 from schemas.layout import Layout
+from schemas.loss import Loss
 from schemas.model import FloatName, Model
 
 SCHEMA_VERSION = 1
@@ -15,6 +18,7 @@ SCHEMA_VERSION = 1
 Codec = Literal["none", "lz4", "zstd"]
 PaddingSide = Literal["right", "left"]
 Positions = Literal["all", "first", "last", "not-first"]
+SiteQuantity = Literal["activation", "activation_gradient"]
 
 
 class Rows(Frozen):
@@ -70,8 +74,15 @@ class CaptureRequest(Frozen):
 
     model: Model
     data: Data
-    sites: tuple[str, ...] = Field(min_length=1)
-    """Globs over sites, `path[:in|out[:call]]`; `*` stays inside one path part, `**` crosses parts; TransformerLens names are aliases."""
+    sites: tuple[str, ...] = ()
+    """Globs over sites, `path[:in|out[:call]]`; `*` stays inside one path part, `**` crosses parts; TransformerLens names are aliases.
+    May be empty where there is a loss."""
+    quantities: tuple[SiteQuantity, ...] = Field(("activation",), min_length=1)
+    """What is kept at each site: the activation, the gradient of the sample's loss there, or both, row by row of one forward."""
+    loss: Loss | None = None
+    """What gradients are of: one number per sample."""
+    parameter_gradients: ParameterGradients | None = None
+    """Gradients of parameters per sample, and in which form; None: none."""
     rows: Rows = Rows()
     precision: Precision = Precision()
     store: StoreOptions = StoreOptions()
@@ -93,6 +104,36 @@ class CaptureRequest(Frozen):
     """`states` stores only what `fuse` computed, no rows."""
     fuse: tuple[MethodCall, ...] = ()
     """One-pass methods that run while rows are in memory."""
+
+    @model_validator(mode="after")
+    def _check_gradients(self) -> "CaptureRequest":
+        wanted = [
+            name
+            for name, asked in (
+                ("parameter_gradients", self.parameter_gradients),
+                ("quantities: activation_gradient", self.wants_activation_gradients),
+            )
+            if asked
+        ]
+        if wanted and self.loss is None:
+            raise SpecError(
+                f"a capture has {wanted[0]} and no loss; say what gradients are of, such as loss: {{kind: lm}}"
+            )
+        if self.loss is None and not self.sites:
+            raise SpecError(
+                "a capture has no sites and no loss, so that nothing would be kept; name sites, such as ['**']"
+            )
+        return self
+
+    @property
+    def wants_activation_gradients(self) -> bool:
+        """Whether gradients are kept at sites."""
+        return "activation_gradient" in self.quantities and bool(self.sites)
+
+    @property
+    def wants_gradients(self) -> bool:
+        """Whether a unit runs the network backward."""
+        return self.wants_activation_gradients or self.parameter_gradients is not None
 
 
 class CaptureSpec(Frozen):
@@ -128,5 +169,31 @@ class CaptureSpec(Frozen):
             for key in keys:
                 part.pop(key, None)
         del request["sites"]
+        _drop_defaults(content)
         request["store"] = {key: request["store"][key] for key in ("dtype", "codec")}
         return content_id(content)
+
+
+def _drop_defaults(content: dict[str, Any]) -> None:
+    """Take out what came later and says nothing, so that older captures keep their names."""
+    request = content["request"]
+    if request["parameter_gradients"] is not None:
+        del request["parameter_gradients"]["parameters"]
+    if request["quantities"] == ["activation"]:
+        del request["quantities"]
+    if request["loss"] is not None:
+        request["loss"].pop("prototypes", None)
+    for key in ("loss", "parameter_gradients"):
+        if request[key] is None:
+            del request[key]
+    for layout in content["layout"]["sites"]:
+        for key in ("shape", "features"):
+            if layout[key] is None:
+                del layout[key]
+        if layout["site"]["quantity"] == "activation":
+            del layout["site"]["quantity"]
+    gradients = content["layout"]["gradients"]
+    if gradients is None:
+        del content["layout"]["gradients"]
+    else:
+        gradients["looped"] = sorted(gradients["looped"])

@@ -49,6 +49,10 @@ class Receipt(Digested):
     """Site to the number of finite values that the store dtype could not hold."""
     max_batch_difference: float | None = None
     """Largest difference between a sample alone and in its batch, at the probed sample of the unit."""
+    looped: tuple[str, ...] = ()
+    """Parameters whose gradients took a pass for each sample."""
+    max_gradient_error: float | None = None
+    """Largest relative error, by norm, of a parameter's gradient against plain autograd, at the probed sample of the unit."""
     seconds: float
     forward_seconds: float
     write_seconds: float

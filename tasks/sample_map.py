@@ -119,7 +119,7 @@ def sample_means(
     for shard in shards_read(space, layout.width, most_bytes):
         first, last = space.shard_bounds(shard)
         sample = np.asarray(_array(group, f"rows/{space.name}/sample")[first:last])
-        rows = np.asarray(_array(group, f"sites/{layout.site.key}/activation")[first:last])
+        rows = np.asarray(_array(group, layout.site.array)[first:last])
         low = int(sample.min())
         n = np.bincount(sample - low)
         count[low : low + len(n)] += n

@@ -23,6 +23,7 @@ from schemas.base import Frozen
 from schemas.capture import CaptureRequest, CaptureSpec, MethodCall
 from schemas.errors import DataError, ResourceError, StoreError, SubspanError, UnitError
 from schemas.layout import Space, UnitRef
+from schemas.loss import FactoryLoss
 from schemas.receipts import Failure, Receipt
 from tasks.buffers import ShardBuffers, flag_outliers, is_finite, row_norms, to_stored
 from tasks.engine.fusion import Fusion
@@ -36,6 +37,7 @@ from tasks.extract.models import Network, network
 from tasks.extract.replica import replica
 from tasks.extract.turns import FORWARDS, TakeTurns
 from tasks.fingerprint import fingerprint, worker_name
+from tasks.gradients import Gradients, make_gradients, needs_backward
 from tasks.peak import peak_bytes
 from tasks.store.location import Location
 from tasks.store.receipts import receipt_of, write_receipt
@@ -85,7 +87,9 @@ class _Context(NamedTuple):
     network: Network
     buffers: ShardBuffers
     early: bool
-    """Whether sites may go to the writer one by one, to be named with the shard: on a local disk only."""
+    """Whether sites may go to the writer one by one, to be named with the shard: on a local disk only, and not from a backward."""
+    gradients: "Gradients | None" = None
+    """None where the space holds activations alone."""
 
 
 class _Tally:
@@ -100,6 +104,8 @@ class _Tally:
         self.padded = 0
         self.seconds = 0.0
         self.difference: float | None = None
+        self.looped: set[str] = set()
+        self.gradient_error: float | None = None
 
 
 def run_unit(job: UnitJob) -> UnitDone:
@@ -143,6 +149,7 @@ def _produce(root: Location, job: UnitJob, spec: CaptureSpec, own: bool = False)
         context = _open(root, job, spec, writer)
         if own:
             context = context._replace(network=_own_network(context))
+        context = context._replace(gradients=make_gradients(spec, context.space, context.network))
         for shard, group in _groups(context.space, job.unit, context.samples):
             columns = _row_columns(context, shard)
             writer.put_columns(shard, columns)
@@ -195,12 +202,15 @@ def _open(root: Location, job: UnitJob, spec: CaptureSpec, writer: UnitWriter) -
             sets,
             writer.put_early,
         ),
-        early=root.is_local,
+        early=root.is_local and not needs_backward(spec, space),
     )
 
 
 def _own_network(context: _Context) -> Network:
     """The thread's copy; the network itself, which takes turns, where its forward over one sample draws or fails."""
+
+    if isinstance(context.spec.request.loss, FactoryLoss):
+        return context.network  # whatever the function keeps, threads would share
 
     def forward(network: Network) -> object:
         request = context.spec.request
@@ -301,7 +311,11 @@ def _forward(
     request = context.spec.request
     begun = time.perf_counter()
     inputs = context.encoder.batch(batch)
-    rows = collect(context.network, inputs, context.buffers.sites, request.rows, request.precision, early)
+    if context.gradients is None:
+        rows = collect(context.network, inputs, context.buffers.sites, request.rows, request.precision, early)
+    else:
+        rows, looped = context.gradients(context.network, inputs, context.buffers.sites)
+        tally.looped.update(looped)
     tally.seconds += time.perf_counter() - begun
     tally.forwards += 1
     lengths = context.encoder.lengths()[batch]
@@ -341,6 +355,9 @@ def _probe(context: _Context, tally: _Tally, batch: list[int], rows: dict[str, T
         for site, values in rows.items()
     )
     tally.difference = difference if np.isfinite(difference) else None
+    if context.gradients is not None:
+        inputs = context.encoder.batch(batch[-1:])
+        tally.gradient_error = context.gradients.error(context.network, inputs, context.buffers.sites, alone)
 
 
 def _row_columns(context: _Context, shard: int) -> dict[str, np.ndarray]:
@@ -384,6 +401,8 @@ def _receipt(root: Location, context: _Context, tally: _Tally, writer: UnitWrite
         truncated=int(context.encoder.truncated().sum()),
         saturated=context.buffers.saturated,
         max_batch_difference=tally.difference,
+        looped=tuple(sorted(tally.looped)),
+        max_gradient_error=tally.gradient_error,
         seconds=time.perf_counter() - tally.begun,
         forward_seconds=tally.seconds,
         write_seconds=writer.seconds,

@@ -138,4 +138,4 @@ class UnitWriter:
 
 
 def _array(site: str) -> str:
-    return f"sites/{Site.parse(site).key}/activation"
+    return Site.parse(site).array

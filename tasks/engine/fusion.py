@@ -138,6 +138,7 @@ class Fusion:
         (port,) = rows_ports(module)
         inputs = Inputs(
             widths={port: layout.width},
+            shapes={} if layout.shape is None else {port: layout.shape},
             n_rows=self.spec.layout.space(layout.space).n_rows,
             n_samples=self.spec.layout.n_samples,
             categories=self._samples.categories if self._samples and module.READS[port].labels else {},

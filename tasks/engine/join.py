@@ -37,6 +37,11 @@ class JoinedSource:
         return self.x.widths + self.y.widths
 
     @property
+    def shapes(self) -> tuple[tuple[int, ...] | None, ...]:
+        """See `Source`."""
+        return self.x.shapes + self.y.shapes
+
+    @property
     def categories(self) -> dict[str, tuple[str, ...]]:
         """Labels come from x."""
         return self.x.categories

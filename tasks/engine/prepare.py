@@ -121,6 +121,7 @@ def _inputs(job: StageJob, module: ModuleType, source: Source, ports: tuple[str,
             for name, artifact in made.items()
         },
         results={name: artifact.result for name, artifact in made.items()},
+        shapes={name: shape for name, shape in zip(ports, source.shapes, strict=True) if shape is not None},
     )
 
 

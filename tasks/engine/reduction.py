@@ -92,7 +92,9 @@ def rows_folder(reduction: Reduction, refs: tuple[Any, ...], part: int) -> str:
     """Where states of one capture's rows lie: by capture and site, and by what they were joined with."""
     ref = refs[0][part]
     joined = [[(r.capture, r.site) for r in port] for port in refs[1:]]
-    name = f"{reduction.folder}/{ref.capture}/{Site.parse(ref.site).key}"
+    site = Site.parse(ref.site)
+    kind = "" if site.quantity == "activation" else f"@{site.quantity}"
+    name = f"{reduction.folder}/{ref.capture}/{site.key}{kind}"
     return f"{name}/joined-{content_id(joined)}" if joined else name
 
 

@@ -68,7 +68,7 @@ class Part:
 
     def values(self, start: int, stop: int) -> np.ndarray:
         """[row, feature] of the site, failed rows included."""
-        return np.asarray(self.group[f"sites/{self.layout.site.key}/activation"][start:stop])
+        return np.asarray(self.group[self.layout.site.array][start:stop])
 
     def n_ok(self, start: int, stop: int) -> int:
         """Rows of samples that did not fail."""
@@ -87,6 +87,10 @@ class Source(Protocol):
     @property
     def widths(self) -> tuple[int, ...]:
         """Features of each port."""
+
+    @property
+    def shapes(self) -> tuple[tuple[int, ...] | None, ...]:
+        """What a row of each port is, flattened; None: a vector."""
 
     @property
     def categories(self) -> dict[str, tuple[str, ...]]:
@@ -122,6 +126,11 @@ class SiteSource:
     def widths(self) -> tuple[int, ...]:
         """Features of the port."""
         return (self.parts[0].layout.width,)
+
+    @property
+    def shapes(self) -> tuple[tuple[int, ...] | None, ...]:
+        """See `Source`."""
+        return (self.parts[0].layout.shape,)
 
     @cached_property
     def categories(self) -> dict[str, tuple[str, ...]]:

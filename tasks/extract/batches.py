@@ -15,6 +15,7 @@ class Batch(NamedTuple):
     keep: bool [b, t], the rows to keep, before pooling; None means every row.
     token_id: integer [b, t], the ids, or None.
     position: integer [b, t], the place of each token in its sample, or None.
+    targets: label name to classes (int64) or numbers (float64) [b] that the loss takes, and `labels` [b, t] where samples bring them.
     """
 
     inputs: dict[str, Tensor]
@@ -22,6 +23,33 @@ class Batch(NamedTuple):
     keep: Tensor | None = None
     token_id: Tensor | None = None
     position: Tensor | None = None
+    targets: dict[str, Tensor] | None = None
+
+    @property
+    def n_samples(self) -> int:
+        """Samples of the batch."""
+        counted = self.mask if self.mask is not None else next(iter(self.inputs.values()))
+        return int(counted.shape[0])
+
+    def take(self, rows: Tensor) -> "Batch":
+        """Some of its samples, as padded as they are.
+
+        Args:
+            rows: int64 [chosen].
+        """
+
+        def chosen(value: Tensor) -> Tensor:
+            return value[rows.to(value.device)]
+
+        def each(values: dict[str, Tensor]) -> dict[str, Tensor]:
+            return {name: chosen(value) for name, value in values.items()}
+
+        mask, keep, token_id, position = (
+            None if value is None else chosen(value)
+            for value in (self.mask, self.keep, self.token_id, self.position)
+        )
+        targets = None if self.targets is None else each(self.targets)
+        return Batch(each(self.inputs), mask, keep, token_id, position, targets)
 
 
 def pack(lengths: Sequence[int], budget_tokens: int, max_samples: int, overhead: int = 64) -> list[list[int]]:

@@ -1,7 +1,7 @@
 """One forward over a batch, and the rows of every wanted site out of it."""
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -70,7 +70,25 @@ def collect(
     Cost: one forward up to the last site, and one copy of what is kept.
     """
     found: dict[str, Tensor] = {}
-    sink = _Sink(batch, {layout.site: layout for layout in sites}, rows, found, early)
+    sink = RowSink(batch, {layout.site: layout for layout in sites}, rows, found, early)
+    with (
+        running(network, batch, precision),
+        torch.inference_mode(),
+        record(network.module, [layout.site for layout in sites], sink),
+    ):
+        forward(network, batch)
+    sink.finish()
+    return {str(layout.site): found[str(layout.site)] for layout in sites}
+
+
+@contextmanager
+def running(network: Network, batch: Batch, precision: Precision) -> Iterator[None]:
+    """Whatever a network may do with a batch: in evaluation mode, seeded, in its turn, and left as it was.
+
+    Raises:
+        ResourceError: if the device runs out of memory.
+        TakeTurns: if a thread's own copy failed, or drew random numbers.
+    """
     on_gpu = network.device.type == "cuda"  # a network may be spread over several
     devices = [torch.device("cuda", i) for i in range(torch.cuda.device_count())] if on_gpu else []
     try:
@@ -78,19 +96,15 @@ def collect(
             FORWARDS.together() if network.own else FORWARDS.alone(),
             undrawn() if network.own else _seeded(precision.seed, devices),
             evaluating(network.module),
-            torch.inference_mode(),
             _autocast(network.device, precision),
-            record(network.module, [layout.site for layout in sites], sink),
         ):
-            forward(network, batch)
+            yield
     except Exception as error:
         if network.own and not isinstance(error, (StoreError, ResourceError, MemoryError)):
             raise TakeTurns(f"{type(error).__name__}: {error}") from error
         if isinstance(error, torch.OutOfMemoryError):
             raise ResourceError(_no_memory(network.device, batch)) from error
         raise
-    sink.finish()
-    return {str(layout.site): found[str(layout.site)] for layout in sites}
 
 
 def forward(network: Network, batch: Batch) -> Any:
@@ -102,7 +116,7 @@ def forward(network: Network, batch: Batch) -> Any:
     return network.module(**inputs, **network.arguments)
 
 
-class _Sink:
+class RowSink:
     """Copies the kept rows out of each tensor while its module is still at work."""
 
     def __init__(
@@ -157,14 +171,9 @@ def _place(value: Tensor, network: Network) -> Tensor:
     return value.to(device=network.device, dtype=dtype, non_blocking=True)
 
 
-def _samples(batch: Batch) -> int:
-    counted = batch.mask if batch.mask is not None else next(iter(batch.inputs.values()))
-    return int(counted.shape[0])
-
-
 def _places(tensor: Tensor, layout: SiteLayout, batch: Batch, rows: Rows) -> int:
     """Rows per sample in a site's tensor, after checking that its shape is the one of the dry run."""
-    samples, shape = _samples(batch), tuple(tensor.shape)
+    samples, shape = batch.n_samples, tuple(tensor.shape)
     if layout.tokens:
         expected = None if batch.mask is None else int(batch.mask.shape[1])
     else:
@@ -193,7 +202,7 @@ def _keep(batch: Batch, tokens: bool, places: int, rows: Rows) -> Tensor:
     kept = torch.zeros(places, dtype=torch.bool)
     chosen = range(places) if tokens else kept_positions(places, rows)
     kept[chosen.start : chosen.stop] = True
-    return kept.expand(_samples(batch), places)
+    return kept.expand(batch.n_samples, places)
 
 
 def _select(keep: Tensor, pooling: str) -> Selection:

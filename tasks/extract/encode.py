@@ -12,6 +12,7 @@ from tasks.extract.constant import ConstantEncoder, first_readable
 from tasks.extract.inputs import is_sequence, read_sequences
 from tasks.extract.sequences import SequenceEncoder
 from tasks.extract.sources.base import Source
+from tasks.extract.targets import with_targets
 from tasks.extract.tokens import tokenise
 
 __all__ = ["Encoder", "make_encoder"]
@@ -61,14 +62,19 @@ def make_encoder(
         source: the data.
         indices: which samples, in the order of the capture.
         model: its folder gives the tokenizer and the longest length.
-        request: rows, max_length, too_long and padding_side.
+        request: rows, max_length, too_long, padding_side, and the loss, whose targets batches then carry.
 
     Raises:
         DataError: if the samples do not fit the network, such as a text that is too long.
+        SpecError: if the data lack what the loss takes.
 
     Cost: texts are tokenised once, 4 bytes are kept per token; tensors are read batch by batch.
     """
     chosen = np.asarray(indices, dtype=np.int64)
+    return with_targets(_encoder(source, chosen, model, request), source, chosen, request.loss)
+
+
+def _encoder(source: Source, chosen: np.ndarray, model: Model, request: CaptureRequest) -> Encoder:
     if source.kind == "text":
         return SequenceEncoder(tokenise(source, chosen, model, request), request.rows, request.padding_side)
     if source.kind == "inputs" and is_sequence(first_readable(source).value):

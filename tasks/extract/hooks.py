@@ -34,11 +34,11 @@ def record(module: nn.Module, sites: Iterable[Site], sink: Sink) -> Iterator[Non
         ModelError: if the forward ended before some site was reached, or a site held no tensor; or if the
             network is compiled, or has no such module.
     """
-    waiting = _by_call(sites)
+    waiting = by_call(sites)
 
     def visit(path: str, side: Side, call: int, value: Any) -> None:
         for site in waiting.pop((path, side, call), ()):
-            sink(site, _tensor_at(value, site))
+            sink(site, tensor_at(value, site))
         if not waiting:
             raise _ReachedAll
 
@@ -67,7 +67,7 @@ def observe(module: nn.Module, places: Iterable[tuple[str, Side]] | None, visit:
     if places is None:
         modules = dict(module.named_modules())
         for path, part in modules.items():
-            _refuse_compiled(path, part)
+            refuse_compiled(path, part)
         wanted = {(path, side) for path in modules for side in _SIDES}
     else:
         wanted = set(places)
@@ -84,18 +84,19 @@ def observe(module: nn.Module, places: Iterable[tuple[str, Side]] | None, visit:
 
 def _descend(module: nn.Module, path: str) -> nn.Module:
     """The part at a path; nothing on the way may be compiled."""
-    _refuse_compiled("", module)
+    refuse_compiled("", module)
     part = module
     for name in path.split(".") if path else ():
         child = part._modules.get(name)
         if child is None:
             raise ModelError(f"{type(module).__name__} has no module {path!r}: there is no {name!r}")
-        _refuse_compiled(path, child)
+        refuse_compiled(path, child)
         part = child
     return part
 
 
-def _refuse_compiled(path: str, part: nn.Module) -> None:
+def refuse_compiled(path: str, part: nn.Module) -> None:
+    """Raise ModelError if a module is compiled."""
     # Set by torch.compile(module) and by module.compile(); isinstance would import all of torch._dynamo.
     if type(part).__name__ == "OptimizedModule" or part.__dict__.get("_compiled_call_impl") is not None:
         raise ModelError(
@@ -112,7 +113,12 @@ def tensors(value: Any, path: str = "") -> Iterator[tuple[str, Tensor]]:
         yield from tensors(child, f"{path}.{name}" if path else name)
 
 
-def _tensor_at(value: Any, site: Site) -> Tensor:
+def tensor_at(value: Any, site: Site) -> Tensor:
+    """The tensor of a site in what its module got or returned.
+
+    Raises:
+        ModelError: if there is none.
+    """
     path = site.element
     for found, tensor in tensors(value):
         if not path or found == path:
@@ -133,7 +139,8 @@ def _children(value: Any) -> Iterator[tuple[str, Any]]:
 _SIDES: tuple[Side, Side] = ("in", "out")
 
 
-def _by_call(sites: Iterable[Site]) -> dict[tuple[str, Side, int], list[Site]]:
+def by_call(sites: Iterable[Site]) -> dict[tuple[str, Side, int], list[Site]]:
+    """Sites by the call of a module that reaches them."""
     groups: dict[tuple[str, Side, int], list[Site]] = {}
     for site in sites:
         groups.setdefault((site.module, site.side, site.call), []).append(site)

@@ -1,7 +1,6 @@
 """Networks: loaded from a transformers folder or made by a factory, quietly, completely, on one device."""
 
 import functools
-import importlib
 import inspect
 import os
 import threading
@@ -19,6 +18,7 @@ from schemas.errors import ModelError, ResourceError
 from schemas.model import FactoryModel, Model, TransformersModel
 from tasks.extract import pretrained
 from tasks.extract.allocator import keep_memory
+from tasks.extract.imports import imported, source_file
 from tasks.extract.turns import FORWARDS
 from tasks.extract.weights import model_folder, module_digest, tokenizer_digest, weights_digest
 
@@ -158,14 +158,7 @@ def _cached(
 
 
 def _make(model: FactoryModel) -> nn.Module:
-    path, _, name = model.factory.partition(":")
-    try:
-        factory = getattr(importlib.import_module(path), name)
-    except (Exception, SystemExit) as error:  # a module runs any code when it is imported
-        raise ModelError(
-            f"factory {model.factory!r} cannot be imported: {type(error).__name__}: {error}; it must be importable "
-            "where the workers run (installed, or on PYTHONPATH)"
-        ) from error
+    factory = imported(model.factory, "factory", ModelError)
     try:
         module = factory(**model.arguments)
     except (Exception, SystemExit) as error:
@@ -180,7 +173,7 @@ def _make(model: FactoryModel) -> nn.Module:
 def _factory_digest(model: Model, module: nn.Module) -> str:
     code = b""
     if isinstance(model, FactoryModel):
-        file = getattr(importlib.import_module(model.factory.partition(":")[0]), "__file__", None)
+        file = source_file(model.factory)
         code = (
             Path(file).read_bytes() if file and not file.startswith(str(Path(torch.__file__).parent)) else b""
         )

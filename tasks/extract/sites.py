@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from schemas.errors import ModelError, UnknownNameError, nearest
-from schemas.layout import Side, Site, SiteLayout
+from schemas.layout import SUFFIX, Side, Site, SiteLayout
 from tasks.extract.aliases import alias_table, looks_like_alias
 from tasks.extract.batches import Batch
 from tasks.extract.collect import forward
@@ -104,7 +104,8 @@ def resolve(
 ) -> tuple[SiteLayout, ...]:
     """The sites that patterns mean, in network order, without repeats.
 
-    A pattern is `path[:in|out[:call]][#element]` with `out:0` and the first tensor by default. In the path
+    A pattern is `path[:in|out[:call]][#element]` with `out:0` and the first tensor by default; `:grad` behind it means the gradient
+    there, and `name:grad` (`:norm`, `:weight`, `:update`) a quantity of a parameter. In the path
     `*` stays inside one part, `**` crosses parts; `:*` means all calls. A pattern may also be written in
     alias names (`blocks.*.hook_resid_post`, `residual`). What a glob matches but cannot be captured is left
     out; what is named outright is refused.
@@ -118,7 +119,9 @@ def resolve(
         UnknownNameError: if a pattern matches nothing; the message has the nearest names.
         ModelError: if it matches only what cannot be captured; the message says why.
     """
-    aliases = alias_table([info.site for info in infos])
+    aliases = alias_table(
+        list(dict.fromkeys(_tensor(info.site) for info in infos if not info.site.is_parameter))
+    )
     chosen: set[Site] = set()
     for pattern in patterns:
         chosen.update(_match(pattern, infos, aliases))
@@ -195,14 +198,22 @@ class _Pattern(NamedTuple):
     side: str
     call: str
     element: str
+    suffix: str
+    """Of the quantity; empty for activations."""
+    tensor: bool
+    """Whether side, call or element are given, which parameters do not have."""
 
 
 def _parse(pattern: str) -> _Pattern:
-    body, _, element = pattern.partition("#")
+    ending = re.search(rf":({'|'.join(sorted(set(SUFFIX.values())))})$", pattern)
+    plain = pattern[: ending.start()] if ending else pattern
+    body, _, element = plain.partition("#")
     path, side, call = [*body.split(":"), "", ""][:3]
     if body.count(":") > 2 or side not in ("", "in", "out") or not re.fullmatch(r"\d*|\*", call):
-        raise UnknownNameError(f"site {pattern!r} is not of the form path[:in|out[:call]][#element]")
-    return _Pattern(path, side or "out", call or "0", element)
+        raise UnknownNameError(
+            f"site {pattern!r} is not of the form path[:in|out[:call]][#element], or parameter:grad, :norm, :weight or :update"
+        )
+    return _Pattern(path, side or "out", call or "0", element, ending[1] if ending else "", plain != path)
 
 
 def _match(pattern: str, infos: Sequence[SiteInfo], aliases: dict[str, tuple[Site, ...]]) -> set[Site]:
@@ -210,9 +221,11 @@ def _match(pattern: str, infos: Sequence[SiteInfo], aliases: dict[str, tuple[Sit
     found = [info for info in infos if _fits(wanted, info)]
     if not found and looks_like_alias(wanted.path):
         sites = {
-            site for name, group in aliases.items() if _glob(wanted.path).fullmatch(name) for site in group
+            site for name, group in aliases.items() if glob(wanted.path).fullmatch(name) for site in group
         }
-        found = [info for info in infos if info.site in sites]
+        found = [
+            info for info in infos if _suffix(info.site) == wanted.suffix and _tensor(info.site) in sites
+        ]
     if not found:
         raise UnknownNameError(_unknown(pattern, wanted, infos, aliases))
     usable = {info.site for info in found if info.usable}
@@ -223,13 +236,25 @@ def _match(pattern: str, infos: Sequence[SiteInfo], aliases: dict[str, tuple[Sit
 
 def _fits(wanted: _Pattern, info: SiteInfo) -> bool:
     site = info.site
+    if _suffix(site) != wanted.suffix or not glob(wanted.path).fullmatch(site.module):
+        return False
+    if site.is_parameter:
+        return not wanted.tensor
     element = info.path == wanted.element if wanted.element else not site.element
-    call = wanted.call in ("*", str(site.call))
-    return element and call and site.side == wanted.side and bool(_glob(wanted.path).fullmatch(site.module))
+    return element and wanted.call in ("*", str(site.call)) and site.side == wanted.side
 
 
-def _glob(pattern: str) -> re.Pattern[str]:
-    """`*` within a dot part, `**` across; `**.` and `.**` also match nothing."""
+def _tensor(site: Site) -> Site:
+    """The site of the activation there."""
+    return site.model_copy(update={"quantity": "activation"})
+
+
+def _suffix(site: Site) -> str:
+    return SUFFIX.get(site.quantity, "")
+
+
+def glob(pattern: str) -> re.Pattern[str]:
+    """The expression of a pattern over dotted names: `*` within a dot part, `**` across; `**.` and `.**` also match nothing."""
     pieces = re.split(r"(\*\*\.|\*\*|\*|\?)", pattern)
     meaning = {"**.": r"(?:.*\.)?", "**": ".*", "*": r"[^.]*", "?": r"[^.]"}
     return re.compile("".join(meaning.get(piece, re.escape(piece)) for piece in pieces))
@@ -238,7 +263,7 @@ def _glob(pattern: str) -> re.Pattern[str]:
 def _unknown(
     pattern: str, wanted: _Pattern, infos: Sequence[SiteInfo], aliases: dict[str, tuple[Site, ...]]
 ) -> str:
-    same = [info for info in infos if _glob(wanted.path).fullmatch(info.site.module)]
+    same = [info for info in infos if glob(wanted.path).fullmatch(info.site.module)]
     if same:
         calls = {str(info.site) for info in same}
         elements = {f"{info.site}#{info.path}" for info in same if info.path}

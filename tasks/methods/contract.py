@@ -107,6 +107,8 @@ class Inputs:
     """Artifact port -> its arrays."""
     results: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Artifact port -> its result."""
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    """Rows port -> what a row is, flattened (row-major), such as the two axes of a weight; absent: a vector."""
 
 
 @dataclass(frozen=True)

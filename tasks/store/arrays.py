@@ -22,6 +22,11 @@ from tasks.store.shards import ShardWriter
 
 UNITS = {
     "activation": "as the network gives it",
+    "activation_gradient": "loss of the sample per unit of the activation",
+    "parameter_gradient": "loss of the sample per unit of the parameter; projected ones keep inner products on average",
+    "gradient_norm": "Euclidean norm of the gradient of each parameter",
+    "weight": "as the network holds it",
+    "update": "weight less the weight of the row before",
     "norm": "Euclidean norm of the row, in the unit of the activation",
     "position": "tokens or grid cells from the start of the sample",
 }
@@ -129,14 +134,17 @@ def _build(spec: CaptureSpec, samples: SampleTable, provenance: dict[str, Any]) 
             root.create_group(f"rows/{space.name}", attributes={"space": space.name, "sites": sites})
         for plan in plans:
             _add_rows(root, spec, plan)
-    for site in spec.layout.sites if spec.request.keep == "rows" else ():
+    for site in reversed(spec.layout.sites) if spec.request.keep == "rows" else ():
         about: dict[str, Any] = {
             "site": str(site.site),
-            "module": site.site.module,
+            "parameter" if site.site.is_parameter else "module": site.site.module,
             "width": site.width,
             "space": site.space,
         }
         root[f"sites/{site.site.key}"].attrs.update(about)
+        own = {"site": str(site.site), "shape": site.shape, "features": site.features}
+        if site.site.quantity != "activation":
+            root[site.site.array].attrs.update({name: value for name, value in own.items() if value})
     return {key: value.to_bytes() for key, value in store._store_dict.items()}
 
 

@@ -97,10 +97,7 @@ def space_arrays(spec: CaptureSpec, space: Space) -> list[ArrayPlan]:
     return [
         *(ArrayPlan(f"{base}/{name}", space, kind, None, ("row",)) for name, kind in per_row),
         *(ArrayPlan(f"{base}/{name}", space, kind, len(sites), ("row", "site")) for name, kind in per_site),
-        *(
-            ArrayPlan(f"sites/{site.site.key}/activation", space, dtype, site.width, ("row", "feature"))
-            for site in sites
-        ),
+        *(ArrayPlan(site.site.array, space, dtype, site.width, ("row", "feature")) for site in sites),
     ]
 
 

@@ -1,7 +1,6 @@
 """A torch `Dataset` made by the user's own function."""
 
 import hashlib
-import importlib
 import threading
 from collections.abc import Mapping
 from functools import cached_property
@@ -11,6 +10,7 @@ import numpy as np
 
 from schemas.data import FactoryData
 from schemas.errors import DataError
+from tasks.extract.imports import imported
 from tasks.extract.sources.base import Kind, Label, Sample, Source, Table, digest_options, update_digest
 from tasks.extract.turns import FORWARDS
 
@@ -53,14 +53,7 @@ def _own_fingerprint(options: FactoryData, dataset: Any) -> str | None:
 
 
 def _make(options: FactoryData) -> Any:
-    module, _, name = options.factory.partition(":")
-    try:
-        function = getattr(importlib.import_module(module), name)
-    except (Exception, SystemExit) as error:  # a module runs any code when it is imported
-        raise DataError(
-            f"the data factory {options.factory} cannot be imported: {type(error).__name__}: {error}; it must be importable where "
-            "the workers run"
-        ) from error
+    function = imported(options.factory, "the data factory", DataError)
     try:
         return function(**options.arguments)
     except (Exception, SystemExit) as error:

@@ -167,10 +167,10 @@ def test_what_is_wrong_is_named(name, message):
 
 def test_a_factory_that_cannot_be_used_is_named():
     with pytest.raises(
-        DataError, match=r"no\.such:thing cannot be imported: ModuleNotFoundError: No module named 'no'"
+        DataError, match=r"no\.such:thing' cannot be imported: ModuleNotFoundError: No module named 'no'"
     ):
         factory.read(FactoryData(factory="no.such:thing"))
-    with pytest.raises(DataError, match=r"nothing cannot be imported: .*has no attribute 'nothing'"):
+    with pytest.raises(DataError, match=r"nothing' cannot be imported: .*has no attribute 'nothing'"):
         factory.read(FactoryData(factory=f"{HERE}:nothing"))
     with pytest.raises(DataError, match="failing raised FileNotFoundError: no disk here"):
         factory.read(FactoryData(factory=f"{HERE}:failing", arguments={"reason": "disk"}))

@@ -1,0 +1,180 @@
+"""What a request's gradients are, found before the first unit: parameters, forms, losses, and what needs the slow way."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+
+from schemas.capture import CaptureRequest
+from schemas.errors import ModelError, UnknownNameError, nearest
+from schemas.gradients import Norms, ParameterGradients
+from schemas.layout import GradientLayout, Quantity, Site, SiteLayout
+from tasks.extract.backward import losses_of, without_gradient
+from tasks.extract.batches import Batch
+from tasks.extract.collect import running
+from tasks.extract.encode import Encoder
+from tasks.extract.gradients.sample_gradients import needs_loop, outputs
+from tasks.extract.losses import Objective
+from tasks.extract.models import Network
+from tasks.extract.sites import SiteInfo, glob
+from tasks.extract.sources.base import Source
+from tasks.extract.targets import count_classes
+
+COUNTED = 256
+"""Samples whose targets are counted at a time."""
+
+
+class Resolved(NamedTuple):
+    """Gradients of a capture."""
+
+    sites: tuple[SiteLayout, ...]
+    """Of parameters."""
+    layout: GradientLayout
+
+
+def objective_of(request: CaptureRequest, layout: GradientLayout) -> Objective:
+    """The loss of a request as a unit computes it."""
+    if request.loss is None:
+        raise ModelError("the capture has no loss")
+    return Objective(request.loss, layout.mean_targets, layout.n_classes)
+
+
+def resolve_gradients(
+    network: Network, source: Source, encoder: Encoder, batch: Batch, request: CaptureRequest
+) -> Resolved | None:
+    """Parameters, their arrays, and what the loss needs to know of the whole capture; None where there is no loss.
+
+    Args:
+        network: as loaded.
+        source: the data.
+        encoder: of all samples of the capture.
+        batch: a few of them.
+        request: with its loss.
+
+    Raises:
+        UnknownNameError: if no parameter or label has such a name.
+        ModelError: if a frozen parameter is asked for by name, or the loss does not fit the network.
+
+    Cost: where parameters are wanted, a few forward and backward passes over the batch.
+    """
+    loss = request.loss
+    if loss is None:
+        return None
+    classes = count_classes(source, loss)
+    counting = Objective(loss)
+    layout = GradientLayout(
+        mean_targets=_mean_targets(encoder, counting) if counting.needs_count else 1.0,
+        n_classes=classes,
+        loss_digest=counting.digest,
+    )
+    wanted = request.parameter_gradients
+    if wanted is None:
+        _check_loss(network, batch, request, objective_of(request, layout))
+        return Resolved((), layout)
+    names = match_parameters(network, wanted.parameters)
+    looped = _looped(network, batch, request, objective_of(request, layout), names)
+    shapes = {name: tuple(network.module.get_parameter(name).shape) for name in names}
+    layout = layout.model_copy(update={"parameters": names, "looped": looped})
+    return Resolved(_layouts(shapes, wanted), layout)
+
+
+def gradient_sites(
+    infos: Sequence[SiteInfo],
+    network: Network,
+    batch: Batch,
+    request: CaptureRequest,
+    layout: GradientLayout | None,
+) -> list[SiteInfo]:
+    """Sites as the dry run found them; those that no gradient passes through are refused, where gradients are wanted."""
+    if layout is None or not request.wants_activation_gradients:
+        return list(infos)
+    usable = [
+        info.site.model_copy(update={"quantity": "activation_gradient"}) for info in infos if info.usable
+    ]
+    refused = without_gradient(network, batch, usable, request.precision, objective_of(request, layout))
+    return [
+        info._replace(refusal=refused[site])
+        if (site := info.site.model_copy(update={"quantity": "activation_gradient"})) in refused
+        else info
+        for info in infos
+    ]
+
+
+def with_quantities(sites: Sequence[SiteLayout], request: CaptureRequest) -> tuple[SiteLayout, ...]:
+    """Every site once for each quantity that is kept there."""
+    return tuple(
+        layout.model_copy(update={"site": layout.site.model_copy(update={"quantity": quantity})})
+        for layout in sites
+        for quantity in request.quantities
+    )
+
+
+def match_parameters(network: Network, patterns: Sequence[str]) -> tuple[str, ...]:
+    """Names of trainable parameters that globs mean, in the order of the network.
+
+    Raises:
+        UnknownNameError: if a pattern matches none.
+        ModelError: if it names one that is frozen, or that the checkpoint lacks.
+    """
+    there = dict(network.module.named_parameters())
+    usable = {
+        name
+        for name, parameter in there.items()
+        if parameter.requires_grad and parameter.is_floating_point() and name not in network.untrained
+    }
+    chosen: set[str] = set()
+    for pattern in patterns:
+        found = {name for name in there if glob(pattern).fullmatch(name)}
+        if not found:
+            raise UnknownNameError(
+                f"parameter_gradients: the network has no parameter {pattern!r}; nearest: {nearest(pattern, there)}"
+            )
+        if not found & usable:
+            name = next(name for name in there if name in found)
+            why = (
+                "is not in the checkpoint"
+                if name in network.untrained
+                else "is frozen (requires_grad is off) or holds no floats"
+            )
+            raise ModelError(
+                f"parameter_gradients: {pattern!r} matches only what has no gradient: {name} {why}; unfreeze it in the factory, or leave "
+                "it out"
+            )
+        chosen |= found & usable
+    return tuple(name for name in there if name in chosen)
+
+
+def _layouts(shapes: dict[str, tuple[int, ...]], wanted: ParameterGradients) -> tuple[SiteLayout, ...]:
+    quantity: Quantity = "gradient_norm" if isinstance(wanted.keep, Norms) else "parameter_gradient"
+    return tuple(
+        SiteLayout(
+            site=Site(module=name, quantity=quantity),
+            space="sample",
+            width=output.width,
+            feature_axis=1,
+            shape=output.shape,
+            features=output.features,
+        )
+        for name, output in outputs(shapes, wanted.keep).items()
+    )
+
+
+def _looped(
+    network: Network, batch: Batch, request: CaptureRequest, objective: Objective, names: Sequence[str]
+) -> dict[str, str]:
+    """What a pass for each sample is needed for, measured on a batch and on a smaller one."""
+    smaller = batch.take(torch.arange(max(1, batch.n_samples - 1)))
+    probes = [(losses_of(network, here, objective), here.n_samples) for here in (batch, smaller)]
+    with running(network, batch, request.precision), torch.enable_grad():
+        return needs_loop(network.module, probes, names)
+
+
+def _check_loss(network: Network, batch: Batch, request: CaptureRequest, objective: Objective) -> None:
+    with running(network, batch, request.precision), torch.no_grad():
+        losses_of(network, batch, objective)(None)
+
+
+def _mean_targets(encoder: Encoder, objective: Objective) -> float:
+    starts = range(0, len(encoder), COUNTED)
+    some = (encoder.batch(list(range(a, min(a + COUNTED, len(encoder))))) for a in starts)
+    return float(sum(int(objective.count(batch).sum()) for batch in some)) / max(1, len(encoder))

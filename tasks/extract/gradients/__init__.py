@@ -1,0 +1,1 @@
+"""Gradients of parameters, sample by sample."""

@@ -1,0 +1,84 @@
+"""The graph behind a loss: where it begins, and a backward that changes no `.grad` of a network."""
+
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import _engine_run_backward
+
+_GRADS = threading.Lock()
+"""Threads share parameters, and so their `.grad`."""
+
+
+class Graph(NamedTuple):
+    """What a backward would reach."""
+
+    leaves: tuple[Tensor, ...]
+    reentrant: bool
+    """Whether a part of the network is to run again in the backward, with a graph of its own (reentrant checkpoints): what begins there
+    is not among the leaves."""
+
+
+def graph_of(loss: Tensor) -> Graph:
+    """Walk the graph of a loss."""
+    leaves: list[Tensor] = []
+    reentrant = False
+    seen: set[Any] = set()
+    waiting = [loss.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        reentrant |= "CheckpointFunction" in node.name()
+        if hasattr(node, "variable"):
+            leaves.append(node.variable)
+        waiting += [following for following, _ in node.next_functions]
+    return Graph(tuple(leaves), reentrant)
+
+
+def backward(loss: Tensor, parameters: Iterable[nn.Parameter]) -> Graph:
+    """Run the backward of a loss for its hooks alone; parameters keep their `.grad`.
+
+    Args:
+        loss: a number with a graph.
+        parameters: of the network.
+    """
+    graph = graph_of(loss)
+    if graph.reentrant:  # takes no list of inputs
+        with grads_kept(parameters):
+            _run(loss, ())
+    elif graph.leaves:
+        _run(loss, graph.leaves)
+    return graph
+
+
+def _run(loss: Tensor, inputs: tuple[Tensor, ...]) -> None:
+    """As torch.autograd.backward, or grad where there are inputs; those would switch function modes off, which a checkpoint that runs
+    again needs."""
+    _engine_run_backward(
+        (loss,),
+        (torch.ones_like(loss),),
+        False,
+        False,
+        inputs,
+        allow_unreachable=True,
+        accumulate_grad=not inputs,
+    )
+
+
+@contextmanager
+def grads_kept(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
+    """Whatever a backward adds to `.grad` is gone afterwards, and what was there is back. One thread at a time."""
+    with _GRADS:
+        before = [(parameter, parameter.grad) for parameter in parameters]
+        try:
+            for parameter, _ in before:
+                parameter.grad = None
+            yield
+        finally:
+            for parameter, gradient in before:
+                parameter.grad = gradient

@@ -1,0 +1,59 @@
+"""Plain autograd, sample by sample: for what has no rule, and to see whether the rules are right."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from schemas.errors import ModelError
+from tasks.extract.gradients.graph import grads_kept, graph_of
+from tasks.extract.gradients.keepers import Plan, make_keeper
+from tasks.extract.gradients.terms import Values
+
+Losses = Callable[[int | None], Tensor]
+"""Runs the forward over the batch (None), [sample] losses, or over one sample alone, [1]."""
+
+
+def looped_gradients(
+    parameters: Mapping[str, nn.Parameter], losses: Losses, n: int, plan: Plan
+) -> dict[str, Tensor]:
+    """Name to [sample, feature] in the form of the plan, of the given parameters alone; zeros elsewhere.
+
+    Cost: a forward and a backward for each sample, with the gradients of these weights formed one sample at a time.
+    """
+    rows = [_one(parameters, checked(losses(sample), 1), plan) for sample in range(n)]
+    return {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
+
+
+def checked(found: Tensor, n: int) -> Tensor:
+    """The losses, if there is one for each sample.
+
+    Raises:
+        ModelError: if they are of another shape or kind.
+    """
+    if tuple(found.shape) != (n,) or not found.is_floating_point():
+        raise ModelError(
+            f"the loss is {found.dtype} of shape {tuple(found.shape)} for {n} samples; expected one number for each, shape ({n},)"
+        )
+    return found
+
+
+def _one(parameters: Mapping[str, nn.Parameter], loss: Tensor, plan: Plan) -> dict[str, Tensor]:
+    keeper = make_keeper(plan, 1)
+    gradients = (
+        _gradients(list(parameters.values()), loss) if loss.requires_grad else [None] * len(parameters)
+    )
+    for name, gradient in zip(parameters, gradients, strict=True):
+        if gradient is not None:
+            keeper.add(name, Values(gradient.detach()[None]))
+    return keeper.finish()
+
+
+def _gradients(parameters: Sequence[nn.Parameter], loss: Tensor) -> Sequence[Tensor | None]:
+    graph = graph_of(loss)
+    if not graph.reentrant:
+        return torch.autograd.grad(loss.sum(), parameters, allow_unused=True)
+    everything = {id(leaf): leaf for leaf in (*graph.leaves, *parameters) if isinstance(leaf, nn.Parameter)}
+    with grads_kept(everything.values()):
+        torch.autograd.backward(loss.sum())
+        return [parameter.grad for parameter in parameters]

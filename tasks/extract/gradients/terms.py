@@ -1,0 +1,138 @@
+"""What one use of a parameter adds to its gradient: an outer product over positions, a convolution, or the values themselves."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Dense(NamedTuple):
+    """One side of an outer product."""
+
+    values: Tensor
+    """[sample, position, entry]"""
+    projected: bool = False
+    """Whether a random map has been applied."""
+
+    @property
+    def positions(self) -> int:
+        """Per sample."""
+        return int(self.values.shape[1])
+
+
+class Hot(NamedTuple):
+    """One side of an outer product of which each position has a single entry: a word of an embedding."""
+
+    ids: Tensor
+    """int64 [sample, position]"""
+    n: int
+    """Entries."""
+    weight: Tensor | None = None
+    """[sample, position]: 0 where a position does not count; None: 1 everywhere."""
+
+    @property
+    def positions(self) -> int:
+        """Per sample."""
+        return int(self.ids.shape[1])
+
+
+Side = Dense | Hot
+
+
+class Outer(NamedTuple):
+    """The sum over positions of rows x columns."""
+
+    rows: Side
+    columns: Side
+
+
+class Convolution(NamedTuple):
+    """The gradient of a convolution's weight, sample by sample."""
+
+    matrix: Callable[[int], Tensor]
+    """Sample -> [row, column]."""
+
+
+class Values(NamedTuple):
+    """The gradient itself."""
+
+    values: Tensor
+    """[sample, ...], the parameter's shape behind."""
+
+
+Term = Outer | Convolution | Values
+
+
+def form(term: Term, samples: slice) -> Tensor:
+    """[sample, row, column] of a matrix, [sample, entry] of a vector: the gradient of some samples, formed."""
+    if isinstance(term, Values):
+        some = term.values[samples]
+        return some.flatten(2) if some.ndim > 2 else some.reshape(len(some), -1)
+    if isinstance(term, Convolution):
+        return torch.stack([term.matrix(n) for n in range(samples.start, samples.stop)])
+    rows, columns = _some(term.rows, samples), _some(term.columns, samples)
+    if isinstance(rows, Hot):
+        return _scattered(rows, columns)
+    if isinstance(columns, Hot):
+        return _scattered(columns, rows).mT
+    return torch.bmm(rows.values.mT, columns.values)
+
+
+def form_cost(term: Term, rows: int, columns: int) -> int:
+    """Multiplications per sample of `form`, roughly."""
+    if not isinstance(term, Outer):
+        return rows * columns
+    hot = isinstance(term.rows, Hot) or isinstance(term.columns, Hot)
+    return rows * columns + (0 if hot else (term.rows.positions - 1) * rows * columns)
+
+
+def inner(a: Outer, b: Outer) -> Tensor:
+    """float [sample]: inner products of two outer sums, by the products of their positions; nothing is formed."""
+    return (_gram(a.rows, b.rows) * _gram(a.columns, b.columns)).sum((1, 2))
+
+
+def inner_cost(a: Outer, b: Outer) -> int:
+    """Multiplications per sample of `inner`, roughly."""
+    positions = a.rows.positions * b.rows.positions
+    return sum(
+        positions * (1 if isinstance(x, Hot) or isinstance(y, Hot) else int(x.values.shape[2]))
+        for x, y in ((a.rows, b.rows), (a.columns, b.columns))
+    )
+
+
+def _gram(a: Side, b: Side) -> Tensor:
+    """[sample, position of a, position of b]"""
+    if isinstance(a, Dense) and isinstance(b, Dense):
+        return torch.bmm(a.values, b.values.mT)
+    if isinstance(a, Hot) and isinstance(b, Hot):
+        same = (a.ids[:, :, None] == b.ids[:, None, :]).to(torch.float32)
+        return _weigh(_weigh(same, a, 1), b, 2)
+    if isinstance(a, Hot) and isinstance(b, Dense):
+        picked = b.values.gather(2, a.ids[:, None, :].expand(-1, b.positions, -1))
+        return _weigh(picked, a, 2).mT
+    return _gram(b, a).mT
+
+
+def _weigh(values: Tensor, side: Hot, axis: int) -> Tensor:
+    if side.weight is None:
+        return values
+    weight = side.weight.to(values.dtype)
+    return values * (weight[:, :, None] if axis == 1 else weight[:, None, :])
+
+
+def _scattered(hot: Hot, dense: Side) -> Tensor:
+    """[sample, entry of hot, entry of dense]"""
+    if isinstance(dense, Hot):
+        raise TypeError("an outer product of two one-hot sides does not occur")
+    values = (
+        dense.values if hot.weight is None else dense.values * hot.weight[:, :, None].to(dense.values.dtype)
+    )
+    out = values.new_zeros(len(values), hot.n, values.shape[2])
+    return out.scatter_add_(1, hot.ids[:, :, None].expand_as(values), values)
+
+
+def _some(side: Side, samples: slice) -> Side:
+    if isinstance(side, Dense):
+        return Dense(side.values[samples])
+    return Hot(side.ids[samples], side.n, None if side.weight is None else side.weight[samples])

@@ -1,0 +1,159 @@
+"""Sees every use of a parameter in a forward, as the operation that takes it, and gives each its share of the backward.
+
+No layer is asked what it is: a weight that is used by a function, by two layers, or by one layer twice is seen like any other.
+Parameters go into operations without their gradient, so that none is formed; where nothing before an operation needs a gradient, its
+output opens the graph.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+from tasks.extract.gradients.keepers import Keeper
+from tasks.extract.gradients.rules import Call, NoRule, uses_of
+
+READ_ONLY = frozenset({"detach", "requires_grad_"})
+TURNED = frozenset({"T", "mT", "H", "mH", "real", "imag"})
+"""Properties that are a tensor with a graph."""
+
+
+class Uses(TorchFunctionMode):
+    """Active during a forward and its backward (a checkpointed part of a network runs again there)."""
+
+    def __init__(
+        self, names: Mapping[int, str], frozen: Iterable[int], n: int, keeper: Keeper, open_all: bool
+    ) -> None:
+        """Prepare.
+
+        Args:
+            names: `id` of each parameter whose gradient is wanted to its name.
+            frozen: `id` of every other parameter.
+            n: samples of the batch.
+            keeper: takes the terms.
+            open_all: whether the graph begins at the first use of any parameter, not only of a wanted one.
+        """
+        super().__init__()
+        self._names = dict(names)
+        self._all = frozenset(names) | frozenset(frozen)
+        self._n = n
+        self._keeper = keeper
+        self._open_all = open_all
+        self._waiting: Counter[str] = Counter()
+        self.refused: dict[str, str] = {}
+        """Parameter to why a use of it has no rule."""
+        self.forms: list[tuple[str, str, str]] = []
+        """Operation, parameter, and how its output's first axis counts samples, in the order of the forward."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        found = [a for a in _flat((*args, *kwargs.values())) if id(a) in self._all]
+        if not found or getattr(func, "__name__", "") in ("__get__", *READ_ONLY):
+            return self._property(func, found, args, kwargs)
+        out = func(*_aliases(args, self._all), **_aliases(kwargs, self._all))
+        if not torch.is_grad_enabled() or not isinstance(out, Tensor | tuple | list):
+            return out
+        wanted = [name for a in found if (name := self._names.get(id(a))) is not None]
+        if not isinstance(out, Tensor):
+            self._refuse(wanted, func, "it gives several tensors")
+            return out
+        return self._watch(func, args, kwargs, out, wanted)
+
+    def refuse_unseen(self, leaves: Iterable[Tensor]) -> None:
+        """Refuse parameters that the graph reaches though no operation was seen to take them, as through a function of the user."""
+        for leaf in leaves:
+            name = self._names.get(id(leaf))
+            if name is not None:
+                self.refused.setdefault(
+                    name, "it is used where no operation can be seen, as in an autograd.Function"
+                )
+
+    def _property(
+        self, func: Callable[..., Any], found: list[Any], args: tuple[Any, ...], kwargs: Any
+    ) -> Any:
+        name = getattr(getattr(func, "__self__", None), "__name__", "")
+        if found and name in TURNED:
+            self._refuse([n for a in found if (n := self._names.get(id(a)))], func, f"its .{name} is used")
+            return func(*_aliases(args, self._all), **kwargs)
+        return func(*args, **kwargs)
+
+    def _watch(
+        self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Any, out: Tensor, wanted: list[str]
+    ) -> Tensor:
+        if not out.is_floating_point():
+            return out
+        if not out.requires_grad and (wanted or self._open_all):
+            out = out.detach().requires_grad_().clone()  # no leaf, so that the network may write into it
+        if not wanted:
+            return out
+        try:
+            if func is F.embedding and self._n > 1 and len(out) == 1:
+                out = out.expand(self._n, *out.shape[1:])  # of positions, the same for all samples
+            call = Call(_detached(args), _detached(kwargs), out, self._n, self._name, self._keeper)
+            uses = uses_of(func, call, wanted)
+        except NoRule as reason:
+            self._refuse(wanted, func, str(reason))
+            return out
+        for use in uses:
+            self._waiting[use.name] += 1
+            self.forms.append((_title(func), use.name, self._form(out)))
+        out.register_hook(lambda g: self._arrived(uses, g))  # type: ignore[no-untyped-call]
+        return out
+
+    def _form(self, out: Tensor) -> str:
+        return "samples" if len(out) == self._n else "samples x positions"
+
+    def _arrived(self, uses: list[Any], g: Tensor) -> None:
+        for use in uses:
+            if use.name not in self.refused:
+                self._keeper.add(use.name, use.term(g))
+            self._waiting[use.name] -= 1
+            if self._waiting[use.name] == 0 and use.name not in self.refused:
+                self._keeper.settle(use.name)
+
+    def _name(self, argument: Any) -> str | None:
+        return self._names.get(id(argument))
+
+    def _refuse(self, names: list[str], func: Callable[..., Any], reason: str) -> None:
+        for name in names:
+            self.refused.setdefault(name, f"{_title(func)}: {reason}")
+
+
+def _flat(values: Iterable[Any]) -> Iterable[Any]:
+    for value in values:
+        if isinstance(value, list | tuple):
+            yield from _flat(value)
+        else:
+            yield value
+
+
+def _aliases(value: Any, known: frozenset[int]) -> Any:
+    """The arguments with every known parameter as a tensor without gradient that shares its memory."""
+    if isinstance(value, Tensor):
+        return value.detach() if id(value) in known else value
+    if isinstance(value, dict):
+        return {key: _aliases(item, known) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_aliases(item, known) for item in value) if type(value) in (list, tuple) else value
+    return value
+
+
+def _detached(value: Any) -> Any:
+    """The arguments as rules see them: parameters as they are, to be known; everything else without graph."""
+    if isinstance(value, torch.nn.Parameter):
+        return value
+    if isinstance(value, Tensor):
+        return value.detach()
+    if isinstance(value, dict):
+        return {key: _detached(item) for key, item in value.items()}
+    return tuple(_detached(item) for item in value) if isinstance(value, tuple) else value
+
+
+def _title(func: Callable[..., Any]) -> str:
+    return getattr(func, "__name__", str(func))

@@ -1,0 +1,276 @@
+"""One loss per sample from what a network returns. No sample has a part in another's."""
+
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from schemas.base import sha256
+from schemas.errors import ModelError, SpecError
+from schemas.loss import (
+    IGNORED,
+    ClassificationLoss,
+    FactoryLoss,
+    LanguageModelLoss,
+    Loss,
+    MseLoss,
+    Reduction,
+    SimilarityLoss,
+)
+from tasks.extract.batches import Batch
+from tasks.extract.hooks import tensors
+from tasks.extract.imports import imported, source_file
+from tasks.extract.targets import OWN
+
+
+class Objective:
+    """A loss, ready for batches."""
+
+    def __init__(self, loss: Loss, mean_targets: float = 1.0, n_classes: int = 0) -> None:
+        """Make it.
+
+        Args:
+            loss: of the request.
+            mean_targets: targets of a sample, on average over the capture; for the reduction `token-mean`.
+            n_classes: classes of the data; for prototypes.
+        """
+        self.loss = loss
+        self.mean_targets = mean_targets
+        self.n_classes = n_classes
+
+    def __call__(self, output: Any, batch: Batch) -> Tensor:
+        """The loss of each sample, with its graph.
+
+        Args:
+            output: what the network returned.
+            batch: the batch that it was given, with its targets.
+
+        Returns:
+            Floating [sample]; float32 where the network computes in less.
+
+        Raises:
+            ModelError: if the output does not fit the loss, or a function gave anything but one number per sample.
+        """
+        found = self._of(output, batch)
+        if tuple(found.shape) != (batch.n_samples,) or not found.is_floating_point():
+            raise ModelError(
+                f"the loss {self._name} gave {found.dtype} of shape {tuple(found.shape)} for {batch.n_samples} samples; expected one "
+                f"number for each, shape ({batch.n_samples},): reduce over everything but the first axis"
+            )
+        return found
+
+    @property
+    def needs_count(self) -> bool:
+        """Whether `mean_targets` matters."""
+        return isinstance(self.loss, LanguageModelLoss) and self.loss.reduction == "token-mean"
+
+    def count(self, batch: Batch) -> Tensor:
+        """int64 [sample]: targets of each sample of a text, known without a forward."""
+        return (_token_targets(self._language_model, batch)[1] != IGNORED).sum(1)
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 of what the loss is made of beside its options: the file of a function, the bytes of prototypes."""
+        if isinstance(self.loss, FactoryLoss):
+            imported(self.loss.function, "the loss", ModelError)
+            file = source_file(self.loss.function)
+            return sha256(Path(file).read_bytes() if file else b"")
+        return "" if self._given is None else sha256(self._given.numpy().tobytes())
+
+    @property
+    def _name(self) -> str:
+        return self.loss.function if isinstance(self.loss, FactoryLoss) else repr(self.loss.kind)
+
+    @property
+    def _language_model(self) -> LanguageModelLoss:
+        if not isinstance(self.loss, LanguageModelLoss):
+            raise SpecError(f"the loss {self._name} has one target per sample; nothing is to be counted")
+        return self.loss
+
+    def _of(self, output: Any, batch: Batch) -> Tensor:
+        loss = self.loss
+        if isinstance(loss, FactoryLoss):
+            given = self._tensor(output) if loss.output else output
+            return _checked_tensor(self._function(given, batch, **loss.arguments), loss.function)
+        value = _at_least_float32(self._tensor(output))
+        if isinstance(loss, LanguageModelLoss):
+            return self._tokens(value, batch, loss)
+        if isinstance(loss, MseLoss):
+            return self._squares(value, batch, loss)
+        codes = _target(batch, loss.label).to(value.device)
+        if isinstance(loss, ClassificationLoss):
+            _refuse_shape(value, codes, 2, "logits [sample, class]")
+            _refuse_classes(codes, value.shape[1], "logits")
+            return F.cross_entropy(value, codes, reduction="none")
+        return self._similarity(value, codes, batch, loss)
+
+    def _tensor(self, output: Any) -> Tensor:
+        found = dict(tensors(output))
+        name = self.loss.output or next(iter(found), "")
+        if name not in found:
+            raise ModelError(
+                f"the network's output has no tensor {name!r} for the loss; it has {', '.join(found) or 'none'}"
+            )
+        return found[name]
+
+    def _tokens(self, logits: Tensor, batch: Batch, loss: LanguageModelLoss) -> Tensor:
+        chosen, wanted = _token_targets(loss, batch)
+        if logits.ndim != 3 or logits.shape[:2] != chosen.shape:
+            raise ModelError(
+                f"the loss 'lm' takes logits of shape {(*chosen.shape, 'vocabulary')}, found {tuple(logits.shape)}: use a network with a "
+                "language model's head (head: causal-lm)"
+            )
+        wanted = wanted.to(logits.device)
+        kept = logits[:, : wanted.shape[1]]
+        each = F.cross_entropy(
+            kept.flatten(0, 1), wanted.flatten(), reduction="none", ignore_index=IGNORED
+        ).view(wanted.shape)
+        return self._reduce(each.sum(1), (wanted != IGNORED).sum(1), loss.reduction)
+
+    def _squares(self, value: Tensor, batch: Batch, loss: MseLoss) -> Tensor:
+        if value.ndim == 0 or len(value) != batch.n_samples:
+            raise ModelError(
+                f"the loss 'mse' takes an output of {batch.n_samples} samples along its first axis, found shape {tuple(value.shape)}"
+            )
+        flat = value.reshape(len(value), -1)
+        target = _target(batch, loss.target) if loss.target else next(iter(batch.inputs.values()))
+        wanted = target.to(flat).reshape(batch.n_samples, -1)
+        if flat.shape != wanted.shape:
+            raise ModelError(
+                f"the loss 'mse' compares {tuple(value.shape)} of the network with {tuple(target.shape)}; expected equal shapes"
+            )
+        squares = (flat - wanted).square().sum(1)
+        return squares if loss.reduction == "sum" else squares / flat.shape[1]
+
+    def _reduce(self, total: Tensor, targets: Tensor, reduction: Reduction) -> Tensor:
+        if reduction == "sum":
+            return total
+        if reduction == "sample-mean":
+            return total / targets.clamp(min=1)
+        return total / self.mean_targets
+
+    def _similarity(self, value: Tensor, codes: Tensor, batch: Batch, loss: SimilarityLoss) -> Tensor:
+        rows = F.normalize(_pooled(value, batch, loss), dim=1)
+        prototypes = self._prototypes(rows.shape[1]).to(rows)
+        _refuse_classes(codes, len(prototypes), "prototypes")
+        cosines = rows @ prototypes.T
+        if loss.form == "cosine":
+            return 1 - cosines.gather(1, codes[:, None])[:, 0]
+        return F.cross_entropy(cosines / loss.temperature, codes, reduction="none")
+
+    def _prototypes(self, width: int) -> Tensor:
+        """float64 [class, feature], of length 1."""
+        given = self._given
+        if given is None:
+            given = _random_directions(self.n_classes, width, self._seed)
+        if given.ndim != 2 or given.shape[1] != width or len(given) < self.n_classes:
+            raise ModelError(
+                f"the loss 'similarity' has prototypes of shape {tuple(given.shape)}; expected ({self.n_classes}, {width}): one row per "
+                "class, as wide as the network's embedding"
+            )
+        return F.normalize(given, dim=1)
+
+    @cached_property
+    def _given(self) -> Tensor | None:
+        path = self.loss.prototypes if isinstance(self.loss, SimilarityLoss) else None
+        if path is None:
+            return None
+        try:
+            return torch.from_numpy(np.load(path, allow_pickle=False)).double()
+        except (OSError, ValueError) as error:
+            raise SpecError(
+                f"loss: the prototypes {path!r} cannot be read: {error}; expected an .npy file of one row per class"
+            ) from error
+
+    @property
+    def _seed(self) -> int:
+        return self.loss.seed if isinstance(self.loss, SimilarityLoss) else 0
+
+    @cached_property
+    def _function(self) -> Any:
+        if not isinstance(self.loss, FactoryLoss):
+            raise SpecError(f"the loss {self._name} is no function of one's own")
+        return imported(self.loss.function, "the loss", ModelError)
+
+
+@lru_cache(maxsize=4)
+def _random_directions(n: int, width: int, seed: int) -> Tensor:
+    """float64 [n, width]: seeded, row by row, so that more of them change none."""
+    rows = [np.random.Generator(np.random.Philox(key=[seed, k])).standard_normal(width) for k in range(n)]
+    return torch.from_numpy(np.stack(rows))
+
+
+def _token_targets(loss: LanguageModelLoss, batch: Batch) -> tuple[Tensor, Tensor]:
+    """The ids [sample, place], and for each place that predicts its target, `IGNORED` where there is none.
+
+    Raises:
+        ModelError: for a batch that is no text.
+    """
+    ids, mask = batch.token_id, batch.mask
+    if ids is None or mask is None:
+        raise ModelError("the loss 'lm' takes texts or token sequences; found inputs without token ids")
+    own = (batch.targets or {}).get(OWN)
+    wanted = (ids.long() if own is None else own).masked_fill(~mask, IGNORED)
+    if not loss.shift:
+        if own is None:
+            raise ModelError(
+                "the loss 'lm' with shift: false takes an input `labels` of every sample; found none (shift: true predicts the next token)"
+            )
+        return ids, wanted
+    return ids, wanted[:, 1:].masked_fill(~mask[:, :-1], IGNORED)
+
+
+def _pooled(value: Tensor, batch: Batch, loss: SimilarityLoss) -> Tensor:
+    """[sample, feature]."""
+    if value.ndim == 2:
+        return value
+    if value.ndim != 3:
+        raise ModelError(
+            f"the loss 'similarity' takes rows [sample, token, feature] or [sample, feature], found {tuple(value.shape)}"
+        )
+    if batch.mask is None:
+        return value.mean(1) if loss.pooling == "mean" else value[:, 0]
+    mask = batch.mask.to(value.device)
+    if loss.pooling == "cls":
+        return value[torch.arange(len(value), device=value.device), mask.int().argmax(1)]
+    kept = mask[:, :, None].to(value.dtype)
+    return (value * kept).sum(1) / kept.sum(1).clamp(min=1)
+
+
+def _target(batch: Batch, name: str) -> Tensor:
+    found = (batch.targets or {}).get(name)
+    if found is None:
+        raise ModelError(f"the batch carries no label {name!r} for the loss; encode it with its loss")
+    return found
+
+
+def _at_least_float32(value: Tensor) -> Tensor:
+    return value.float() if value.dtype in (torch.bfloat16, torch.float16) else value
+
+
+def _checked_tensor(value: Any, name: str) -> Tensor:
+    if not isinstance(value, Tensor):
+        raise ModelError(
+            f"the loss {name} gave a {type(value).__name__}; expected a tensor, one number for each sample"
+        )
+    return value
+
+
+def _refuse_shape(value: Tensor, codes: Tensor, axes: int, expected: str) -> None:
+    if value.ndim != axes or len(value) != len(codes):
+        raise ModelError(
+            f"the loss takes {expected} for {len(codes)} samples, found {tuple(value.shape)}; name the tensor with `output`, or use a "
+            "network with that head"
+        )
+
+
+def _refuse_classes(codes: Tensor, classes: int, what: str) -> None:
+    highest = int(codes.max()) if len(codes) else -1
+    if highest >= classes:
+        raise ModelError(
+            f"a sample is of class {highest} (from 0), there are {classes} {what}; name the classes in order with `classes`"
+        )

@@ -1,0 +1,111 @@
+"""The backward part of a unit: what its batches are sent through, and how exact that was."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from schemas.capture import CaptureSpec
+from schemas.errors import DataError
+from schemas.layout import GradientLayout, SiteLayout, Space
+from tasks.extract.backward import activations_only, collect_backward
+from tasks.extract.batches import Batch
+from tasks.extract.gradients.sample_gradients import GradientPlan, make_plan
+from tasks.extract.losses import Objective
+from tasks.extract.models import Network
+
+
+class Gradients:
+    """Runs batches of one row space forward and backward."""
+
+    def __init__(
+        self, spec: CaptureSpec, objective: Objective, plan: GradientPlan, slow: GradientPlan | None
+    ) -> None:
+        self._spec = spec
+        self._objective = objective
+        self._plan = plan
+        self._slow = slow
+
+    def __call__(
+        self, network: Network, batch: Batch, sites: Sequence[SiteLayout]
+    ) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+        """The rows of a batch, and the parameters that took a pass for each sample: see `collect_backward`."""
+        return self._collect(network, batch, sites, self._plan)
+
+    def error(
+        self, network: Network, batch: Batch, sites: Sequence[SiteLayout], found: dict[str, Tensor]
+    ) -> float | None:
+        """The largest relative error, by norm, of a parameter's gradient against plain autograd; None where there are none.
+
+        Args:
+            network: as the unit has it.
+            batch: one sample.
+            sites: of the space.
+            found: its rows.
+        """
+        parameters = [layout for layout in sites if layout.site.is_parameter]
+        if self._slow is None or not parameters:
+            return None
+        exact, _ = self._collect(network, batch, parameters, self._slow)
+        errors = [_error(found[site], rows) for site, rows in exact.items()]
+        worst = max(errors)
+        return worst if worst < float("inf") else None
+
+    def _collect(
+        self, network: Network, batch: Batch, sites: Sequence[SiteLayout], plan: GradientPlan
+    ) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+        request = self._spec.request
+        done = collect_backward(network, batch, sites, request.rows, request.precision, self._objective, plan)
+        return done.rows, done.looped
+
+
+def needs_backward(spec: CaptureSpec, space: Space) -> bool:
+    """Whether a row space holds anything but activations."""
+    return any(layout.site.quantity != "activation" for layout in spec.layout.sites_of(space.name))
+
+
+def make_gradients(spec: CaptureSpec, space: Space, network: Network) -> Gradients | None:
+    """The backward part of a unit; None where its space holds activations alone.
+
+    Raises:
+        DataError: if the loss is not the one that was planned.
+    """
+    request, layout = spec.request, spec.layout.gradients
+    if layout is None or request.loss is None or not needs_backward(spec, space):
+        return None
+    objective = make_objective(spec)
+    sites = spec.layout.sites_of(space.name)
+    wanted = request.parameter_gradients
+    if wanted is None or not any(site.site.is_parameter for site in sites):
+        return Gradients(spec, objective, activations_only(network), None)
+    every = any(site.site.quantity == "activation_gradient" for site in sites)
+    names, seed = layout.parameters, request.precision.seed
+    plan = make_plan(
+        network.module, names, wanted.keep, seed, frozenset(layout.looped), "all" if every else "wanted"
+    )
+    slow = make_plan(network.module, names, wanted.keep, seed, frozenset(names))
+    return Gradients(spec, objective, plan, slow)
+
+
+def make_objective(spec: CaptureSpec) -> Objective:
+    """The loss of a capture.
+
+    Raises:
+        DataError: if it is not the one that was planned, or there is none.
+    """
+    request, layout = spec.request, spec.layout.gradients or GradientLayout()
+    if request.loss is None:
+        raise DataError("the capture has no loss; give it one, such as loss: {kind: lm}")
+    objective = Objective(request.loss, layout.mean_targets, layout.n_classes)
+    if objective.digest != layout.loss_digest:
+        raise DataError(
+            f"the loss has digest {objective.digest[:12]}, the one that was planned {layout.loss_digest[:12]}: its function's file or its "
+            "prototypes changed; plan the run again: another loss is another capture"
+        )
+    return objective
+
+
+def _error(found: Tensor, exact: Tensor) -> float:
+    norm = torch.linalg.vector_norm(exact.double())
+    difference = torch.linalg.vector_norm(found.double() - exact.double())
+    return float(difference / norm) if norm > 0 else float(difference)

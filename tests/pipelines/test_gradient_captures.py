@@ -1,0 +1,332 @@
+"""Captures of gradients: what lies in the store is what plain autograd gives, sample by sample, however the units ran."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from pydantic import ValidationError
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pipelines.cluster import DaskDriver, open_client
+from pipelines.plan import make_plan
+from pipelines.resolve import prepare
+from pipelines.serial import run_serial
+from schemas.capture import CaptureRequest
+from schemas.errors import ModelError, SpecError, UnknownNameError
+from schemas.execution import Execution
+from schemas.run import RunSpec
+from subspan import open_capture
+from tasks.produce import run_capture
+from tasks.store.location import Location
+from tasks.store.receipts import read_receipts
+from tests import factories
+from tests.extract.nets import save
+from tests.pipelines.runs import TOKEN_LENGTHS, finished, store_bytes, tokens_of, vectors_run
+
+CLASSES = {"kind": "classification", "label": "label"}
+SMALL = {"kind": "kronecker", "dimension": 4}
+TOKENS = {"kind": "factory", "factory": "tests.pipelines.runs:token_sequences"}
+
+
+def vectors(root: Path, n: int = 50, **request: Any) -> RunSpec:
+    return vectors_run(
+        root, n, **{"loss": CLASSES, "sites": [], "parameter_gradients": {"keep": SMALL}, **request}
+    )
+
+
+def texts(root: Path, folder: Path, **request: Any) -> RunSpec:
+    return RunSpec.model_validate(
+        {
+            "name": "texts",
+            "root": str(root),
+            "captures": {
+                "texts": {
+                    "model": {"name": save("gpt2", folder, head=True), "head": "causal-lm"},
+                    "data": {"source": TOKENS},
+                    "loss": {"kind": "lm"},
+                    "batch_tokens": 60,
+                    "store": {"shard_rows": 16, "chunk_rows": 8},
+                    **request,
+                }
+            },
+            "report": None,
+        }
+    )
+
+
+def captured(run: RunSpec) -> Any:
+    outcome = run_serial(run)
+    return open_capture(run.root, outcome.captures[0].id)
+
+
+def loop(module: nn.Module, losses: list[Tensor]) -> dict[str, Tensor]:
+    """Parameter to [sample, entry]."""
+    names, parameters = zip(*module.named_parameters(), strict=True)
+    rows = [torch.autograd.grad(loss, parameters, allow_unused=True) for loss in losses]
+    return {
+        name: torch.stack([(torch.zeros_like(p) if row[n] is None else row[n]).flatten() for row in rows])
+        for n, (name, p) in enumerate(zip(names, parameters, strict=True))
+    }
+
+
+def assert_rows(found: np.ndarray, expected: Tensor, tolerance: float = 1e-5) -> None:
+    difference = np.linalg.norm(found - expected.detach().numpy(), axis=1)
+    norms = np.linalg.norm(expected.detach().numpy(), axis=1)
+    assert (difference <= tolerance * np.maximum(norms, 1e-3 * norms.max(initial=1e-12))).all()
+
+
+def plain_vectors(n: int) -> dict[str, Tensor]:
+    module, data = factories.squares(), factories.vectors(n)
+    losses = [F.cross_entropy(module(data[k][0][None]), torch.tensor([data[k][1]])) for k in range(n)]
+    return loop(module, losses)
+
+
+def test_every_parameter_is_that_of_a_loop(tmp_path: Path) -> None:
+    found = captured(vectors(tmp_path, parameter_gradients={"keep": {"kind": "exact"}}))
+    expected = plain_vectors(50)
+    assert set(found.sites) == {f"{name}:grad" for name in expected}
+    for name, rows in expected.items():
+        here = found.site(f"{name}:grad")
+        assert_rows(here["parameter_gradient"].values, rows)
+        assert here["parameter_gradient"].attrs["shape"] == list(
+            factories.squares().get_parameter(name).shape
+        )
+        assert here["key"].values.tolist() == found.samples.index.tolist()
+
+
+def test_texts_match_a_loop(tmp_path: Path) -> None:
+    run = texts(
+        tmp_path / "out",
+        tmp_path / "gpt2",
+        sites=["transformer.h.*", "transformer.wte", "transformer.ln_f"],
+        quantities=["activation", "activation_gradient"],
+        parameter_gradients={"keep": {"kind": "exact"}},
+    )
+    found = captured(run)
+    from transformers import AutoModelForCausalLM
+
+    module = AutoModelForCausalLM.from_pretrained(tmp_path / "gpt2").eval()
+    losses, states = [], []
+    for n in range(len(TOKEN_LENGTHS)):
+        ids = tokens_of(n)[None]
+        out = module(ids, output_hidden_states=True, use_cache=False)
+        losses.append(F.cross_entropy(out.logits[0, :-1], ids[0, 1:], reduction="sum"))
+        states.append(out.hidden_states)
+    for name, rows in loop_keep(module, losses).items():
+        assert_rows(found.site(f"{name}:grad")["parameter_gradient"].values, rows, 2e-5)
+    gradients = [
+        torch.autograd.grad(loss, s[1], retain_graph=True)[0][0]
+        for loss, s in zip(losses, states, strict=True)
+    ]
+    block = found.site("transformer.h.0:out:0:grad")
+    assert_rows(block["activation_gradient"].values, torch.cat(gradients), 1e-4)
+    assert_rows(block["activation"].values, torch.cat([s[1][0] for s in states]), 1e-5)
+    assert block["sample"].values.tolist() == np.repeat(np.arange(len(TOKEN_LENGTHS)), TOKEN_LENGTHS).tolist()
+
+
+def loop_keep(module: nn.Module, losses: list[Tensor]) -> dict[str, Tensor]:
+    names, parameters = zip(*module.named_parameters(), strict=True)
+    rows = [torch.autograd.grad(loss, parameters, retain_graph=True) for loss in losses]
+    return {name: torch.stack([row[n].flatten() for row in rows]) for n, name in enumerate(names)}
+
+
+@pytest.mark.parametrize("keep", ["kronecker", "global", "sketch", "factors", "norms"])
+def test_every_form_has_its_arrays(keep: str, tmp_path: Path) -> None:
+    options = {"kronecker": {"dimension": 4}, "global": {"dimension": 16}, "sketch": {"dimension": 32}}
+    run = vectors(tmp_path, parameter_gradients={"keep": {"kind": keep, **options.get(keep, {})}})
+    found, exact = captured(run), plain_vectors(50)
+    if keep == "norms":
+        norms = found.site(":norm")["gradient_norm"]
+        assert norms.attrs["features"] == list(exact)
+        np.testing.assert_allclose(
+            norms.values, torch.stack([r.norm(dim=1) for r in exact.values()], 1).detach().numpy(), rtol=1e-5
+        )
+    elif keep in ("global", "sketch"):
+        assert found.sites == (":grad",)
+        assert found.site(":grad")["parameter_gradient"].shape == (50, options[keep]["dimension"])
+    else:
+        assert set(found.sites) == {f"{name}:grad" for name in exact}
+
+
+def test_one_or_two_workers_threads_and_a_resumed_run_give_equal_bytes(tmp_path: Path) -> None:
+    request = {"sites": ["first"], "quantities": ["activation", "activation_gradient"]}
+    alone = vectors(tmp_path / "alone", n=200, **request)
+    capture = run_serial(alone).captures[0].id
+    expected = store_bytes(tmp_path / "alone", capture)
+    threads = vectors(tmp_path / "threads", n=200, **request)
+    execution = threads.execution.model_copy(update={"cluster": "threads"})
+    run_serial(threads.model_copy(update={"execution": execution}))
+    assert store_bytes(tmp_path / "threads", capture) == expected
+    prepared = prepare(next(iter(alone.captures.values())), None)
+    with open_client(Execution(cluster="processes", workers=2, device="cpu"), 1, "cpu") as client:
+        run_capture(
+            Location(str(tmp_path / "two")), prepared.spec, lambda: prepared.table, DaskDriver(client)
+        )
+    assert store_bytes(tmp_path / "two", capture) == expected
+
+
+def test_a_killed_capture_goes_on_where_it_was(tmp_path: Path) -> None:
+    network = {"pause": 0.05}
+    quiet = vectors(tmp_path / "quiet", n=300, network=network)
+    capture = run_serial(quiet).captures[0].id
+    run = vectors(tmp_path / "killed", n=300, network=network)
+    file = tmp_path / "run.json"
+    file.write_text(run.model_dump_json())
+    code = (
+        "import sys; from pathlib import Path; from schemas.run import RunSpec; from pipelines.serial import run_serial; "
+        "run_serial(RunSpec.model_validate_json(Path(sys.argv[1]).read_text()))"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code, str(file)])
+    folder = tmp_path / "killed" / "captures" / f"{capture}.receipts"
+    while process.poll() is None and not (folder.exists() and len(list(folder.glob("sample-*.json"))) > 2):
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    spec = make_plan(run).captures[0].spec
+    before = finished(tmp_path / "killed", spec)
+    assert before
+    again = run.execution.model_copy(update={"take_over_lease": True})
+    run_serial(run.model_copy(update={"execution": again}))
+    after = finished(tmp_path / "killed", spec)
+    assert {path: after[path] for path in before} == before
+    assert store_bytes(tmp_path / "killed", capture) == store_bytes(tmp_path / "quiet", capture)
+
+
+def test_samples_that_raise_or_give_no_number_are_named(tmp_path: Path) -> None:
+    run = vectors(tmp_path, network={"fragile": True}, parameter_gradients={"keep": {"kind": "exact"}})
+    found = captured(run)
+    assert [f.sample for f in found.failures] == [7, 11]
+    assert "NaN or infinite" in found.failures[1].reason
+    rows = found.site("first.weight:grad")["parameter_gradient"].values
+    assert np.isnan(rows[[7, 11]]).all()
+    kept = [n for n in range(50) if n not in (7, 11)]
+    assert_rows(rows[kept], plain_vectors(50)["first.weight"][kept])
+
+
+def test_the_receipt_tells_how_exact_gradients_are(tmp_path: Path) -> None:
+    run = vectors(tmp_path)
+    capture = run_serial(run).captures[0].id
+    first = min(read_receipts(Location(str(tmp_path)), capture).items())[1]
+    assert first.max_gradient_error is not None
+    assert first.max_gradient_error < 1e-5
+    assert first.looped == ()
+
+
+def test_a_capture_of_a_loss_alone_keeps_its_samples(tmp_path: Path) -> None:
+    found = captured(vectors(tmp_path, parameter_gradients=None))
+    assert found.sites == ()
+    assert len(found.samples) == 50
+
+
+def test_stages_read_gradients(tmp_path: Path) -> None:
+    run = vectors(
+        tmp_path,
+        sites=["first"],
+        quantities=["activation", "activation_gradient"],
+        stages={
+            "weights": {"method": "spectrum.summary", "sites": "*.weight:grad"},
+            "there": {"method": "spectrum.summary", "sites": "first:out:0:grad"},
+            "values": {"method": "spectrum.summary", "sites": "first"},
+        },
+    )
+    outcome = run_serial(run)
+    assert sorted(stage.site for stage in outcome.artifacts) == [
+        "first.weight:grad", "first:out:0", "first:out:0:grad", "last.weight:grad",
+    ]  # fmt: skip
+
+
+class TestRefusals:
+    def test_a_label_that_is_not_there(self, tmp_path: Path) -> None:
+        with pytest.raises(UnknownNameError, match="no label 'labels'; nearest: label"):
+            make_plan(vectors(tmp_path, loss={"kind": "classification", "label": "labels"}))
+
+    def test_gradients_of_nothing(self, tmp_path: Path) -> None:
+        with pytest.raises(ValidationError, match="no loss"):
+            vectors(tmp_path, loss=None)
+
+    def test_a_parameter_that_is_not_there(self, tmp_path: Path) -> None:
+        with pytest.raises(UnknownNameError, match=r"first\.weight"):
+            make_plan(vectors(tmp_path, parameter_gradients={"parameters": ["frist.weight"], "keep": SMALL}))
+
+    def test_a_frozen_parameter(self, tmp_path: Path) -> None:
+        model = {"kind": "factory", "factory": f"{__name__}:half_frozen"}
+        with pytest.raises(ModelError, match=r"first\.weight is frozen"):
+            make_plan(
+                vectors(tmp_path, model=model, parameter_gradients={"parameters": ["first.*"], "keep": SMALL})
+            )
+        plan = make_plan(vectors(tmp_path, model=model))
+        assert [str(site.site) for site in plan.captures[0].spec.layout.sites] == [
+            "last.weight:grad",
+            "last.bias:grad",
+        ]
+
+    def test_a_loss_that_is_no_number_per_sample(self, tmp_path: Path) -> None:
+        with pytest.raises(ModelError, match="one number for each"):
+            make_plan(vectors(tmp_path, loss={"kind": "factory", "function": f"{__name__}:mean_of_all"}))
+
+    def test_a_compiled_network(self, tmp_path: Path) -> None:
+        with pytest.raises(ModelError, match="compiled"):
+            make_plan(vectors(tmp_path, model={"kind": "factory", "factory": f"{__name__}:compiled"}))
+
+    def test_a_projection_that_is_larger_than_the_gradient(self, tmp_path: Path) -> None:
+        with pytest.raises(SpecError, match="dimension"):
+            make_plan(vectors(tmp_path, parameter_gradients={"keep": {"kind": "kronecker", "dimension": 64}}))
+
+    def test_the_loss_changed_since_the_plan(self, tmp_path: Path) -> None:
+        run = vectors(tmp_path, loss={"kind": "factory", "function": f"{__name__}:first_output"})
+        spec = make_plan(run).captures[0].spec
+        assert spec.layout.gradients is not None
+        assert len(spec.layout.gradients.loss_digest) == 64
+        other = make_plan(
+            vectors(tmp_path, loss={"kind": "factory", "function": f"{__name__}:second_output"})
+        )
+        assert other.captures[0].id != spec.id
+
+
+def half_frozen() -> nn.Module:
+    """Its first layer is frozen."""
+    module = factories.squares()
+    for parameter in module.get_submodule("first").parameters():
+        parameter.requires_grad_(False)
+    return module
+
+
+def compiled() -> nn.Module:
+    """A compiled network, not yet called."""
+    module = factories.squares()
+    module.compile()
+    return module
+
+
+def mean_of_all(output: Tensor, batch: Any) -> Tensor:
+    """One number for all samples."""
+    return output.mean()
+
+
+def first_output(output: Tensor, batch: Any) -> Tensor:
+    """The first output of each sample."""
+    return output[:, 0]
+
+
+def second_output(output: Tensor, batch: Any) -> Tensor:
+    """The second output of each sample."""
+    return output[:, 1]
+
+
+def test_old_requests_keep_their_ids() -> None:
+    request = CaptureRequest.model_validate(
+        {
+            "model": {"kind": "factory", "factory": "a:b"},
+            "data": {"source": {"kind": "digits"}},
+            "sites": ["0"],
+        }
+    )
+    assert not request.wants_gradients
