@@ -1,0 +1,45 @@
+"""Rows by the classes of a label: what methods that compare classes share."""
+
+import torch
+from torch import Tensor
+
+from schemas.errors import MethodError, nearest
+from tasks.methods.contract import Block, Inputs
+
+
+def class_label(inputs: Inputs, wanted: str | None) -> str:
+    """The label that names classes: the wanted one, or the first.
+
+    Raises:
+        MethodError: if there is no such label, or it holds numbers.
+    """
+    if wanted is None and inputs.categories:
+        return min(inputs.categories)
+    if wanted in inputs.categories:
+        return str(wanted)
+    raise MethodError(
+        f"label {wanted!r} names no classes; expected one of {nearest(str(wanted), inputs.categories)}: labels of texts or whole numbers "
+        "are classes"
+    )
+
+
+def class_code(inputs: Inputs, label: str, name: str | None, default: int) -> int:
+    """The code of a class by its name, or the one at a place.
+
+    Raises:
+        MethodError: if there is no such class.
+    """
+    names = inputs.categories[label]
+    if name is None and default < len(names):
+        return default
+    if name in names:
+        return names.index(str(name))
+    raise MethodError(f"label {label!r} has no class {name!r}; nearest: {nearest(str(name), names)}")
+
+
+def rows_of_class(block: Block, label: str, code: int, port: str = "x") -> Tensor:
+    """The rows of a class, in the order of the capture."""
+    order = torch.argsort(block.index)
+    chosen = order[block.labels[label][order] == code]
+    rows: Tensor = block[port][chosen]
+    return rows

@@ -1,0 +1,1 @@
+"""Gradients, updates and weights over training: the subspaces they live in, beside what chance would give."""

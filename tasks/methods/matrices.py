@@ -1,0 +1,40 @@
+"""Rows as the matrices that they are: what methods about weights, updates and their gradients share."""
+
+from math import prod
+
+import torch
+from jaxtyping import Float, Float64
+from torch import Tensor
+
+from tasks.methods.contract import Block, Inputs
+from tasks.numerics.spectrum import signed
+
+VECTOR = "the rows have no shape of a matrix (a vector, or a projected gradient): each counts as a matrix of one column"
+
+
+def in_order(block: Block, port: str = "x") -> Tensor:
+    """The rows of a port in the order of the capture."""
+    return block[port][torch.argsort(block.index)]
+
+
+def sides(inputs: Inputs, port: str = "x") -> tuple[int, int]:
+    """Rows and columns of the matrix that a row is: its first axis, and all others; one column for vectors."""
+    shape = inputs.shapes.get(port, (inputs.widths[port],))
+    return shape[0], prod(shape[1:])
+
+
+def caveats(inputs: Inputs, port: str = "x") -> tuple[str, ...]:
+    """What a reader must know where rows are no matrices."""
+    return (VECTOR,) if sides(inputs, port)[1] == 1 else ()
+
+
+def left_basis(matrix: Float[Tensor, "out in"], rank: int) -> Float64[Tensor, "component out"]:
+    """The leading left singular vectors of a matrix as orthonormal rows; fewer where its rank is lower.
+
+    Cost: out in min(out, in).
+    """
+    exact = matrix.double()
+    u, s, _ = torch.linalg.svd(exact, full_matrices=False)
+    floor = max(exact.shape) * torch.finfo(torch.float64).eps * float(s[0]) if len(s) else 0.0
+    kept = min(rank, int((s > floor).sum()))
+    return signed(u[:, :kept].T.contiguous()) if kept else u.new_zeros(0, len(u))
