@@ -11,9 +11,9 @@ from pipelines.plan import CapturePlan, StagePlan
 from schemas.errors import MethodError, SpecError, UnknownNameError, nearest
 from schemas.layout import Site
 from schemas.run import RunSpec
-from schemas.stage import ArtifactRef, PortInput, ResolvedStage, RowsRef, StageRequest
+from schemas.stage import NETWORK, ArtifactRef, PortInput, ResolvedStage, RowsRef, StageRequest
 from tasks.extract.sites import SiteInfo, resolve
-from tasks.methods.contract import ArtifactPort, RowsPort, load_method
+from tasks.methods.contract import ArtifactPort, BatchesPort, RowsPort, load_method
 
 
 def allowed_packages() -> tuple[str, ...]:
@@ -144,6 +144,8 @@ def _rows(
         raise SpecError(
             f"stage {name!r}, port {port!r} of {request.method} takes one capture, found {len(chosen)}"
         )
+    if isinstance(what, BatchesPort):
+        return [_network(name, port, request.method, chosen)]
     sites = select_sites(given.sites, [site.site for site in chosen[0].spec.layout.sites])
     for capture in chosen:
         there = {str(site.site) for site in capture.spec.layout.sites}
@@ -153,6 +155,20 @@ def _rows(
                 f"stage {name!r}: capture {capture.name!r} has no site {missing[0]!r}; nearest: {nearest(missing[0], there)}"
             )
     return [tuple(RowsRef(capture=c.id, digest=c.id, site=str(site)) for c in chosen) for site in sites]
+
+
+def _network(name: str, port: str, method: str, chosen: Sequence[CapturePlan]) -> tuple[RowsRef, ...]:
+    """The network of a capture with a loss.
+
+    Raises:
+        SpecError: if the capture has none.
+    """
+    for capture in chosen:
+        if capture.spec.request.loss is None:
+            raise SpecError(
+                f"stage {name!r}, port {port!r} of {method}: capture {capture.name!r} has no loss; give it one, such as loss: {{kind: lm}}"
+            )
+    return tuple(RowsRef(capture=c.id, digest=c.id, site=NETWORK) for c in chosen)
 
 
 def select_sites(pattern: str, sites: Sequence[Site]) -> list[Site]:

@@ -5,6 +5,9 @@ from pydantic import Field
 from schemas.base import Frozen, content_id
 from schemas.capture import MethodCall
 
+NETWORK = "network"
+"""The site of a stage that reads a network rather than rows."""
+
 
 class PortInput(Frozen):
     """What a user connects to a port of a method."""

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from schemas.errors import MethodError
+from tasks.engine.network import CapturedNetwork
 from tasks.engine.source import Rows
 from tasks.methods.contract import Block
 
@@ -24,14 +25,15 @@ def block_of(rows: Rows, ports: Sequence[str], device: str, where: Sequence[str]
         MethodError: if a value is NaN or infinite.
     """
     values = [to_tensor(v, device) for v in rows.values]
-    for tensor, place in zip(values, where, strict=True):
+    for tensor, place in zip(values, where, strict=rows.network is None):
         refuse_not_finite(tensor, rows.index, place)
     return Block(
-        rows=dict(zip(ports, values, strict=True)),
+        rows=dict(zip(ports, values, strict=rows.network is None)),
         sample=to_tensor(rows.sample, device),
         position=to_tensor(rows.position, device),
         index=to_tensor(rows.index, device),
         labels={name: to_tensor(column, device) for name, column in rows.labels.items()},
+        network=None if rows.network is None else CapturedNetwork(rows.network, rows.sample, device),
     )
 
 

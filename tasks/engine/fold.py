@@ -75,7 +75,7 @@ class Folder:
 
     def block(self, block: Block) -> Block:
         """The block as this method's ports call it."""
-        rows = dict(zip(self.ports, block.rows.values(), strict=True))
+        rows = dict(zip(self.ports, block.rows.values(), strict=block.network is None))
         weight = None if self.weight is None else weights_of(block, self.weight)
         return replace(block, rows=rows, labels=block.labels if self.labels else {}, weight=weight)
 

@@ -6,9 +6,10 @@ from typing import NamedTuple
 from schemas.artifact import Artifact
 from schemas.base import Frozen
 from schemas.errors import MethodError
-from schemas.stage import ResolvedStage, RowsRef
+from schemas.stage import NETWORK, ResolvedStage, RowsRef
 from tasks.engine.blocks import to_tensor
 from tasks.engine.join import JoinedSource
+from tasks.engine.network import NetworkSource, open_network, trainable
 from tasks.engine.reduction import reads_labels, rows_ports
 from tasks.engine.source import SiteSource, Source, n_rows, n_samples
 from tasks.methods.contract import ArtifactPort, Inputs, RowsPort, State, load_method
@@ -74,6 +75,10 @@ def open_source(root: Location, refs: tuple[tuple[RowsRef, ...], ...], labels: b
     Raises:
         MethodError: for more ports than can be joined.
     """
+    if any(ref.site == NETWORK for port in refs for ref in port):
+        if len(refs) > 1:
+            raise MethodError(f"found {len(refs)} ports; a network is read alone, split the method")
+        return NetworkSource(root, refs[0])
     sites = [SiteSource(root, port, labels) for port in refs]
     if len(sites) == 1:
         return sites[0]
@@ -121,8 +126,17 @@ def _inputs(job: StageJob, module: ModuleType, source: Source, ports: tuple[str,
             for name, artifact in made.items()
         },
         results={name: artifact.result for name, artifact in made.items()},
+        parameters=_parameters(job, source),
         shapes={name: shape for name, shape in zip(ports, source.shapes, strict=True) if shape is not None},
     )
+
+
+def _parameters(job: StageJob, source: Source) -> dict[str, tuple[int, ...]]:
+    """Of a network that a port takes, which is loaded for it."""
+    if not isinstance(source, NetworkSource):
+        return {}
+    net = open_network(source.parts[0].spec, job.device)
+    return {name: tuple(parameter.shape) for name, parameter in trainable(net).items()}
 
 
 def _read_port(job: StageJob, name: str, method: str) -> Artifact:

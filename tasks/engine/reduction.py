@@ -18,6 +18,7 @@ from torch import Tensor
 
 from schemas.base import Frozen, content_id
 from schemas.layout import Site
+from schemas.stage import NETWORK
 from tasks.methods.contract import Inputs, RowsPort, State
 from tasks.store.location import Location
 from tasks.store.states import load_state, save_state
@@ -92,10 +93,15 @@ def rows_folder(reduction: Reduction, refs: tuple[Any, ...], part: int) -> str:
     """Where states of one capture's rows lie: by capture and site, and by what they were joined with."""
     ref = refs[0][part]
     joined = [[(r.capture, r.site) for r in port] for port in refs[1:]]
-    site = Site.parse(ref.site)
-    kind = "" if site.quantity == "activation" else f"@{site.quantity}"
-    name = f"{reduction.folder}/{ref.capture}/{site.key}{kind}"
+    name = f"{reduction.folder}/{ref.capture}/{_folder_name(ref.site)}"
     return f"{name}/joined-{content_id(joined)}" if joined else name
+
+
+def _folder_name(text: str) -> str:
+    if text == NETWORK:
+        return f"@{NETWORK}"
+    site = Site.parse(text)
+    return site.key if site.quantity == "activation" else f"{site.key}@{site.quantity}"
 
 
 def unit_path(folder: str, unit: int) -> str:

@@ -15,7 +15,7 @@ import numpy as np
 from schemas.capture import CaptureSpec
 from schemas.errors import DamageError, MethodError, UnknownNameError, nearest
 from schemas.layout import Site, SiteLayout, Space
-from schemas.stage import RowsRef
+from schemas.stage import NETWORK, RowsRef
 from tasks.store.location import Location
 from tasks.store.sample_table import SampleTable, read_samples
 from tasks.store.sealed import open_group
@@ -35,6 +35,8 @@ class Rows:
     """int64 [row]"""
     labels: Mapping[str, np.ndarray]
     """Label name -> int64 codes or float64 numbers [row]."""
+    network: "Part | None" = None
+    """The capture whose network goes with the rows, where a port takes it."""
 
 
 class Part:
@@ -44,8 +46,9 @@ class Part:
         self.root, self.ref = root, ref
         self.group: Any = open_group(root, ref.capture)
         self.spec: CaptureSpec = CaptureSpec.model_validate(self.group.attrs["spec"])
-        self.layout: SiteLayout = _site_layout(self.spec, ref)
-        self.space: Space = self.spec.layout.space(self.layout.space)
+        if ref.site != NETWORK:
+            self.layout: SiteLayout = _site_layout(self.spec, ref)
+            self.space: Space = self.spec.layout.space(self.layout.space)
 
     @property
     def keeps_rows(self) -> bool:
@@ -233,14 +236,14 @@ def concatenate(pieces: Sequence[Rows]) -> Rows:
     sample, position, index = (
         np.concatenate([getattr(p, name) for p in pieces]) for name in ("sample", "position", "index")
     )
-    return Rows(values, sample, position, index, labels)
+    return Rows(values, sample, position, index, labels, pieces[0].network)
 
 
 def take(rows: Rows, which: np.ndarray | slice) -> Rows:
     """Some rows, by a mask or by their places."""
     labels = {name: column[which] for name, column in rows.labels.items()}
     values = tuple(v[which] for v in rows.values)
-    return Rows(values, rows.sample[which], rows.position[which], rows.index[which], labels)
+    return Rows(values, rows.sample[which], rows.position[which], rows.index[which], labels, rows.network)
 
 
 def _shift(rows: Rows, row: int, sample: int) -> Rows:

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from schemas.base import sha256
-from schemas.errors import ModelError, SpecError
+from schemas.errors import MethodError, ModelError, SpecError
 from schemas.loss import (
     IGNORED,
     ClassificationLoss,
@@ -91,12 +91,32 @@ class Objective:
             raise SpecError(f"the loss {self._name} has one target per sample; nothing is to be counted")
         return self.loss
 
+    def tensor(self, output: Any) -> Tensor:
+        """The tensor of the network's output that the loss takes.
+
+        Raises:
+            ModelError: if there is none of that name.
+            MethodError: if the loss is a function of the whole output.
+        """
+        if isinstance(self.loss, FactoryLoss) and not self.loss.output and not isinstance(output, Tensor):
+            raise MethodError(
+                f"the loss {self._name} takes the whole output of the network; name the tensor that it takes with `output`"
+            )
+        return self._tensor(output)
+
+    def of_tensor(self, value: Tensor, batch: Batch) -> Tensor:
+        """The loss of each sample from the tensor that `tensor` gives."""
+        loss = self.loss
+        if isinstance(loss, FactoryLoss):
+            return _checked_tensor(self._function(value, batch, **loss.arguments), loss.function)
+        return self._of(value, batch)
+
     def _of(self, output: Any, batch: Batch) -> Tensor:
         loss = self.loss
         if isinstance(loss, FactoryLoss):
             given = self._tensor(output) if loss.output else output
             return _checked_tensor(self._function(given, batch, **loss.arguments), loss.function)
-        value = _at_least_float32(self._tensor(output))
+        value = _at_least_float32(output if isinstance(output, Tensor) else self._tensor(output))
         if isinstance(loss, LanguageModelLoss):
             return self._tokens(value, batch, loss)
         if isinstance(loss, MseLoss):

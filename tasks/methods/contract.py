@@ -4,7 +4,7 @@ Every method module has
 
     VERSION: int         raised when the meaning of a result changes
     KIND: Kind           how the engine runs it
-    READS: dict          port name -> RowsPort or ArtifactPort
+    READS: dict          port name -> RowsPort, BatchesPort or ArtifactPort
     ARRAYS: dict         name of an output array -> names of its axes
     REFERENCE: str       the source: paper and equation
     SEEDS: tuple         rows of the project's list of methods that it runs
@@ -36,7 +36,7 @@ import pkgutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from types import ModuleType
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -65,6 +65,45 @@ class ArtifactPort:
     """`family.method` that must have made the artifact."""
 
 
+@dataclass(frozen=True)
+class BatchesPort(RowsPort):
+    """A port that takes the network of one capture with a loss, over that capture's samples: `Block.network`."""
+
+    several: bool = False
+
+
+@runtime_checkable
+class NetworkView(Protocol):
+    """A network with one batch. Graphs may be gone through twice."""
+
+    n: int
+    """Samples."""
+
+    def losses(self) -> Tensor:
+        """[sample]: the loss of each, from a new forward with its graph."""
+
+    def output(self) -> Tensor:
+        """The tensor that the loss takes, from a new forward with its graph.
+
+        Raises:
+            MethodError: if the loss is a function of something else.
+        """
+
+    def loss_of(self, output: Tensor) -> Tensor:
+        """[sample]: the loss of each from such a tensor."""
+
+
+@runtime_checkable
+class NetworkBlock(Protocol):
+    """A network with some samples."""
+
+    parameters: Mapping[str, Tensor]
+    """Those that can be trained, in the order of the network."""
+
+    def batches(self) -> Iterator[NetworkView]:
+        """Its samples in batches of the capture's size; the network may be used inside the loop's body only."""
+
+
 Port = RowsPort | ArtifactPort
 
 
@@ -84,6 +123,8 @@ class Block:
     """Label name -> [row] codes (int64) or numbers (float64)."""
     weight: Tensor | None = None
     """float64 [row], or None for ones."""
+    network: NetworkBlock | None = None
+    """For a `BatchesPort`: the network with the samples of the rows, which have no values then."""
 
     def __getitem__(self, port: str) -> Tensor:
         return self.rows[port]
@@ -109,6 +150,8 @@ class Inputs:
     """Artifact port -> its result."""
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     """Rows port -> what a row is, flattened (row-major), such as the two axes of a weight; absent: a vector."""
+    parameters: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    """For a `BatchesPort`: parameters that can be trained, with their shapes, in the order of the network."""
 
 
 @dataclass(frozen=True)

@@ -1,19 +1,22 @@
 """Rows for any method, made from what its ports ask for, and each kind run by hand without an engine."""
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cache
 from itertools import pairwise
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from tasks.methods.contract import (
     Arrays,
     ArtifactPort,
+    BatchesPort,
     Block,
     Inputs,
     RowsPort,
@@ -42,6 +45,59 @@ class Answer(NamedTuple):
     dims: dict[str, tuple[str, ...]]
 
 
+class TinyNetwork:
+    """A network with samples, in batches of 50: what a port of batches takes."""
+
+    def __init__(self, module: nn.Module, x: Tensor, label: Tensor) -> None:
+        self.module, self.x, self.label = module, x, label
+        self.parameters = dict(module.named_parameters())
+
+    @classmethod
+    def of(cls, n: int) -> "TinyNetwork":
+        """Seeded, in float64."""
+        rng = torch.Generator().manual_seed(0)
+        module = nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 2)).double()
+        for parameter in module.parameters():
+            parameter.data = torch.randn(parameter.shape, generator=rng, dtype=torch.float64) / 2
+        x = torch.randn(n, 2, generator=rng, dtype=torch.float64)
+        return cls(module, x, torch.randint(0, 2, (n,), generator=rng))
+
+    def take(self, rows: slice | Tensor) -> "TinyNetwork":
+        """Some samples."""
+        return TinyNetwork(self.module, self.x[rows], self.label[rows])
+
+    def to(self, device: str) -> "TinyNetwork":
+        """On a device."""
+        module = copy.deepcopy(self.module).to(device)
+        return TinyNetwork(module, self.x.to(device), self.label.to(device))
+
+    def batches(self) -> Iterator["TinyView"]:
+        """Fifty at a time."""
+        for first in range(0, len(self.x), 50):
+            yield TinyView(self, slice(first, first + 50))
+
+
+class TinyView:
+    """A batch of a tiny network."""
+
+    def __init__(self, network: TinyNetwork, some: slice) -> None:
+        self._network, self._x, self._label = network, network.x[some], network.label[some]
+        self.n = len(self._x)
+
+    def output(self) -> Tensor:
+        """Logits."""
+        out: Tensor = self._network.module(self._x)
+        return out
+
+    def loss_of(self, output: Tensor) -> Tensor:
+        """Cross-entropy."""
+        return F.cross_entropy(output, self._label, reduction="none")
+
+    def losses(self) -> Tensor:
+        """Of the batch."""
+        return self.loss_of(self.output())
+
+
 def rows_of(seed: int, n: int = N, width: int = WIDTH) -> Tensor:
     """Two groups of rows with a falling spectrum and a mean far from zero, float32."""
     rng = np.random.default_rng(seed)
@@ -57,8 +113,11 @@ def case(method: str, n: int = N) -> Case:
     module = load_method(method)
     config = module.Config()
     rows, artifacts, results = {}, {}, {}
+    network: TinyNetwork | None = None
     for name, port in module.READS.items():
-        if isinstance(port, RowsPort):
+        if isinstance(port, BatchesPort):
+            network = TinyNetwork.of(n)
+        elif isinstance(port, RowsPort):
             rows[name] = rows_of(7 + len(rows), n)
         elif isinstance(port, ArtifactPort):
             answer = run(case(port.method, n))
@@ -72,8 +131,9 @@ def case(method: str, n: int = N) -> Case:
         categories={"side": CATEGORIES} if with_labels else {},
         artifacts=artifacts,
         results=results,
+        parameters={} if network is None else {k: tuple(p.shape) for k, p in network.parameters.items()},
     )
-    return Case(module, config, inputs, _block(rows, n, with_labels))
+    return Case(module, config, inputs, replace(_block(rows, n, with_labels), network=network))
 
 
 def _block(rows: dict[str, Tensor], n: int, with_labels: bool) -> Block:
@@ -92,6 +152,7 @@ def part(block: Block, rows: slice | Tensor) -> Block:
         position=block.position[rows],
         index=block.index[rows],
         labels={name: values[rows] for name, values in block.labels.items()},
+        network=None if block.network is None else cast("TinyNetwork", block.network).take(rows),
     )
 
 
@@ -109,8 +170,10 @@ def to_device(given: Any, device: str) -> Any:
         return {name: to_device(value, device) for name, value in given.items()}
     if isinstance(given, Inputs):
         return replace(given, artifacts=to_device(dict(given.artifacts), device))
+    if isinstance(given, TinyNetwork):
+        return given.to(device)
     if isinstance(given, Block):
-        fields = ("rows", "sample", "position", "index", "labels")
+        fields = ("rows", "sample", "position", "index", "labels", "network")
         return replace(given, **{name: to_device(getattr(given, name), device) for name in fields})
     return given
 

@@ -16,7 +16,7 @@ from schemas.base import Frozen
 from schemas.errors import MethodError, SubspanError
 from tasks.drive import serial
 from tasks.engine import run_stages
-from tasks.methods.contract import ArtifactPort, RowsPort, list_methods, load_method
+from tasks.methods.contract import ArtifactPort, BatchesPort, RowsPort, list_methods, load_method
 from tasks.store.artifacts import artifact_arrays
 from tasks.store.location import Location
 from tests.helpers import make_capture, rows_ref, stage_of
@@ -24,6 +24,11 @@ from tests.methods import cases
 from tests.methods.cases import Answer, Case, case, cut, part, run
 
 METHODS = tuple(list_methods())
+OF_NETWORKS = [
+    name for name in METHODS if any(isinstance(p, BatchesPort) for p in load_method(name).READS.values())
+]
+"""These run over captures with a network in tests/pipelines/test_network_stages.py."""
+OF_ROWS = [name for name in METHODS if name not in OF_NETWORKS]
 KINDS = {name: load_method(name).KIND for name in METHODS}
 SPLITTABLE = [name for name, kind in KINDS.items() if kind in ("reduce", "map", "pairs")]
 ROWWISE = [name for name, kind in KINDS.items() if kind in ("map", "pairs")]
@@ -335,7 +340,7 @@ def stages_of(method: str, refs: dict[str, Any]) -> list[Any]:
     return [*made, stage_of(method, rows, artifacts)]
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", OF_ROWS)
 def test_the_engine_gives_what_is_declared(method: str, engine: Engine) -> None:
     module, (_, artifact) = load_method(method), engine(method, 24)
     assert {name: info.dims for name, info in artifact.arrays.items()} == module.ARRAYS
@@ -344,7 +349,7 @@ def test_the_engine_gives_what_is_declared(method: str, engine: Engine) -> None:
     module.Result.model_validate_json(json.dumps(artifact.result))
 
 
-@pytest.mark.parametrize("method", SPLITTABLE)
+@pytest.mark.parametrize("method", [name for name in SPLITTABLE if name in OF_ROWS])
 def test_the_size_of_shards_does_not_matter(method: str, engine: Engine) -> None:
     (small, a), (large, b) = engine(method, 24), engine(method, 88)
     assert_close_json(a.result, b.result, TOLERANCE)
@@ -354,7 +359,7 @@ def test_the_size_of_shards_does_not_matter(method: str, engine: Engine) -> None
         np.testing.assert_allclose(ours[name], values, rtol=TOLERANCE, atol=TOLERANCE * scale, err_msg=name)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", OF_ROWS)
 def test_nan_in_a_good_row_is_refused(method: str, engine: Engine) -> None:
     with pytest.raises(SubspanError, match=r"site0.*row 37") as caught:
         engine(method, 88, poison=37)

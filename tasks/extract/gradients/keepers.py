@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from math import isqrt, prod
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -45,6 +45,7 @@ class Maps(NamedTuple):
     """[p, column]"""
 
 
+@runtime_checkable
 class Keeper(Protocol):
     """Takes the terms of a batch, and gives what is kept."""
 

@@ -1,0 +1,155 @@
+"""The network of a capture as a method sees it: batches of its samples, with their losses."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from schemas.capture import CaptureSpec
+from schemas.errors import DataError, MethodError
+from schemas.layout import Space
+from schemas.stage import NETWORK, RowsRef
+from tasks.engine.source import Part, Rows
+from tasks.extract.batches import Batch, pack
+from tasks.extract.collect import forward, running
+from tasks.extract.data import open_source
+from tasks.extract.encode import make_encoder
+from tasks.extract.losses import Objective
+from tasks.extract.models import Network, network
+from tasks.gradients import make_objective
+from tasks.methods.contract import NetworkView
+from tasks.store.location import Location
+
+UNIT_SAMPLES = 64
+"""Samples of a block."""
+
+
+class NetworkPart(Part):
+    """The samples of a capture, cut into blocks of a fixed size, whatever its row spaces are."""
+
+    def __init__(self, root: Location, ref: RowsRef) -> None:
+        super().__init__(root, ref)
+        n = self.spec.layout.n_samples
+        self.space = Space(
+            name=NETWORK,
+            n_rows=n,
+            per_sample=1,
+            chunk_rows=UNIT_SAMPLES,
+            shard_rows=UNIT_SAMPLES,
+            unit_shards=1,
+        )
+
+    @property
+    def keeps_rows(self) -> bool:
+        """No rows are read."""
+        return True
+
+    def column(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
+        """Samples are their own rows."""
+        return np.arange(start, self.space.n_rows if stop is None else stop, dtype=np.int64)
+
+
+class NetworkSource:
+    """The samples of a port that takes a network; rows have no values."""
+
+    def __init__(self, root: Location, refs: Sequence[RowsRef]) -> None:
+        self.parts: Sequence[Part] = [NetworkPart(root, ref) for ref in refs]
+        self.widths = (0,)
+        self.shapes: tuple[tuple[int, ...] | None, ...] = (None,)
+        self.categories: dict[str, tuple[str, ...]] = {}
+        self.refs = (tuple(refs),)
+
+    def n_ok(self, part: int, start: int, stop: int) -> int:
+        """See `Source`."""
+        return int(self.parts[part].ok[start:stop].sum())
+
+    def part_rows(self, part: int, start: int, stop: int) -> Rows:
+        """See `Source`."""
+        here = self.parts[part]
+        sample = np.flatnonzero(here.ok[start:stop]) + start
+        return Rows((), sample, np.zeros_like(sample), sample, {}, here)
+
+
+class CapturedNetwork:
+    """Some samples of a capture with its network: see `tasks.methods.contract.NetworkBlock`."""
+
+    def __init__(self, part: Part, samples: np.ndarray, device: str) -> None:
+        self._spec = part.spec
+        self._device = device
+        self._network = open_network(part.spec, device)
+        self._samples = samples
+        self._index = np.asarray(part.group["samples/source_index"][:], dtype=np.int64)[samples]
+        self.parameters: Mapping[str, Tensor] = trainable(self._network)
+
+    def batches(self) -> Iterator[NetworkView]:
+        """See `NetworkBlock`."""
+        request, objective = self._spec.request, make_objective(self._spec)
+        if len(self._index) == 0:
+            return
+        source = open_source(request.data, self._spec.partition)
+        if source.fingerprint != self._spec.data:
+            raise DataError(
+                "the data are not those that were captured; plan the run again: changed data are another capture"
+            )
+        encoder = make_encoder(source, self._index, request.model, request)
+        lengths = encoder.lengths().tolist()
+        for places in pack(lengths, request.batch_tokens, request.batch_samples, request.batch_overhead):
+            batch = encoder.batch(places)
+            with _twice(self._network, batch, self._spec):
+                yield View(self._network, batch, objective)
+
+
+class View:
+    """See `tasks.methods.contract.NetworkView`."""
+
+    def __init__(self, network: Network, batch: Batch, objective: Objective) -> None:
+        self.n = batch.n_samples
+        self._network, self._batch, self._objective = network, batch, objective
+
+    def losses(self) -> Tensor:
+        """See `NetworkView`."""
+        return self._objective(self._run(), self._batch)
+
+    def output(self) -> Tensor:
+        """See `NetworkView`."""
+        return self._objective.tensor(self._run())
+
+    def loss_of(self, output: Tensor) -> Tensor:
+        """See `NetworkView`."""
+        return self._objective.of_tensor(output, self._batch)
+
+    def _run(self) -> Any:
+        return forward(self._network, self._batch)
+
+
+@contextmanager
+def _twice(network: Network, batch: Batch, spec: CaptureSpec) -> Iterator[None]:
+    """The network in its turn, with graphs that have a derivative themselves, which fused attention has not."""
+    with running(network, batch, spec.request.precision), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+        yield
+
+
+def open_network(spec: CaptureSpec, device: str) -> Network:
+    """The network of a capture, once per process.
+
+    Raises:
+        MethodError: if the capture has no loss.
+    """
+    if spec.request.loss is None:
+        raise MethodError(
+            "the capture has no loss, which the method needs; give it one, such as loss: {kind: lm}"
+        )
+    return network(spec.request.model, device, spec.request.precision.threads, spec.weights)
+
+
+def trainable(net: Network) -> dict[str, nn.Parameter]:
+    """Parameters with a gradient, in the order of the network."""
+    return {
+        name: parameter
+        for name, parameter in net.module.named_parameters()
+        if parameter.requires_grad and parameter.is_floating_point() and name not in net.untrained
+    }
