@@ -218,7 +218,7 @@ def _artifact(
 ) -> ArtifactRef:
     maker = _maker(name, request, port, run)
     for plan in made[maker]:
-        if plan.site == site:
+        if plan.site in (site, NETWORK):
             return ArtifactRef(artifact=plan.id)
     raise SpecError(
         f"stage {name!r} at {site} takes the artifact of stage {maker!r}, which does not run there; "

@@ -54,13 +54,13 @@ class TinyNetwork:
 
     @classmethod
     def of(cls, n: int) -> "TinyNetwork":
-        """Seeded, in float64."""
+        """Seeded, in float64, with as many parameters as rows have features."""
         rng = torch.Generator().manual_seed(0)
-        module = nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 2)).double()
+        module = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 5, bias=False)).double()
         for parameter in module.parameters():
             parameter.data = torch.randn(parameter.shape, generator=rng, dtype=torch.float64) / 2
-        x = torch.randn(n, 2, generator=rng, dtype=torch.float64)
-        return cls(module, x, torch.randint(0, 2, (n,), generator=rng))
+        x = torch.randn(n, 4, generator=rng, dtype=torch.float64)
+        return cls(module, x, torch.randint(0, 5, (n,), generator=rng))
 
     def take(self, rows: slice | Tensor) -> "TinyNetwork":
         """Some samples."""

@@ -25,7 +25,17 @@ from tests.methods.cases import Answer, Case, case, cut, part, run
 
 METHODS = tuple(list_methods())
 OF_NETWORKS = [
-    name for name in METHODS if any(isinstance(p, BatchesPort) for p in load_method(name).READS.values())
+    name
+    for name in METHODS
+    for ports in [load_method(name).READS.values()]
+    if any(
+        isinstance(p, BatchesPort)
+        or (
+            isinstance(p, ArtifactPort)
+            and any(isinstance(q, BatchesPort) for q in load_method(p.method).READS.values())
+        )
+        for p in ports
+    )
 ]
 """These run over captures with a network in tests/pipelines/test_network_stages.py."""
 OF_ROWS = [name for name in METHODS if name not in OF_NETWORKS]

@@ -17,7 +17,10 @@ from tasks.engine import reduce
 from tests import factories
 from tests.pipelines.runs import artifact_bytes, vectors_run
 
-HESSIAN = {"method": "gradients.hessian", "config": {"components": 3, "tolerance": 1e-5, "max_rounds": 40}}
+HESSIAN: dict[str, Any] = {
+    "method": "gradients.hessian",
+    "config": {"components": 3, "tolerance": 1e-5, "max_rounds": 40},
+}
 
 
 def run_of(root: Path, n: int = 150, **request: Any) -> RunSpec:
@@ -120,3 +123,14 @@ def test_the_density_of_a_transformer(tmp_path: Path) -> None:
     result = open_artifact(tmp_path, artifact.id).result
     assert result["steps"] == 5
     assert result["largest"] > 0
+
+
+def test_gradients_in_the_leading_space(tmp_path: Path) -> None:
+    keep = {"parameters": ["last.weight"], "keep": {"kind": "exact"}}
+    curvature = {**HESSIAN, "config": {**HESSIAN["config"], "parameters": ["last.weight"]}}
+    stages = {"curvature": curvature, "overlap": {"method": "gradients.hessian_overlap", "sites": "**:grad"}}
+    outcome = run_serial(run_of(tmp_path, parameter_gradients=keep, stages=stages))
+    assert not outcome.stage_failures
+    result = open_artifact(tmp_path, outcome.artifacts[1].id).result
+    assert result["n_parameters"] == 8 * 16
+    assert result["share"] > 10 * result["null"]
