@@ -94,6 +94,25 @@ def write_gpt2(folder: Path, n_samples: int, seed: int = 0, mixed: bool = False)
     return Fixture(folder, folder / "ids.npy", folder / "lengths.npy", int(lengths.sum()))
 
 
+def write_llama(folder: Path, n_samples: int, seed: int = 0) -> Fixture:
+    """A Llama of 6 blocks and width 384 with random weights, and random token ids; all sequences are 128 tokens long."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    folder.mkdir(parents=True, exist_ok=True)
+    config = LlamaConfig(
+        vocab_size=VOCABULARY, hidden_size=WIDTH, intermediate_size=4 * WIDTH, num_hidden_layers=BLOCKS, num_attention_heads=HEADS,
+        max_position_embeddings=POSITIONS, tie_word_embeddings=False,
+    )  # fmt: skip
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        LlamaForCausalLM(config).save_pretrained(folder)
+    ids = np.random.default_rng(seed).integers(3, VOCABULARY, (n_samples, POSITIONS))
+    np.save(folder / "ids.npy", ids)
+    np.save(folder / "lengths.npy", np.full(n_samples, POSITIONS))
+    return Fixture(folder, folder / "ids.npy", folder / "lengths.npy", ids.size)
+
+
 def reference(fixture: Fixture, blocks: list[int], samples: int) -> np.ndarray:
     """float32 [block, row, feature]: outputs of blocks for each sample alone, by one plain hook and a clone each."""
     import torch

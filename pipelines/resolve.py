@@ -11,11 +11,11 @@ from torch import Tensor
 from pipelines.geometry import item_bytes, make_space, rows_per_sample
 from pipelines.gradients import gradient_sites, resolve_gradients, with_quantities
 from pipelines.plan import CapturePlan, StagePlan
-from pipelines.stages import allowed_packages, resolve_stages
+from pipelines.stages import allowed_packages, resolve_stages, select_sites
 from schemas.base import canonical_json
 from schemas.capture import CaptureRequest, CaptureSpec
 from schemas.errors import DataError, ModelError, SpecError, UnknownNameError, nearest
-from schemas.layout import Layout, SiteLayout, Space
+from schemas.layout import Layout, Site, SiteLayout, Space
 from schemas.run import RunSpec
 from tasks.engine.fusion import check_fusable
 from tasks.extract.batches import Batch
@@ -146,14 +146,19 @@ def _prepare(request_json: bytes, partition: str | None, prints: tuple[str | Non
     source = open_source(request.data, partition)
     indices, encoder = _draw(source, request)
     net = network(request.model, "cpu", request.precision.threads, prints[0])
-    dry = timed_dry_run(net, encoder, request)
+    recorded = request.model.kind == "recorded"
+    dry = DryRun([], 0.0, 0, "cpu") if recorded else timed_dry_run(net, encoder, request)
     infos = dry.sites
     batch = _first_batch(encoder)
-    gradients = resolve_gradients(net, source, encoder, batch, request)
+    gradients = None if recorded else resolve_gradients(net, source, encoder, batch, request)
     layout = gradients.layout if gradients else None
-    sites = with_quantities(
-        resolve(request.sites, gradient_sites(infos, net, batch, request, layout), request.rows.pooling),
-        request,
+    sites = (
+        recorded_sites(request, batch)
+        if recorded
+        else with_quantities(
+            resolve(request.sites, gradient_sites(infos, net, batch, request, layout), request.rows.pooling),
+            request,
+        )
     ) + (gradients.sites if gradients else ())
     spaces, starts = _spaces(sites, encoder, request, len(indices))
     spec = CaptureSpec(
@@ -178,6 +183,24 @@ def _prepare(request_json: bytes, partition: str | None, prints: tuple[str | Non
         batch_bytes=_batch_bytes(infos, encoder, request),
         graph_bytes=_graph_bytes(infos, encoder, request) if request.wants_gradients else 0,
         dry_run=dry,
+    )
+
+
+def recorded_sites(request: CaptureRequest, batch: Batch) -> tuple[SiteLayout, ...]:
+    """Parameters of recorded steps, as the request names them."""
+    there = {Site.parse(name): tuple(value.shape[1:]) for name, value in batch.inputs.items()}
+    chosen = list(there)
+    if request.sites:
+        chosen = [site for site in there if any(site in select_sites(p, list(there)) for p in request.sites)]
+    return tuple(
+        SiteLayout(
+            site=site,
+            space="sample",
+            width=int(np.prod(there[site], dtype=np.int64)),
+            feature_axis=1,
+            shape=there[site] or None,
+        )
+        for site in chosen
     )
 
 
@@ -256,7 +279,7 @@ def _probe_indices(encoder: Encoder, first: int) -> list[int]:
 
 
 def _model_name(request: CaptureRequest) -> str:
-    return request.model.name if request.model.kind == "transformers" else request.model.factory
+    return str(getattr(request.model, "name", None) or getattr(request.model, "factory", request.model.kind))
 
 
 def _draw(source: Source, request: CaptureRequest) -> tuple[np.ndarray, Encoder]:

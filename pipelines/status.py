@@ -156,7 +156,7 @@ def capture_status(root: Location, capture: str, names: Mapping[str, str] | None
 def model_name(spec: CaptureSpec) -> str:
     """What a user calls the network."""
     model = spec.request.model
-    return model.name if model.kind == "transformers" else model.factory
+    return str(getattr(model, "name", None) or getattr(model, "factory", model.kind))
 
 
 def artifact_status(artifact: Artifact) -> ArtifactStatus:

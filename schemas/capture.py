@@ -76,7 +76,7 @@ class CaptureRequest(Frozen):
     data: Data
     sites: tuple[str, ...] = ()
     """Globs over sites, `path[:in|out[:call]]`; `*` stays inside one path part, `**` crosses parts; TransformerLens names are aliases.
-    May be empty where there is a loss."""
+    May be empty where there is a loss, and for recorded steps, where it means all."""
     quantities: tuple[SiteQuantity, ...] = Field(("activation",), min_length=1)
     """What is kept at each site: the activation, the gradient of the sample's loss there, or both, row by row of one forward."""
     loss: Loss | None = None
@@ -119,7 +119,17 @@ class CaptureRequest(Frozen):
             raise SpecError(
                 f"a capture has {wanted[0]} and no loss; say what gradients are of, such as loss: {{kind: lm}}"
             )
-        if self.loss is None and not self.sites:
+        recorded = self.model.kind == "recorded"
+        if recorded != (self.data.source.kind in ("recording", "checkpoints")):
+            raise SpecError(
+                f"model.kind is {self.model.kind!r} and data.source.kind {self.data.source.kind!r}: steps of a training (recording, "
+                "checkpoints) and model: {kind: recorded} go together"
+            )
+        if recorded and (self.loss is not None or self.quantities != ("activation",)):
+            raise SpecError(
+                "a capture of recorded steps has no loss and no quantities of its own: they were chosen when it was recorded"
+            )
+        if self.loss is None and not self.sites and not recorded:
             raise SpecError(
                 "a capture has no sites and no loss, so that nothing would be kept; name sites, such as ['**']"
             )

@@ -90,7 +90,37 @@ class FactoryData(Frozen):
     arguments: dict[str, JsonValue] = Field(default_factory=dict)
 
 
-Source = StdlibDocstrings | SklearnDigits | TextFiles | ImageFolder | ArrayFiles | SavedDataset | FactoryData
+class Recording(Frozen):
+    """Weights, updates and gradients that `subspan.Recorder` wrote while a network was trained: one sample per step."""
+
+    kind: Literal["recording"] = "recording"
+    path: str
+    """The recording's folder or fsspec URL, `<root>/recordings/<name>`."""
+
+
+class Checkpoints(Frozen):
+    """Weights in files of a training, one sample per file, in order of the numbers in their names."""
+
+    kind: Literal["checkpoints"] = "checkpoints"
+    path: str
+    """A glob over .safetensors, .pt or .bin files of state dicts, such as `runs/checkpoint-*/model.safetensors`."""
+    parameters: tuple[str, ...] = ("**",)
+    """Globs over names of tensors; those of whole numbers are left out."""
+    quantities: tuple[Literal["weight", "update"], ...] = ("weight",)
+    """`update` is the weight less that of the file before, zero for the first."""
+
+
+Source = (
+    StdlibDocstrings
+    | SklearnDigits
+    | TextFiles
+    | ImageFolder
+    | ArrayFiles
+    | SavedDataset
+    | FactoryData
+    | Recording
+    | Checkpoints
+)
 
 
 class Subset(Frozen):

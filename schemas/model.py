@@ -45,4 +45,13 @@ class FactoryModel(Frozen):
     """The dtype that weights and floating inputs are cast to."""
 
 
-Model = TransformersModel | FactoryModel
+class RecordedModel(Frozen):
+    """No network: the samples are steps of a training, of which data of the kind `recording` or `checkpoints` hold weights, updates or
+    gradients. Sites are then parameters, `name:weight`, `name:update` and `name:grad`."""
+
+    kind: Literal["recorded"] = "recorded"
+    dtype: FloatName = "float32"
+    """What values are read as before they are stored."""
+
+
+Model = TransformersModel | FactoryModel | RecordedModel

@@ -5,7 +5,9 @@
 >>> capture.site("encoder.layer.3").activation.mean("row")       # doctest: +SKIP
 """
 
+import importlib
 import importlib.metadata
+from typing import TYPE_CHECKING, Any
 
 from schemas.run import RunSpec
 from tasks.readers import (
@@ -17,6 +19,20 @@ from tasks.readers import (
     open_capture,
 )
 
+if TYPE_CHECKING:
+    from tasks.record import Recorder
+    from tasks.trainer import RecorderCallback
+
+_LAZY = {"Recorder": "tasks.record", "RecorderCallback": "tasks.trainer"}
+"""What needs torch or transformers, and where it is."""
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(importlib.import_module(_LAZY[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
 try:
     __version__ = importlib.metadata.version("subspan")
 except importlib.metadata.PackageNotFoundError:  # run from a checkout that is not installed
@@ -25,6 +41,8 @@ except importlib.metadata.PackageNotFoundError:  # run from a checkout that is n
 __all__ = [
     "ArtifactView",
     "Capture",
+    "Recorder",
+    "RecorderCallback",
     "RunSpec",
     "__version__",
     "list_artifacts",

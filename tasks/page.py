@@ -8,7 +8,6 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from schemas.capture import CaptureSpec
-from schemas.model import TransformersModel
 from schemas.outcome import RunOutcome
 from schemas.receipts import Failure, Fingerprint, Manifest, Receipt
 from schemas.run import RunSpec
@@ -184,7 +183,7 @@ def capture_facts(capture: CaptureData) -> dict[str, Any]:
         "name": capture.name,
         "id": capture.id,
         "partition": capture.spec.partition,
-        "model": model.name if isinstance(model, TransformersModel) else model.factory,
+        "model": str(getattr(model, "name", None) or getattr(model, "factory", model.kind)),
         "data": request.data.source.kind,
         "samples": layout.n_samples,
         "failed": len(capture.failures),

@@ -209,7 +209,7 @@ def _open(root: Location, job: UnitJob, spec: CaptureSpec, writer: UnitWriter) -
 def _own_network(context: _Context) -> Network:
     """The thread's copy; the network itself, which takes turns, where its forward over one sample draws or fails."""
 
-    if isinstance(context.spec.request.loss, FactoryLoss):
+    if isinstance(context.spec.request.loss, FactoryLoss) or context.spec.request.model.kind == "recorded":
         return context.network  # whatever the function keeps, threads would share
 
     def forward(network: Network) -> object:
@@ -311,7 +311,9 @@ def _forward(
     request = context.spec.request
     begun = time.perf_counter()
     inputs = context.encoder.batch(batch)
-    if context.gradients is None:
+    if request.model.kind == "recorded":
+        rows = {str(s.site): inputs.inputs[str(s.site)].flatten(1) for s in context.buffers.sites}
+    elif context.gradients is None:
         rows = collect(context.network, inputs, context.buffers.sites, request.rows, request.precision, early)
     else:
         rows, looped = context.gradients(context.network, inputs, context.buffers.sites)

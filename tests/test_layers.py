@@ -19,7 +19,7 @@ ALLOWED = {
     "tasks.methods": {"schemas", "tasks.numerics", "tasks.methods"},
     "tasks": {"schemas", "tasks"},
     "pipelines": {"schemas", "tasks", "pipelines"},
-    "subspan": {"schemas", "tasks.readers", "subspan", "pipelines.cli"},
+    "subspan": {"schemas", "tasks.readers", "tasks.record", "tasks.trainer", "subspan", "pipelines.cli"},
 }
 """Layer -> the project's modules that it may import."""
 

@@ -10,16 +10,18 @@ from types import ModuleType
 from schemas.base import canonical_json
 from schemas.data import (
     ArrayFiles,
+    Checkpoints,
     Data,
     FactoryData,
     ImageFolder,
+    Recording,
     SavedDataset,
     SklearnDigits,
     StdlibDocstrings,
     TextFiles,
 )
 from schemas.errors import DataError
-from tasks.extract.sources import arrays, digits, factory, images, saved, stdlib, text
+from tasks.extract.sources import arrays, digits, factory, images, saved, stdlib, steps, text
 from tasks.extract.sources.base import Label, Sample, Source
 from tasks.extract.sources.files import is_glob
 from tasks.extract.turns import FORWARDS
@@ -37,6 +39,8 @@ _READERS: dict[type, ModuleType] = {
     ArrayFiles: arrays,
     SavedDataset: saved,
     FactoryData: factory,
+    Recording: steps,
+    Checkpoints: steps,
 }
 
 _opening = threading.Lock()
@@ -106,7 +110,7 @@ def _state(data: Data, partition: str | None) -> tuple[str, ...]:
     source = data.source
     if isinstance(source, ArrayFiles):
         found = arrays.state_files(source)
-    elif isinstance(source, (TextFiles, ImageFolder, SavedDataset)):
+    elif isinstance(source, (TextFiles, ImageFolder, SavedDataset, Recording, Checkpoints)):
         found = _READERS[type(source)].files(source)
     else:
         return ()

@@ -85,7 +85,7 @@ def _special(model: Model, request: CaptureRequest) -> np.ndarray:
     if isinstance(model, TransformersModel):
         return special_ids(load_tokenizer(model))
     raise DataError(
-        f"rows.special_tokens: drop was asked of samples without a tokenizer (network {model.factory}); "
+        f"rows.special_tokens: drop was asked of samples without a tokenizer (network {getattr(model, 'factory', model.kind)}); "
         "expected keep: drop them in the data factory"
     )
 

@@ -15,12 +15,12 @@ from torch.nn.parameter import is_lazy
 
 from schemas.base import canonical_json, sha256
 from schemas.errors import ModelError, ResourceError
-from schemas.model import FactoryModel, Model, TransformersModel
+from schemas.model import FactoryModel, Model, RecordedModel
 from tasks.extract import pretrained
 from tasks.extract.allocator import keep_memory
 from tasks.extract.imports import imported, source_file
 from tasks.extract.turns import FORWARDS
-from tasks.extract.weights import model_folder, module_digest, tokenizer_digest, weights_digest
+from tasks.extract.weights import NO_NETWORK, model_folder, module_digest, tokenizer_digest, weights_digest
 
 PAGE_BYTES = 4096
 KERNELS = 8
@@ -99,6 +99,8 @@ def load(model: Model, device: str = "cpu", threads: int = 1) -> Network:
     keep_memory()
     torch.set_num_threads(threads)
     place = find_device(device)
+    if isinstance(model, RecordedModel):
+        return wrap(nn.Identity(), getattr(torch, model.dtype))._replace(digest=NO_NETWORK)
     untrained: tuple[str, ...] = ()
     if isinstance(model, FactoryModel):
         module = _move(_make(model), place, getattr(torch, model.dtype))
@@ -150,9 +152,7 @@ def find_device(name: str) -> torch.device:
 
 
 @functools.lru_cache(maxsize=1)
-def _cached(
-    model: bytes, kind: type[TransformersModel] | type[FactoryModel], device: str, threads: int
-) -> Network:
+def _cached(model: bytes, kind: type[Model], device: str, threads: int) -> Network:
     with FORWARDS.alone():  # a factory may seed generators
         return load(kind.model_validate_json(model), device, threads)
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from schemas.capture import CaptureRequest
 from schemas.errors import DataError
-from schemas.model import FactoryModel, Model
+from schemas.model import Model, TransformersModel
 from tasks.extract.limits import check_lengths, limit_of, load_tokenizer, special_ids
 from tasks.extract.ragged import Ragged
 from tasks.extract.sequences import Sequences
@@ -34,9 +34,9 @@ def tokenise(source: Source, indices: np.ndarray, model: Model, request: Capture
 
     Cost: one pass of the tokenizer, a second one over texts that are cut; 4 bytes per token and column.
     """
-    if isinstance(model, FactoryModel):
+    if not isinstance(model, TransformersModel):
         raise DataError(
-            f"the data are texts, but the network is made by {model.factory}, which has no tokenizer; "
+            f"the data are texts, but the network is made by {getattr(model, 'factory', model.kind)}, which has no tokenizer; "
             "expected tensors or dicts of tensors: tokenise in a data factory, or use a transformers model"
         )
     tokenizer = load_tokenizer(model)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from schemas.errors import ModelError
-from schemas.model import FactoryModel, Model, TransformersModel
+from schemas.model import FactoryModel, Model, RecordedModel, TransformersModel
 
 if TYPE_CHECKING:
     from torch import nn
@@ -54,6 +54,10 @@ def weight_files(folder: Path) -> list[Path]:
     return []
 
 
+NO_NETWORK = "recorded"
+"""Where a network's digest stands, if there is none."""
+
+
 def weights_digest(model: Model) -> str | None:
     """sha256 over the configuration and weight files of a network; None for a factory.
 
@@ -62,6 +66,8 @@ def weights_digest(model: Model) -> str | None:
     Raises:
         ModelError: if the folder lacks either.
     """
+    if isinstance(model, RecordedModel):
+        return NO_NETWORK
     if isinstance(model, FactoryModel):
         return None
     folder = model_folder(model)
@@ -72,7 +78,7 @@ def weights_digest(model: Model) -> str | None:
 
 def tokenizer_digest(model: Model) -> str | None:
     """sha256 over the files of a network's tokenizer; None where there are none."""
-    if isinstance(model, FactoryModel):
+    if not isinstance(model, TransformersModel):
         return None
     folder = model_folder(model)
     files = [path for pattern in TOKENIZER for path in folder.glob(pattern)]

@@ -26,7 +26,7 @@ UNITS = {
     "parameter_gradient": "loss of the sample per unit of the parameter; projected ones keep inner products on average",
     "gradient_norm": "Euclidean norm of the gradient of each parameter",
     "weight": "as the network holds it",
-    "update": "weight less the weight of the row before",
+    "update": "change of the weight by the step, or since the checkpoint before",
     "norm": "Euclidean norm of the row, in the unit of the activation",
     "position": "tokens or grid cells from the start of the sample",
 }

@@ -1,0 +1,190 @@
+"""Writes weights, updates and gradients of a training down while it goes on, step by step; a capture of them is made like any other.
+
+A step is one file, written under a temporary name and renamed, so that whatever dies loses at most the step that was being written.
+The training is not changed by a bit.
+"""
+
+import io
+import os
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from schemas.errors import ModelError, SpecError, UnknownNameError, nearest
+from schemas.gradients import Exact, Keep, Norms
+from schemas.layout import Quantity, Site
+from tasks.extract.gradients.keepers import Plan, make_keeper
+from tasks.extract.gradients.projections import outputs
+from tasks.extract.gradients.terms import Values
+from tasks.extract.sites import glob
+from tasks.extract.sources.steps import LABEL
+from tasks.store.location import Location
+
+Recorded = Literal["weight", "update", "gradient"]
+QUANTITY: dict[Recorded, Quantity] = {
+    "weight": "weight",
+    "update": "update",
+    "gradient": "parameter_gradient",
+}
+FOLDER = "recordings"
+
+
+class Recorder:
+    """Records steps of a training.
+
+        with subspan.Recorder("subspan-out", "my-run", model, parameters=["head.*"], quantities=("weight", "gradient")) as recorder:
+            for step, batch in enumerate(loader):
+                loss(batch).backward()
+                recorder.before_step()       # gradients, and weights before the update
+                optimizer.step()
+                recorder.record(step, loss=...)
+                optimizer.zero_grad()
+
+    A run file then captures it with `model: {kind: recorded}` and `data: {source: {kind: recording, path: subspan-out/recordings/my-run}}`.
+    """
+
+    def __init__(
+        self,
+        root: str | os.PathLike[str],
+        name: str,
+        model: nn.Module,
+        parameters: Sequence[str] = ("**",),
+        quantities: Sequence[Recorded] = ("weight",),
+        keep: Keep | None = None,
+        every: int = 1,
+        seed: int = 0,
+    ) -> None:
+        """Begin, or go on with a recording of that name.
+
+        Args:
+            root: a local folder or any fsspec URL, as in run files.
+            name: of the recording.
+            model: whose parameters are trained.
+            parameters: globs over their names.
+            quantities: `weight` after the step; `update`, what the step changed; `gradient`, what `.grad` held before it.
+            keep: the form, as for gradients of captures; None: every entry.
+            every: record only steps that are multiples of this.
+            seed: of random maps.
+
+        Raises:
+            UnknownNameError: if a glob matches no parameter.
+            SpecError: if the form does not fit, or every is below 1.
+        """
+        if every < 1 or not quantities or set(quantities) - QUANTITY.keys():
+            raise SpecError(
+                f"found every={every}, quantities={quantities}; expected at least 1, and some of {', '.join(QUANTITY)}"
+            )
+        if isinstance(keep, Norms):
+            raise SpecError(
+                "a recording keeps no norms alone; choose another form, whose norms a capture computes"
+            )
+        self._place = Location(os.fspath(root)).child(FOLDER, name)
+        self._parameters = _chosen(model, parameters)
+        self._quantities, self._every = tuple(quantities), every
+        shapes = {name: tuple(p.shape) for name, p in self._parameters.items()}
+        self._shapes = {name: output.shape for name, output in outputs(shapes, keep or Exact()).items()}
+        self._plan = Plan(shapes, keep or Exact(), seed, torch.device("cpu"), torch.float32)
+        self._before: dict[str, Tensor] | None = None
+        self._gradients: dict[str, np.ndarray] | None = None
+        self._last = _last_step(self._place)
+
+    def __enter__(self) -> "Recorder":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._before = self._gradients = None
+
+    @property
+    def url(self) -> str:
+        """Where the recording lies: the `path` of a `recording` source."""
+        return self._place.url
+
+    @property
+    def last_step(self) -> int | None:
+        """The last step that is written; steps up to it are not written again."""
+        return self._last
+
+    def before_step(self) -> None:
+        """To be called between backward and the optimiser's step: keeps gradients, and weights for the update."""
+        if "gradient" in self._quantities:
+            self._gradients = self._kept(
+                {
+                    name: torch.zeros_like(p) if p.grad is None else p.grad
+                    for name, p in self._parameters.items()
+                },
+                "gradient",
+            )
+        if "update" in self._quantities:
+            self._before = {name: p.detach().to("cpu", copy=True) for name, p in self._parameters.items()}
+
+    def record(self, step: int, **labels: float) -> None:
+        """Write a step, after the optimiser's; one that is written already, or no multiple of `every`, is passed over.
+
+        Args:
+            step: its number.
+            labels: numbers that go with it, such as the loss.
+
+        Raises:
+            ModelError: if gradients or updates are wanted and `before_step` was not called.
+            StoreError: if the storage refuses.
+        """
+        if step % self._every or (self._last is not None and step <= self._last):
+            self._before = self._gradients = None
+            return
+        arrays = {
+            f"{LABEL}{name}": np.asarray(float(value)) for name, value in {"step": step, **labels}.items()
+        }
+        for quantity in self._quantities:
+            arrays |= self._values(quantity)
+        data = io.BytesIO()
+        np.savez(data, allow_pickle=False, **arrays)
+        self._place.write(f"step-{step:012d}.npz", data.getvalue())
+        self._last, self._before, self._gradients = step, None, None
+
+    def _values(self, quantity: Recorded) -> dict[str, np.ndarray]:
+        weights = {name: p.detach() for name, p in self._parameters.items()}
+        if quantity == "weight":
+            return self._kept(weights, quantity)
+        if (self._gradients if quantity == "gradient" else self._before) is None:
+            raise ModelError(
+                f"a {quantity} is to be recorded: call before_step() between backward and the optimiser's step"
+            )
+        if quantity == "gradient":
+            return self._gradients or {}
+        before = self._before or {}
+        return self._kept({name: weight.cpu() - before[name] for name, weight in weights.items()}, quantity)
+
+    def _kept(self, tensors: dict[str, Tensor], quantity: Recorded) -> dict[str, np.ndarray]:
+        """Site to array, in the form that is kept."""
+        keeper = make_keeper(self._plan, 1)
+        for name, tensor in tensors.items():
+            keeper.add(name, Values(tensor.detach().to("cpu", torch.float32, copy=True)[None]))
+        return {
+            str(Site(module=name, quantity=QUANTITY[quantity])): values[0]
+            .reshape(self._shapes[name] or (-1,))
+            .numpy()
+            for name, values in keeper.finish().items()
+        }
+
+
+def _chosen(model: nn.Module, patterns: Sequence[str]) -> dict[str, nn.Parameter]:
+    there = dict(model.named_parameters())
+    for pattern in patterns:
+        if not any(glob(pattern).fullmatch(name) for name in there):
+            raise UnknownNameError(
+                f"the model has no parameter {pattern!r}; nearest: {nearest(pattern, there)}"
+            )
+    return {
+        name: p for name, p in there.items() if any(glob(pattern).fullmatch(name) for pattern in patterns)
+    }
+
+
+def _last_step(place: Location) -> int | None:
+    steps = [int(name[5:-4]) for name in place.ls() if name.startswith("step-") and name.endswith(".npz")]
+    return max(steps, default=None)

@@ -1,0 +1,233 @@
+"""Recordings of a training: what is in them, what a kill leaves, and captures of them and of checkpoints."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+import subspan
+from pipelines.plan import make_plan
+from pipelines.serial import run_serial
+from schemas.errors import DataError, ModelError, SpecError, UnknownNameError
+from schemas.gradients import Kronecker
+from schemas.run import RunSpec
+from tests.pipelines.runs import store_bytes
+
+ALL = ("weight", "update", "gradient")
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 2))
+
+
+def train(
+    root: Path, steps: int = 20, name: str = "it", pause: float = 0.0, **options: Any
+) -> list[dict[str, Tensor]]:
+    """Plain steps of a training; what was there after each."""
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
+    seen = []
+    with subspan.Recorder(root, name, model, **{"quantities": ALL, **options}) as recorder:
+        for step in range(steps):
+            x = torch.randn(8, 4, generator=torch.Generator().manual_seed(step))
+            optimizer.zero_grad()
+            loss = model(x).square().sum()
+            loss.backward()
+            before = {n: p.detach().clone() for n, p in model.named_parameters()}
+            recorder.before_step()
+            optimizer.step()
+            recorder.record(step, loss=loss.item())
+            time.sleep(pause)
+            after = {f"{n}:weight": p.detach().clone() for n, p in model.named_parameters()}
+            after |= {f"{n}:update": p.detach() - before[n] for n, p in model.named_parameters()}
+            seen.append(
+                after
+                | {f"{n}:grad": p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+            )
+    return seen
+
+
+def run_of(
+    root: Path, source: dict[str, Any], stages: dict[str, Any] | None = None, **request: Any
+) -> RunSpec:
+    capture = {
+        "model": {"kind": "recorded"},
+        "data": {"source": source},
+        "store": {"shard_rows": 4},
+        **request,
+    }
+    return RunSpec.model_validate(
+        {
+            "name": "steps",
+            "root": str(root),
+            "captures": {"steps": capture},
+            "stages": stages or {},
+            "report": None,
+        }
+    )
+
+
+def recording(root: Path, **options: Any) -> RunSpec:
+    return run_of(root, {"kind": "recording", "path": str(root / "recordings" / "it")}, **options)
+
+
+def test_a_capture_holds_every_step(tmp_path: Path) -> None:
+    seen = train(tmp_path)
+    outcome = run_serial(recording(tmp_path))
+    capture = subspan.open_capture(tmp_path, outcome.captures[0].id)
+    assert set(capture.sites) == set(seen[0])
+    for site in capture.sites:
+        quantity = {"weight": "weight", "update": "update", "grad": "parameter_gradient"}[
+            site.rpartition(":")[2]
+        ]
+        found = capture.site(site)[quantity]
+        np.testing.assert_array_equal(
+            found.values, torch.stack([row[site].flatten() for row in seen]).numpy()
+        )
+        assert tuple(found.attrs["shape"]) == tuple(seen[0][site].shape)
+    assert capture.samples["step"].tolist() == list(range(20))
+    assert capture.samples["loss"].notna().all()
+
+
+def test_stages_read_them(tmp_path: Path) -> None:
+    train(tmp_path, 30)
+    stages = {
+        "path": {"method": "gradients.trajectory", "sites": "0.weight:weight"},
+        "early": {"method": "gradients.early_final", "sites": "0.weight:weight", "config": {"rank": 2}},
+        "overlap": {"method": "gradients.dominant_overlap", "sites": "0.weight:grad", "config": {"rank": 2}},
+    }
+    outcome = run_serial(recording(tmp_path, stages=stages))
+    assert not outcome.stage_failures
+    results = {a.stage: subspan.open_artifact(tmp_path, a.id).result for a in outcome.artifacts}
+    assert (results["early"]["rows"], results["early"]["columns"]) == (6, 4)
+    assert results["path"]["n_rows"] == 30
+
+
+def test_the_training_is_not_changed(tmp_path: Path) -> None:
+    recorded = train(tmp_path)
+    plain = train(tmp_path, name="other", every=7, quantities=("weight",))
+    for a, b in zip(recorded, plain, strict=True):
+        assert all(torch.equal(a[name], b[name]) for name in b)
+    assert len(list((tmp_path / "recordings" / "other").glob("step-*.npz"))) == 3
+
+
+def test_projected_steps_keep_their_differences(tmp_path: Path) -> None:
+    train(tmp_path, keep=Kronecker(dimension=3))
+    capture = subspan.open_capture(tmp_path, run_serial(recording(tmp_path)).captures[0].id)
+    weight = capture.site("0.weight:weight")["weight"].values
+    update = capture.site("0.weight:update")["update"].values
+    assert weight.shape == (20, 9)
+    np.testing.assert_allclose(np.diff(weight, axis=0), update[1:], rtol=1e-3, atol=1e-5)
+
+
+def test_a_killed_training_goes_on(tmp_path: Path) -> None:
+    train(tmp_path / "quiet", 60)
+    code = f"from pathlib import Path; from tests.test_record import train; train(Path({str(tmp_path / 'killed')!r}), 60, pause=0.02)"
+    process = subprocess.Popen([sys.executable, "-c", code])
+    folder = tmp_path / "killed" / "recordings" / "it"
+    while process.poll() is None and not (folder.exists() and len(list(folder.glob("step-*.npz"))) > 10):
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    before = {path.name: path.stat().st_mtime_ns for path in folder.glob("step-*.npz")}
+    assert 10 < len(before) < 60
+    train(tmp_path / "killed", 60)
+    assert {name: (folder / name).stat().st_mtime_ns for name in before} == before
+    quiet, killed = (run_serial(recording(tmp_path / which)).captures[0].id for which in ("quiet", "killed"))
+    assert quiet == killed
+    stores = [store_bytes(tmp_path / which, quiet) for which in ("quiet", "killed")]
+    for store in stores:
+        del store["zarr.json"]  # names the recording's path
+    assert stores[0] == stores[1]
+
+
+def test_what_a_recorder_refuses(tmp_path: Path) -> None:
+    model = network()
+    with pytest.raises(UnknownNameError, match=r"no parameter 'head\.\*'"):
+        subspan.Recorder(tmp_path, "it", model, parameters=["head.*"])
+    with pytest.raises(SpecError, match="every=0"):
+        subspan.Recorder(tmp_path, "it", model, every=0)
+    recorder = subspan.Recorder(tmp_path, "it", model, quantities=("gradient",))
+    with pytest.raises(ModelError, match="before_step"):
+        recorder.record(0)
+
+
+def test_a_trainer_is_recorded(tmp_path: Path) -> None:
+    """In the order in which transformers.Trainer calls: gradients before the optimiser, then the end of the step."""
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    recorder = subspan.Recorder(tmp_path, "it", model, quantities=ALL)
+    callback = subspan.RecorderCallback(recorder)
+
+    class State:
+        global_step = 0
+        log_history: tuple[dict[str, float], ...] = ()
+
+    state = State()
+    for step in range(3):
+        model(torch.ones(2, 4)).sum().backward()
+        callback.on_pre_optimizer_step(None, state, None)
+        optimizer.step()
+        optimizer.zero_grad()
+        state.global_step, state.log_history = step + 1, ({"loss": 0.5, "learning_rate": 0.1},)
+        callback.on_step_end(None, state, None)
+    capture = subspan.open_capture(tmp_path, run_serial(recording(tmp_path)).captures[0].id)
+    assert capture.samples["step"].tolist() == [1, 2, 3]
+    assert capture.samples["loss"].tolist() == [0.5] * 3
+    assert np.abs(capture.site("0.weight:grad")["parameter_gradient"].values).sum() > 0
+
+
+class TestCheckpoints:
+    def write(self, folder: Path, steps: int = 5) -> list[dict[str, Tensor]]:
+        folder.mkdir()
+        states = []
+        for step in range(steps):
+            states.append({n: p + step * torch.ones_like(p) for n, p in network().state_dict().items()})
+            save_file(states[-1], folder / f"checkpoint-{step * 50}.safetensors")
+        return states
+
+    def run(self, tmp_path: Path, pattern: str = "*.safetensors", **options: Any) -> RunSpec:
+        return run_of(
+            tmp_path / "out", {"kind": "checkpoints", "path": f"{tmp_path}/weights/{pattern}", **options}
+        )
+
+    def test_weights_and_updates(self, tmp_path: Path) -> None:
+        states = self.write(tmp_path / "weights")
+        run = self.run(tmp_path, quantities=["weight", "update"], parameters=["*.weight"])
+        capture = subspan.open_capture(tmp_path / "out", run_serial(run).captures[0].id)
+        assert set(capture.sites) == {f"{k}.weight:{q}" for k in (0, 2) for q in ("weight", "update")}
+        rows = capture.site("0.weight:weight")["weight"].values
+        np.testing.assert_array_equal(rows, torch.stack([s["0.weight"].flatten() for s in states]).numpy())
+        update = capture.site("0.weight:update")["update"].values
+        np.testing.assert_allclose(update, np.concatenate([rows[:1] * 0, np.diff(rows, axis=0)]))
+        assert capture.samples["step"].tolist() == [0, 50, 100, 150, 200]
+
+    def test_one_of_another_shape_fails_and_others_are_kept(self, tmp_path: Path) -> None:
+        self.write(tmp_path / "weights")
+        torch.save({"0.weight": torch.ones(3, 3)}, tmp_path / "weights" / "checkpoint-500.pt")
+        capture = subspan.open_capture(tmp_path / "out", run_serial(self.run(tmp_path, "*")).captures[0].id)
+        assert [f.key for f in capture.failures] == ["checkpoint-500.pt"]
+        assert np.isfinite(capture.site("0.weight:weight")["weight"].values[:5]).all()
+
+    def test_files_that_cannot_be_ordered_or_read(self, tmp_path: Path) -> None:
+        self.write(tmp_path / "weights", 2)
+        (tmp_path / "weights" / "other-50.pt").write_bytes(b"no tensors")
+        with pytest.raises(DataError, match="both of step 50"):
+            make_plan(self.run(tmp_path, "*"))
+        (tmp_path / "weights" / "other-50.pt").rename(tmp_path / "weights" / "final.pt")
+        with pytest.raises(DataError, match="holds no number"):
+            make_plan(self.run(tmp_path, "*"))
+
+    def test_recorded_models_go_with_steps_only(self, tmp_path: Path) -> None:
+        with pytest.raises(ValueError, match="go together"):
+            run_of(tmp_path, {"kind": "digits"})
