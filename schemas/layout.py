@@ -30,7 +30,7 @@ class Site(Frozen):
     gradient of a parameter, and `:grad` one of all parameters together.
     """
 
-    module: str
+    module: str = ""
     """Path of the module, or name of the parameter; empty for the network itself, or all parameters together."""
     side: Side = "out"
     call: int = 0

@@ -4,9 +4,15 @@ from pydantic import Field
 
 from schemas.base import Frozen, content_id
 from schemas.capture import MethodCall
+from schemas.layout import Site
 
 NETWORK = "network"
 """The site of a stage that reads a network rather than rows."""
+
+
+def site_of(text: str) -> Site:
+    """The site that a reference names; the network itself for one that reads a network."""
+    return Site() if text == NETWORK else Site.parse(text)
 
 
 class PortInput(Frozen):

@@ -5,7 +5,8 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from schemas.layout import Site
+from schemas.layout import SUFFIX, Site
+from schemas.stage import site_of
 
 RESIDUAL, ATTENTION, MLP = "residual stream", "attention", "MLP"
 KINDS = (RESIDUAL, ATTENTION, MLP)
@@ -40,7 +41,7 @@ def places(sites: Sequence[str]) -> dict[str, Place]:
     Args:
         sites: `str(Site)` of each.
     """
-    parsed = {text: Site.parse(text) for text in sites}
+    parsed = {text: site_of(text) for text in sites}
     patterns = {text: pattern_of(site) for text, site in parsed.items()}
     kinds = _kinds(list(dict.fromkeys(patterns.values())))
     orders = _orders(parsed, patterns)
@@ -51,7 +52,8 @@ def pattern_of(site: Site) -> str:
     """The site's name with its numbers as `*`; side and element only where they say something."""
     side = "" if site.side == "out" else " (input)"
     element = f"#{site.element}" if site.element else ""
-    return (_NUMBER.sub("*", site.module) or "network") + side + element
+    quantity = f" ({SUFFIX[site.quantity]})" if site.quantity in SUFFIX else ""
+    return (_NUMBER.sub("*", site.module) or "network") + side + element + quantity
 
 
 def _kinds(patterns: list[str]) -> dict[str, str]:
@@ -72,6 +74,8 @@ def _part(pattern: str) -> str:
 
 
 def _kind(pattern: str) -> str:
+    if pattern.endswith(tuple(f" ({suffix})" for suffix in SUFFIX.values())):
+        return pattern
     name = pattern.removesuffix(" (input)")
     if _BLOCK.search(name) or ("*" not in name and (_EMBEDDING.search(name) or _FINAL.search(name))):
         return RESIDUAL

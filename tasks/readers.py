@@ -14,9 +14,9 @@ import numpy as np
 from schemas.artifact import Artifact
 from schemas.capture import CaptureSpec
 from schemas.errors import DamageError, NotFoundError, SpecError, UnknownNameError, nearest
-from schemas.layout import Site, SiteLayout
+from schemas.layout import SiteLayout
 from schemas.receipts import Failure, Manifest
-from schemas.stage import RowsRef
+from schemas.stage import RowsRef, site_of
 from tasks.store.artifacts import list_artifacts as _artifact_ids
 from tasks.store.artifacts import read_artifact
 from tasks.store.location import Location
@@ -287,8 +287,7 @@ def list_artifacts(
 def _reads(artifact: Artifact, capture: str | None, site: str | None) -> bool:
     refs = [ref for port in artifact.stage.rows.values() for ref in port]
     return any(
-        capture in (None, ref.capture) and site in (None, ref.site, Site.parse(ref.site).module)
-        for ref in refs
+        capture in (None, ref.capture) and site in (None, ref.site, site_of(ref.site).module) for ref in refs
     )
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from examples import training
 from pipelines.runfile import load_run
 from pipelines.serial import run_serial
 from schemas.outcome import RunOutcome
@@ -17,7 +18,7 @@ def run_example(name: str, root: Path, *overrides: str) -> RunOutcome:
 
 
 def test_every_example_is_covered() -> None:
-    assert [p.stem for p in EXAMPLES] == ["compare", "demo", "digits", "partitions"]
+    assert [p.stem for p in EXAMPLES] == ["compare", "demo", "digits", "partitions", "training"]
 
 
 def test_digits(tmp_path: Path) -> None:
@@ -32,6 +33,22 @@ def test_partitions(tmp_path: Path) -> None:
     outcome = run_example("partitions", tmp_path)
     assert [c.partition for c in outcome.captures] == ["day1.jsonl", "day2.jsonl"]
     assert outcome.shards_read == 0  # its states were fused
+
+
+def test_training(tmp_path: Path) -> None:
+    weights = training.main(str(tmp_path), steps=80)
+    outcome = run_example(
+        "training",
+        tmp_path,
+        f"captures.path.data.source.path={tmp_path}/recordings/{training.NAME}",
+        f"captures.network.model.arguments.path={weights}",
+    )
+    assert outcome.exit_code == 0
+    results = {(a.stage, a.site): a.result for a in outcome.artifacts}
+    overlap = results["overlap", "readout.weight:grad"]
+    assert float(overlap["share"]) > 10 * float(overlap["null"])
+    assert results["trajectory", "readout.weight:weight"]["n_rows"] == 80
+    assert results["curvature", "network"]["converged"]
 
 
 @pytest.mark.slow

@@ -122,6 +122,34 @@ class View:
         """See `NetworkView`."""
         return self._objective.of_tensor(output, self._batch)
 
+    def ends(self) -> tuple[Tensor, Tensor]:
+        """See `NetworkView`."""
+        floating = [name for name, value in self._batch.inputs.items() if value.is_floating_point()]
+        if len(floating) == 1:
+            value = self._batch.inputs[floating[0]].to(self._network.device, self._network.input_dtype)
+            given = value.detach().clone().requires_grad_()
+            batch = self._batch._replace(inputs=self._batch.inputs | {floating[0]: given})
+            return given, self._objective.tensor(forward(self._network, batch))
+        words = getattr(self._network.module, "get_input_embeddings", lambda: None)()
+        if floating or not isinstance(words, nn.Module):
+            raise MethodError(
+                f"the network has {len(floating)} floating inputs and {'an' if words is not None else 'no'} embedding of "
+                f"words: there is no "
+                "one input that can vary"
+            )
+        held: list[Tensor] = []
+
+        def opened(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
+            held.append(output.detach().clone().requires_grad_())
+            return held[-1]
+
+        handle = words.register_forward_hook(opened)
+        try:
+            output = self._objective.tensor(self._run())
+        finally:
+            handle.remove()
+        return held[-1], output
+
     def _run(self) -> Any:
         return forward(self._network, self._batch)
 

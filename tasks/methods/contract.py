@@ -92,6 +92,14 @@ class NetworkView(Protocol):
     def loss_of(self, output: Tensor) -> Tensor:
         """[sample]: the loss of each from such a tensor."""
 
+    def ends(self) -> tuple[Tensor, Tensor]:
+        """[sample, ...] each: the input that can vary (floating input, or what the embedding of words gives), and the output, with its
+        graph.
+
+        Raises:
+            MethodError: if there is no such input, or more than one.
+        """
+
 
 @runtime_checkable
 class NetworkBlock(Protocol):

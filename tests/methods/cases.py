@@ -93,6 +93,12 @@ class TinyView:
         """Cross-entropy."""
         return F.cross_entropy(output, self._label, reduction="none")
 
+    def ends(self) -> tuple[Tensor, Tensor]:
+        """Input and logits."""
+        given = self._x.clone().requires_grad_()
+        out: Tensor = self._network.module(given)
+        return given, out
+
     def losses(self) -> Tensor:
         """Of the batch."""
         return self.loss_of(self.output())

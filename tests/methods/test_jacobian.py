@@ -1,0 +1,125 @@
+"""Jacobians of networks: closed forms of linear ones, and the map that a transformer is at its input."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from torch import Tensor, nn
+
+from pipelines.serial import run_serial
+from schemas.errors import MethodError
+from schemas.run import RunSpec
+from subspan import open_artifact
+from tasks.methods.contract import Block, Inputs
+from tasks.methods.gradients import jacobian
+from tasks.numerics.detached import Detached
+from tests.methods import cases
+from tests.methods.cases import Answer, Case, TinyNetwork
+from tests.methods.training import randn
+
+
+def solved(module: nn.Module, x: Tensor, **options: Any) -> Answer:
+    network = TinyNetwork(module, x, torch.zeros(len(x)).long())
+    index = torch.arange(len(x))
+    block = Block({}, index, torch.zeros_like(index), index, network=network)
+    inputs = Inputs(widths={"model": 0}, n_rows=len(x), n_samples=len(x))
+    return cases.run(Case(jacobian, jacobian.Config(**options), inputs, block))
+
+
+def test_a_linear_encoder_has_its_own_singular_values() -> None:
+    module = nn.Linear(6, 4, bias=False).double()
+    answer = solved(module, randn(70, 6), components=3)
+    s = torch.linalg.svdvals(module.weight.detach())
+    np.testing.assert_allclose(answer.arrays["singular_value"], s[:3].expand(70, 3), rtol=1e-10)
+    assert answer.result.log_volume == pytest.approx(float(torch.log(s + 1e-6).sum()))
+    assert answer.result.reconstruction_error < 1e-12
+    share = s.square() / s.square().sum()
+    assert answer.result.effective_rank == pytest.approx(float(torch.exp(-(share * share.log()).sum())))
+    assert answer.result.common_share == pytest.approx(float(share[:3].sum()))
+    v = torch.linalg.svd(module.weight.detach()).Vh[:3]
+    overlap = (answer.arrays["input_direction"] @ v.T).diagonal().abs()
+    np.testing.assert_allclose(overlap, 1, atol=1e-8)
+
+
+def test_a_planted_low_rank() -> None:
+    first, last = nn.Linear(20, 2, bias=False), nn.Linear(2, 15, bias=False)
+    answer = solved(nn.Sequential(first, nn.Tanh(), last).double(), randn(20, 20) / 5, components=5)
+    assert answer.result.effective_rank <= 2 + 1e-9
+    assert float(answer.arrays["singular_value"][:, 2:].max()) < 1e-12
+    assert answer.result.common_share == pytest.approx(1)
+    assert answer.result.common_null == 0.25
+
+
+def test_it_is_that_of_autograd() -> None:
+    module = nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 4)).double()
+    x = randn(3, 3)
+    answer = solved(module, x, components=3)
+    for n in range(3):
+        exact = torch.autograd.functional.jacobian(module, x[n])
+        np.testing.assert_allclose(answer.arrays["singular_value"][n], torch.linalg.svdvals(exact), rtol=1e-9)
+
+
+def test_a_relu_network_is_linear_when_detached() -> None:
+    module = nn.Sequential(nn.Linear(6, 9, bias=False), nn.ReLU(), nn.Linear(9, 4, bias=False)).double()
+    assert solved(module, randn(30, 6), detached=True).result.reconstruction_error < 1e-10
+    biased = nn.Sequential(nn.Linear(6, 9), nn.ReLU(), nn.Linear(9, 4)).double()
+    assert solved(biased, randn(30, 6), detached=True).result.caveats
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_a_llama_is_linear_when_detached(attention: str) -> None:
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(
+        vocab_size=40, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=16, attn_implementation=attention,
+    )  # fmt: skip
+    module = transformers.LlamaModel(config).double().eval()
+    x = randn(1, 5, 16).requires_grad_()
+    with Detached():
+        y = module(inputs_embeds=x).last_hidden_state[0, -1]
+    plain = module(inputs_embeds=x).last_hidden_state[0, -1]
+    torch.testing.assert_close(y, plain, rtol=1e-5, atol=1e-7)  # its norms compute in float32
+    rows = torch.stack([torch.autograd.grad(v, x, retain_graph=True)[0].flatten() for v in y])
+    torch.testing.assert_close(rows @ x.flatten(), y, rtol=1e-5, atol=1e-7)
+    own = torch.stack([torch.autograd.grad(v, x, retain_graph=True)[0].flatten() for v in plain])
+    assert float(((own @ x.flatten() - plain).norm() / plain.norm()).detach()) > 0.01
+
+
+def test_too_many_outputs_are_refused() -> None:
+    with pytest.raises(MethodError, match="too large"):
+        solved(nn.Linear(3, 5000).double(), randn(3, 3))
+
+
+def test_a_language_model_in_a_run(tmp_path: Path) -> None:
+    from tests.extract.nets import save
+
+    run = RunSpec.model_validate(
+        {
+            "name": "lm",
+            "root": str(tmp_path),
+            "captures": {
+                "lm": {
+                    "model": {"name": save("llama", tmp_path / "llama", head=True), "head": "causal-lm"},
+                    "data": {
+                        "source": {"kind": "factory", "factory": "tests.pipelines.runs:token_sequences"}
+                    },
+                    "loss": {"kind": "lm"},
+                }
+            },
+            "stages": {
+                "map": {
+                    "method": "gradients.jacobian",
+                    "config": {"detached": True, "position": -1, "sample_rows": 6, "components": 2},
+                }
+            },
+            "report": None,
+        }
+    )
+    outcome = run_serial(run)
+    assert not outcome.stage_failures
+    result = open_artifact(tmp_path, outcome.artifacts[0].id).result
+    assert result["n_samples"] == 6
+    assert result["reconstruction_error"] < 1e-4
