@@ -220,6 +220,9 @@ def _artifact(
     for plan in made[maker]:
         if plan.site in (site, NETWORK):
             return ArtifactRef(artifact=plan.id)
+    named = request.inputs.get(port)
+    if named is not None and named.stage is not None and len(made[maker]) == 1:
+        return ArtifactRef(artifact=made[maker][0].id)  # named, and at one site: meant for all
     raise SpecError(
         f"stage {name!r} at {site} takes the artifact of stage {maker!r}, which does not run there; "
         f"it runs at {nearest(site, [p.site for p in made[maker]])}"

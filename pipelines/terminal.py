@@ -111,6 +111,15 @@ def show_plan(plan: "Plan") -> None:
         ("stage", "method", "artifacts done", "of"),
         ((g[0].name, g[0].stage.method, sum(s.done for s in g), len(g)) for g in groups),
     )
+    looped = [
+        (c.name, name, why)
+        for c in plan.captures
+        if c.spec.layout.gradients is not None
+        for name, why in c.spec.layout.gradients.looped.items()
+    ]
+    write_table(
+        "parameters whose gradients take a pass for each sample", ("capture", "parameter", "why"), looped
+    )
 
 
 def show_trials(trials: Sequence["Trial"]) -> None:

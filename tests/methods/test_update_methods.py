@@ -1,18 +1,25 @@
 """Subspaces of gradients and updates: planted ones are found, random ones give the null."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from scipy.linalg import subspace_angles
+from torch import Tensor
 
 from schemas.errors import MethodError
+from tasks.methods.contract import Inputs
 from tasks.methods.gradients import (
     core_energy,
     dominant_overlap,
     early_final,
     flag_aggregation,
+    update_activation_overlap,
     update_structure,
 )
+from tests.methods import cases
+from tests.methods.cases import Answer, Case
 from tests.methods.training import low_rank, randn, solved
 
 
@@ -186,3 +193,51 @@ class TestFlagAggregation:
         zero = solved(flag_aggregation, torch.zeros(3, 5).double()).result
         assert zero.value is None
         assert zero.zero_rows == 3
+
+
+class TestUpdateActivationOverlap:
+    def solved(
+        self, rows: Tensor, basis: Tensor, values: Tensor, shape: tuple[int, int], **options: Any
+    ) -> Answer:
+        inputs = Inputs(
+            widths={"x": rows.shape[1]},
+            n_rows=len(rows),
+            n_samples=len(rows),
+            shapes={"x": shape},
+            artifacts={"activations": {"components": basis, "eigenvalue": values}},
+        )
+        config = update_activation_overlap.Config(**options)
+        update_activation_overlap.check(inputs, config)
+        return cases.run(
+            Case(update_activation_overlap, config, inputs, cases._block({"x": rows}, len(rows), False))
+        )
+
+    def test_updates_of_gradients_act_on_activations(self) -> None:
+        basis = torch.linalg.qr(randn(50, 4)).Q.T
+        rows = (randn(6, 30, 4, seed=1) @ basis).flatten(
+            1
+        )  # every gradient of a linear layer is of this kind
+        result = self.solved(rows, basis, torch.ones(4).double(), (30, 50), energy=1.0).result
+        assert result.overlap == pytest.approx(1)
+        assert result.energy == pytest.approx(1)
+        assert result.between == pytest.approx(1)
+        assert result.energy_null == 0.08
+
+    def test_random_updates_have_the_overlap_of_chance(self) -> None:
+        basis = torch.linalg.qr(randn(60, 6)).Q.T
+        result = self.solved(randn(40, 10 * 60), basis, torch.ones(6).double(), (10, 60), energy=1.0).result
+        assert result.overlap == pytest.approx(result.overlap_null, abs=0.02)
+        assert result.energy == pytest.approx(0.1, abs=0.01)
+        assert result.between == pytest.approx(result.between_null, abs=0.02)
+
+    def test_it_equals_scipy(self) -> None:
+        basis = torch.linalg.qr(randn(20, 3)).Q.T
+        rows = randn(1, 5 * 20)
+        answer = self.solved(rows, basis, torch.ones(3).double(), (5, 20), energy=1.0)
+        right = np.linalg.svd(rows[0].reshape(5, 20).numpy(), full_matrices=False)[2]
+        expected = (np.cos(subspace_angles(right.T, basis.T.numpy())) ** 2).sum() / 3
+        assert answer.result.overlap == pytest.approx(expected)
+
+    def test_activations_of_another_layer(self) -> None:
+        with pytest.raises(MethodError, match="take the components at the layer's input"):
+            self.solved(randn(1, 100), torch.eye(7).double(), torch.ones(7).double(), (5, 20))

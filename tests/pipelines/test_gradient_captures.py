@@ -19,11 +19,12 @@ from pipelines.cluster import DaskDriver, open_client
 from pipelines.plan import make_plan
 from pipelines.resolve import prepare
 from pipelines.serial import run_serial
+from pipelines.terminal import show_plan
 from schemas.capture import CaptureRequest
 from schemas.errors import ModelError, SpecError, UnknownNameError
 from schemas.execution import Execution
 from schemas.run import RunSpec
-from subspan import open_capture
+from subspan import open_artifact, open_capture
 from tasks.produce import run_capture
 from tasks.store.location import Location
 from tasks.store.receipts import read_receipts
@@ -243,6 +244,25 @@ def test_stages_read_gradients(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
+def test_a_named_artifact_of_one_site_serves_others(tmp_path: Path) -> None:
+    run = vectors(
+        tmp_path,
+        sites=["first:in"],
+        parameter_gradients={"parameters": ["first.weight"], "keep": {"kind": "exact"}},
+        stages={
+            "inputs": {"method": "spectrum.pca", "sites": "first:in"},
+            "overlap": {
+                "method": "gradients.update_activation_overlap",
+                "inputs": {"x": {"sites": "first.weight:grad"}, "activations": {"stage": "inputs"}},
+            },
+        },
+    )
+    outcome = run_serial(run)
+    assert not outcome.stage_failures
+    result = open_artifact(tmp_path, outcome.artifacts[1].id).result
+    assert (result["outputs"], result["inputs"], result["n_rows"]) == (16, 8, 50)
+
+
 class TestRefusals:
     def test_a_label_that_is_not_there(self, tmp_path: Path) -> None:
         with pytest.raises(UnknownNameError, match="no label 'labels'; nearest: label"):
@@ -289,6 +309,34 @@ class TestRefusals:
             vectors(tmp_path, loss={"kind": "factory", "function": f"{__name__}:second_output"})
         )
         assert other.captures[0].id != spec.id
+
+
+def test_the_plan_tells_what_takes_the_slow_way(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = vectors(tmp_path, model={"kind": "factory", "factory": f"{__name__}:turned"})
+    plan = make_plan(run)
+    layout = plan.captures[0].spec.layout.gradients
+    assert layout is not None
+    assert list(layout.looped) == ["weight"]
+    show_plan(plan)
+    assert "no rule covers this operation" in " ".join(capsys.readouterr().out.split())
+    receipts = read_receipts(Location(str(tmp_path)), run_serial(run).captures[0].id)
+    assert {receipt.looped for receipt in receipts.values()} == {("weight",)}
+
+
+class Turned(nn.Module):
+    """Its weight is used transposed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.linspace(-1, 1, 64).view(8, 8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.tanh(torch.einsum("oi,ni->no", self.weight, x))
+
+
+def turned() -> nn.Module:
+    """The network."""
+    return Turned()
 
 
 def half_frozen() -> nn.Module:

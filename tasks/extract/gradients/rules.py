@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from schemas.errors import ModelError
 from tasks.extract.gradients.keepers import Keeper, Maps
-from tasks.extract.gradients.terms import Convolution, Dense, Hot, Outer, Term, Values
+from tasks.extract.gradients.terms import Convolution, Dense, Hot, Outer, Term, Values, full
 
 
 class NoRule(Exception):
@@ -77,7 +77,7 @@ def summed(values: Tensor, shape: tuple[int, ...], n: int) -> Tensor:
     if len(values) % n or len(values) == 0:
         raise NoRule(f"its first axis does not count the {n} samples: shape {tuple(values.shape)}")
     tail = values.shape[values.ndim - len(own) :]
-    flat = values.reshape(n, -1, *tail).sum(1)
+    flat = full(values.reshape(n, -1, *tail)).sum(1)
     repeated = [axis + 1 for axis, size in enumerate(own) if size == 1 and tail[axis] != 1]
     flat = flat.sum(repeated, keepdim=True) if repeated else flat
     return flat.reshape(n, *shape)
@@ -271,7 +271,7 @@ def _convolution(call: Call) -> Iterator[Use]:
 
 
 def _channel_sum(call: Call, name: str) -> Use:
-    return Use(name, lambda g: Values(g.flatten(2).sum(2)))
+    return Use(name, lambda g: Values(full(g).flatten(2).sum(2)))
 
 
 def _convolution_use(
@@ -291,7 +291,15 @@ def _convolution_use(
         def matrix(sample: int) -> Tensor:
             here = slice(sample, sample + 1)
             found: Tensor = torch.ops.aten.convolution_backward(
-                g[here], values[here], like, None, *sizes, False, [0] * spatial, groups, [False, True, False]
+                g[here],
+                values[here].to(g.dtype),
+                like.to(g.dtype),
+                None,
+                *sizes,
+                False,
+                [0] * spatial,
+                groups,
+                [False, True, False],
             )[1]
             return found.reshape(len(like), -1)
 

@@ -64,6 +64,11 @@ class Values(NamedTuple):
 Term = Outer | Convolution | Values
 
 
+def full(values: Tensor) -> Tensor:
+    """In float32 at least, in which sums of half precision are taken."""
+    return values.float() if values.dtype in (torch.bfloat16, torch.float16) else values
+
+
 def form(term: Term, samples: slice) -> Tensor:
     """[sample, row, column] of a matrix, [sample, entry] of a vector: the gradient of some samples, formed."""
     if isinstance(term, Values):
@@ -76,7 +81,7 @@ def form(term: Term, samples: slice) -> Tensor:
         return _scattered(rows, columns)
     if isinstance(columns, Hot):
         return _scattered(columns, rows).mT
-    return torch.bmm(rows.values.mT, columns.values)
+    return torch.bmm(full(rows.values).mT, full(columns.values))
 
 
 def form_cost(term: Term, rows: int, columns: int) -> int:
@@ -104,12 +109,12 @@ def inner_cost(a: Outer, b: Outer) -> int:
 def _gram(a: Side, b: Side) -> Tensor:
     """[sample, position of a, position of b]"""
     if isinstance(a, Dense) and isinstance(b, Dense):
-        return torch.bmm(a.values, b.values.mT)
+        return torch.bmm(full(a.values), full(b.values).mT)
     if isinstance(a, Hot) and isinstance(b, Hot):
         same = (a.ids[:, :, None] == b.ids[:, None, :]).to(torch.float32)
         return _weigh(_weigh(same, a, 1), b, 2)
     if isinstance(a, Hot) and isinstance(b, Dense):
-        picked = b.values.gather(2, a.ids[:, None, :].expand(-1, b.positions, -1))
+        picked = full(b.values).gather(2, a.ids[:, None, :].expand(-1, b.positions, -1))
         return _weigh(picked, a, 2).mT
     return _gram(b, a).mT
 
@@ -125,9 +130,8 @@ def _scattered(hot: Hot, dense: Side) -> Tensor:
     """[sample, entry of hot, entry of dense]"""
     if isinstance(dense, Hot):
         raise TypeError("an outer product of two one-hot sides does not occur")
-    values = (
-        dense.values if hot.weight is None else dense.values * hot.weight[:, :, None].to(dense.values.dtype)
-    )
+    values = full(dense.values)
+    values = values if hot.weight is None else values * hot.weight[:, :, None].to(values.dtype)
     out = values.new_zeros(len(values), hot.n, values.shape[2])
     return out.scatter_add_(1, hot.ids[:, :, None].expand_as(values), values)
 

@@ -149,6 +149,42 @@ def _float_losses(module: nn.Module, values: Tensor) -> Callable[[int | None], T
     return losses
 
 
+@pytest.mark.parametrize("how", ["bfloat16", "autocast"])
+@pytest.mark.parametrize("kind", ["gpt2", "llama", "cnn"])
+def test_half_precision_is_summed_in_float32(how: str, kind: str) -> None:
+    sample = make(kind)
+    expected = loop(sample)
+    sample.module.to(torch.bfloat16 if how == "bfloat16" else torch.float32)
+    losses = (
+        sample.losses
+        if kind != "cnn"
+        else _float_losses(sample.module, draw(8, 3, 8, 8).to(next(sample.module.parameters()).dtype))
+    )
+    plan = make_plan(sample.module, names_of(sample), Exact(), 0)
+    with torch.autocast("cpu", torch.bfloat16, enabled=how == "autocast"):
+        found = sample_gradients(sample.module, losses, sample.n, plan).values
+    assert {rows.dtype for rows in found.values()} == {torch.float32}
+    whole, exact = (torch.cat(list(rows.values()), 1).double() for rows in (found, expected))
+    some = exact.norm(dim=1) > 0
+    assert not whole[~some].any()
+    assert float(torch.nn.functional.cosine_similarity(whole[some], exact[some]).min()) > 0.98
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("kind", FAST)
+def test_a_gpu_agrees(kind: str) -> None:
+    sample = make(kind)
+    plan = make_plan(sample.module, names_of(sample), Kronecker(dimension=4), 0)
+    expected = sample_gradients(sample.module, sample.losses, sample.n, plan).values
+    with torch.device("cuda"):
+        there = make(kind)
+    there.module.load_state_dict(sample.module.state_dict())
+    there.module.cuda()
+    plan = make_plan(there.module, names_of(there), Kronecker(dimension=4), 0)
+    found = sample_gradients(there.module, there.losses, there.n, plan).values
+    assert_close({name: rows.cpu() for name, rows in found.items()}, expected, 1e-6)
+
+
 class Checkpointed(nn.Module):
     """Its second layer runs again in the backward."""
 

@@ -1,0 +1,175 @@
+"""Whether updates of a weight act on the directions that its inputs live in.
+
+Rows are updates of one matrix [out, in]; the artifact has the principal components of the activations at its input. The overlap of the
+update's
+input side with the activations' leading subspace comes beside that of random subspaces: an update that knows nothing of the data has no
+more.
+"""
+
+from math import prod
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from schemas.base import Frozen
+from schemas.errors import MethodError
+from tasks.methods import matrices
+from tasks.methods.contract import Array, Arrays, ArtifactPort, Block, Inputs, RowsPort
+
+VERSION = 1
+KIND = "whole"
+READS = {"x": RowsPort(), "activations": ArtifactPort("spectrum.pca")}
+ARRAYS = {
+    "overlap": ("row",),
+    "null": ("row",),
+    "energy": ("row",),
+    "rank": ("row",),
+    "between": ("row", "other"),
+}
+REFERENCE = (
+    "Safety Subspaces are Not Distinct: A Fine-Tuning Case Study (2025): mode subspace overlap |Q_V' Q_W|_F^2 / min(k_V, k_W) "
+    "of subspaces that "
+    "hold a share of the energy"
+)
+SEEDS = (122,)
+MAX_ROWS = 512
+
+
+class Config(Frozen):
+    """How large subspaces are."""
+
+    energy: float = Field(default=0.9, gt=0, le=1)
+    """Share of squared singular values of an update, and of the variance of activations, that their subspaces hold."""
+    most: int = Field(default=256, ge=1)
+    """Largest dimension of either."""
+
+
+class Result(Frozen):
+    """Overlaps lie in [0, 1]; None where no update moves anything."""
+
+    n_rows: int
+    outputs: int
+    inputs: int
+    activation_rank: int
+    """Dimensions of the activations' subspace."""
+    overlap: float | None
+    """Mean over updates of the overlap with it."""
+    overlap_null: float | None
+    """The same of random subspaces of these dimensions."""
+    energy: float | None
+    """Mean share of an update's squared norm that acts on the activations' subspace."""
+    energy_null: float
+    """Of a random update, activation_rank / inputs."""
+    between: float | None
+    """Mean overlap of the input sides of two updates; None for a single one."""
+    between_null: float | None
+    unchanged_rows: int
+    """Updates of zero, left out."""
+    caveats: tuple[str, ...]
+
+
+def max_rows(config: Config) -> int:
+    """Updates that are taken at once."""
+    return MAX_ROWS
+
+
+def check(inputs: Inputs, config: Config) -> None:
+    """Refuse activations of another width than the matrix has inputs.
+
+    Raises:
+        MethodError: if they differ.
+    """
+    _, width = _sides(inputs)
+    found = int(inputs.artifacts["activations"]["components"].shape[1])
+    if found != width:
+        raise MethodError(
+            f"the activations have {found} features, the matrix {width} inputs: take the components at the layer's input (`layer:in`)"
+        )
+
+
+def solve(block: Block, inputs: Inputs, config: Config) -> tuple[Result, Arrays]:
+    """Overlaps of all updates.
+
+    Raises:
+        MethodError: for no rows at all.
+
+    Cost: a singular value decomposition per row, and row^2 products of subspaces.
+    """
+    x, (m, n) = matrices.in_order(block), _sides(inputs)
+    if len(x) == 0:
+        raise MethodError("found no updates; at least one is needed")
+    active = _active(inputs, config).to(x.device)
+    sides = [_right(row.reshape(m, n).double(), config) for row in x]
+    moved = torch.tensor([len(side) > 0 for side in sides])
+    arrays = {
+        "overlap": torch.tensor([_overlap(side, active) for side in sides]).double(),
+        "null": torch.tensor([max(len(side), len(active)) / n for side in sides]).double(),
+        "energy": torch.stack([_inside(row.reshape(m, n).double(), active) for row in x]).cpu(),
+        "rank": torch.tensor([float(len(side)) for side in sides]).double(),
+        "between": torch.tensor([[_overlap(a, b) for b in sides] for a in sides]).double(),
+    }
+    return _result(arrays, moved, sides, len(active), (m, n)), {
+        name: Array(values, ARRAYS[name]) for name, values in arrays.items()
+    }
+
+
+def _sides(inputs: Inputs) -> tuple[int, int]:
+    """Outputs and inputs; a vector is a matrix of one output."""
+    shape = inputs.shapes.get("x", (1, inputs.widths["x"]))
+    return (shape[0], prod(shape[1:])) if len(shape) > 1 else (1, shape[0])
+
+
+def _active(inputs: Inputs, config: Config) -> Tensor:
+    """The leading components of the activations as orthonormal rows."""
+    found = inputs.artifacts["activations"]
+    values, basis = found["eigenvalue"].double().nan_to_num(0.0), found["components"].double()
+    values = values[: len(basis)]
+    k = int((values.cumsum(0) < config.energy * values.sum() * (1 - 1e-12)).sum()) + 1
+    return basis[: min(k, config.most)]
+
+
+def _right(matrix: Tensor, config: Config) -> Tensor:
+    """The input side's leading singular vectors; none for zeros."""
+    _, s, vh = torch.linalg.svd(matrix, full_matrices=False)
+    side: Tensor = vh
+    energy = s.square()
+    if float(energy.sum()) == 0:
+        return side[:0]
+    k = int((energy.cumsum(0) < config.energy * energy.sum() * (1 - 1e-12)).sum()) + 1
+    return side[: min(k, config.most)]
+
+
+def _overlap(a: Tensor, b: Tensor) -> float:
+    smaller = min(len(a), len(b))
+    return float((a @ b.T).square().sum() / smaller) if smaller else 0.0
+
+
+def _inside(matrix: Tensor, basis: Tensor) -> Tensor:
+    """NaN for zeros."""
+    return (matrix @ basis.T).square().sum() / matrix.square().sum()
+
+
+def _result(
+    arrays: dict[str, Tensor], moved: Tensor, sides: list[Tensor], active: int, shape: tuple[int, int]
+) -> Result:
+    kept = torch.nonzero(moved)[:, 0].tolist()
+    pairs = [(a, b) for a in kept for b in kept if a != b]
+    some = len(kept) > 0
+    nulls = [max(len(sides[a]), len(sides[b])) / shape[1] for a, b in pairs]
+    return Result(
+        n_rows=len(sides),
+        outputs=shape[0],
+        inputs=shape[1],
+        activation_rank=active,
+        overlap=float(arrays["overlap"][kept].mean()) if some else None,
+        overlap_null=float(arrays["null"][kept].mean()) if some else None,
+        energy=float(arrays["energy"][kept].mean()) if some else None,
+        energy_null=active / shape[1],
+        between=sum(float(arrays["between"][a, b]) for a, b in pairs) / len(pairs) if pairs else None,
+        between_null=sum(nulls) / len(nulls) if nulls else None,
+        unchanged_rows=len(sides) - len(kept),
+        caveats=()
+        if shape[0] > 1
+        else ("rows have no shape of a matrix: each counts as a matrix of one output",),
+    )
