@@ -1,5 +1,6 @@
 """Per-sample gradients against plain autograd of each sample alone, for every parameter of every kind of network."""
 
+import gc
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 from schemas.errors import ModelError
-from schemas.gradients import Exact, Kronecker
+from schemas.gradients import Exact, Kronecker, Norms
 from tasks.extract.gradients.sample_gradients import make_plan, needs_loop, sample_gradients
 from tests.extract.gradients.zoo import (
     FAST,
@@ -346,3 +347,23 @@ def test_memory_of_a_wide_layer() -> None:
 def test_lengths_are_mixed() -> None:
     assert len(set(LENGTHS)) == len(LENGTHS) > 1
     assert VOCABULARY > 3
+
+
+def tensors_alive() -> int:
+    return sum(issubclass(type(thing), Tensor) for thing in gc.get_objects())
+
+
+@pytest.mark.parametrize("keep", [Kronecker(dimension=4), Norms(), Exact()])
+def test_nothing_waits_for_the_garbage_collector(keep: Any) -> None:
+    sample = make("gpt2")
+    plan = make_plan(sample.module, names_of(sample), keep, 0)
+    sample_gradients(sample.module, sample.losses, sample.n, plan)  # draws its maps
+    gc.collect()
+    gc.disable()
+    try:
+        before = tensors_alive()
+        for _ in range(3):
+            sample_gradients(sample.module, sample.losses, sample.n, plan)
+        assert tensors_alive() <= before + 2
+    finally:
+        gc.enable()
