@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 
 from schemas.capture import CaptureRequest
-from schemas.errors import ModelError, UnknownNameError, nearest
+from schemas.errors import ModelError, SubspanError, UnknownNameError, nearest
 from schemas.gradients import Norms, ParameterGradients
 from schemas.layout import GradientLayout, Quantity, Site, SiteLayout
 from tasks.extract.backward import losses_of, without_gradient
@@ -165,8 +165,17 @@ def _looped(
     """What a pass for each sample is needed for, measured on a batch and on a smaller one."""
     smaller = batch.take(torch.arange(max(1, batch.n_samples - 1)))
     probes = [(losses_of(network, here, objective), here.n_samples) for here in (batch, smaller)]
-    with running(network, batch, request.precision), torch.enable_grad():
-        return needs_loop(network.module, probes, names)
+    try:
+        with running(network, batch, request.precision), torch.enable_grad():
+            return needs_loop(network.module, probes, names)
+    except SubspanError:
+        raise
+    except Exception as error:
+        raise ModelError(
+            f"the network raised {type(error).__name__} in a backward pass over {batch.n_samples} samples or one of them "
+            f"alone: {error}; a gradient "
+            "of each sample needs a network that takes each alone, without statistics of the batch"
+        ) from error
 
 
 def _check_loss(network: Network, batch: Batch, request: CaptureRequest, objective: Objective) -> None:

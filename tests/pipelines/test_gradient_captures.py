@@ -296,6 +296,11 @@ class TestRefusals:
         with pytest.raises(ModelError, match="compiled"):
             make_plan(vectors(tmp_path, model={"kind": "factory", "factory": f"{__name__}:compiled"}))
 
+    def test_statistics_of_the_batch(self, tmp_path: Path) -> None:
+        model = {"kind": "factory", "factory": f"{__name__}:batch_statistics"}
+        with pytest.raises(ModelError, match="takes each alone, without statistics of the batch"):
+            make_plan(vectors(tmp_path, model=model))
+
     def test_a_projection_that_is_larger_than_the_gradient(self, tmp_path: Path) -> None:
         with pytest.raises(SpecError, match="dimension"):
             make_plan(vectors(tmp_path, parameter_gradients={"keep": {"kind": "kronecker", "dimension": 64}}))
@@ -337,6 +342,11 @@ class Turned(nn.Module):
 def turned() -> nn.Module:
     """The network."""
     return Turned()
+
+
+def batch_statistics() -> nn.Module:
+    """Normalises by its batch also in evaluation mode."""
+    return nn.Sequential(nn.Linear(8, 6), nn.BatchNorm1d(6, track_running_stats=False))
 
 
 def half_frozen() -> nn.Module:

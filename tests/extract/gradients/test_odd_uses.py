@@ -1,0 +1,115 @@
+"""Uses of parameters that no layer of torch stands for: exact in every form, by a rule or named as done sample by sample."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+import torch.nn.utils.parametrizations as parametrizations
+from torch import Tensor, nn
+
+from schemas.gradients import Exact, Factors, Keep, Kronecker, Norms, Sketch
+from tasks.extract.gradients.sample_gradients import make_plan, needs_loop, sample_gradients
+from tests.extract.gradients.zoo import draw, loop, tensors
+
+FORMS: tuple[Keep, ...] = (
+    Exact(),
+    Kronecker(dimension=3),
+    Norms(),
+    Sketch(dimension=4),
+    Factors(rank=1, dimension=3),
+)
+
+
+def p(*shape: int) -> nn.Parameter:
+    """A seeded parameter."""
+    return nn.Parameter(torch.randn(shape))
+
+
+class Made(nn.Module):
+    """A function of its parts and an input."""
+
+    def __init__(self, function: Callable[[Any, Tensor], Tensor], **parts: Any) -> None:
+        super().__init__()
+        self.function = function
+        for name, part in parts.items():
+            setattr(self, name, part)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(self, x)
+
+
+def words(x: Tensor) -> Tensor:
+    """Ids from values, [sample, position]."""
+    return (x > 0).long().view(len(x), -1)
+
+
+ROWS, FLAT, SQUARE = (8, 3, 6), (8, 6), (8, 8, 6)
+BY_RULE: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "low rank": (lambda: Made(lambda s, x: x @ s.w + x @ s.a @ s.b, w=p(6, 6), a=p(6, 2), b=p(2, 6)), ROWS),
+    "two roles": (lambda: Made(lambda s, x: F.linear(x, s.w) @ s.w, w=p(6, 6)), ROWS),
+    "bias alone": (lambda: Made(lambda s, x: F.linear(x, s.w.detach(), s.b), w=p(4, 6), b=p(4)), FLAT),
+    "two axes": (lambda: Made(lambda s, x: x + s.b, b=p(3, 6)), ROWS),
+    "an axis of one": (lambda: Made(lambda s, x: x + s.b, b=p(3, 1)), ROWS),
+    "a row": (lambda: Made(lambda s, x: x + s.b, b=p(1, 6)), FLAT),
+    "beside itself without gradient": (lambda: Made(lambda s, x: F.linear(x, s.w) + F.linear(x, s.w).detach(), w=p(4, 6)), FLAT),
+    "minuend": (lambda: Made(lambda s, x: s.b - x, b=p(6)), ROWS),
+    "subtrahend": (lambda: Made(lambda s, x: x - s.b, b=p(6)), ROWS),
+    "a number": (lambda: Made(lambda s, x: s.b * x * 3, b=p()), ROWS),
+    "groups wider than the projection": (lambda: nn.Conv2d(8, 40, 3, groups=2), (8, 8, 5, 5)),
+    "a copied token": (lambda: Made(lambda s, x: torch.cat([x, s.b.repeat(len(x), 1, 1)], 1), b=p(1, 2, 6)), ROWS),
+    "an expanded matrix": (lambda: Made(lambda s, x: torch.bmm(x, s.w.expand(len(x), 6, 4)), w=p(1, 6, 4)), ROWS),
+    "norm over two axes": (lambda: nn.LayerNorm([3, 6]), ROWS),
+    "padding from the end": (lambda: Made(lambda s, x: s.e(words(x)), e=nn.Embedding(3, 5, padding_idx=-2)), ROWS),
+    "one word each": (lambda: Made(lambda s, x: s.e((x[:, 0, 0] > 0).long()), e=nn.Embedding(3, 5)), ROWS),
+    "positions": (lambda: Made(lambda s, x: x + s.e(torch.arange(3)[None]), e=nn.Embedding(3, 6)), ROWS),
+}  # fmt: skip
+BY_LOOP: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "bilinear": (lambda: Made(lambda s, x: s.b(x, x), b=nn.Bilinear(6, 6, 4)), FLAT),
+    "slope": (lambda: nn.Sequential(nn.Linear(6, 6), nn.PReLU(6)), FLAT),
+    "weight norm": (lambda: nn.Sequential(parametrizations.weight_norm(nn.Linear(6, 5)), nn.Tanh()), FLAT),
+    "recurrent": (lambda: Made(lambda s, x: s.g(x)[0], g=nn.GRU(6, 5, batch_first=True)), ROWS),
+    "times itself": (lambda: Made(lambda s, x: x * (s.w * s.w), w=p(6)), ROWS),
+    "transposed twin": (lambda: Made(lambda s, x: F.linear(torch.tanh(F.linear(x, s.w)), s.w.t()), w=p(4, 6)), ROWS),
+    "in place": (lambda: Made(lambda s, x: x.clone().mul_(2).add_(s.b), b=p(6)), ROWS),
+    "where": (lambda: Made(lambda s, x: torch.where(x > 0, x, s.b), b=p(6)), ROWS),
+    "divided": (lambda: Made(lambda s, x: x / (s.b.abs() + 1), b=p(6)), ROWS),
+    "with a factor": (lambda: Made(lambda s, x: torch.add(x, s.b, alpha=3), b=p(6)), ROWS),
+    "transposed convolution": (lambda: nn.Sequential(nn.ConvTranspose2d(2, 3, 2), nn.Tanh()), (8, 2, 4, 4)),
+    "one by one": (lambda: Made(lambda s, x: torch.stack([s.c(v) for v in x]), c=nn.Linear(6, 3)), FLAT),
+    "attention": (lambda: Made(lambda s, x: s.m(x, x, x)[0], m=nn.MultiheadAttention(6, 2, batch_first=True)), ROWS),
+    "einsum": (lambda: Made(lambda s, x: torch.einsum("bsi,oi->bso", x, s.w), w=p(4, 6)), ROWS),
+    "samples second": (lambda: Made(lambda s, x: s.l(x.transpose(0, 1)).mean(0), l=nn.Linear(6, 4)), SQUARE),
+    "samples second, flat": (
+        lambda: Made(lambda s, x: s.l(x.transpose(0, 1).reshape(-1, 6)).view(x.shape[1], len(x), 4).mean(0), l=nn.Linear(6, 4)), SQUARE,
+    ),
+    "bags of words": (lambda: Made(lambda s, x: s.e(words(x)), e=nn.EmbeddingBag(3, 5)), ROWS),
+    "positions of one axis": (lambda: Made(lambda s, x: x + s.e(torch.arange(x.shape[1])), e=nn.Embedding(8, 6)), SQUARE),
+}  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("name", [*BY_RULE, *BY_LOOP])
+def test_every_form_is_exact(name: str) -> None:
+    make, shape = (BY_RULE | BY_LOOP)[name]
+    torch.manual_seed(0)
+    sample = tensors(make(), draw(*shape))
+    fewer = tensors(sample.module, draw(*shape)[: shape[0] - 1])
+    names = [name for name, _ in sample.module.named_parameters()]
+    looped = frozenset(needs_loop(sample.module, [(s.losses, s.n) for s in (sample, fewer)], names))
+    assert bool(looped) == (name in BY_LOOP)
+    exact = loop(sample)
+    for keep in FORMS:
+        plan = make_plan(sample.module, names, keep, 0, looped)
+        found = sample_gradients(sample.module, sample.losses, sample.n, plan).values
+        slow = make_plan(sample.module, names, keep, 0, frozenset(names))
+        expected = sample_gradients(sample.module, sample.losses, sample.n, slow).values
+        scale = max(float(rows.norm()) for rows in expected.values())
+        for part, rows in expected.items():
+            assert float((found[part] - rows).norm()) <= 1e-10 * max(float(rows.norm()), 1e-3 * scale), (
+                keep.kind,
+                part,
+            )
+            if keep.kind == "exact":
+                torch.testing.assert_close(rows, exact[part], rtol=1e-10, atol=1e-12 * scale)
