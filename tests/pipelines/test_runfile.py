@@ -108,7 +108,7 @@ def test_every_misspelt_key_is_named_with_the_right_one(data: st.DataObject) -> 
         (
             "kind: text,",
             "kind: txt,",
-            "captures.docs.data.source.kind: found 'txt', expected one of arrays, digits",
+            "captures.docs.data.source.kind: found 'txt', expected one of arrays, checkpoints, digits",
         ),
         ("kind: text,", "kind: txt,", "nearest: text"),
         (
