@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from schemas.base import canonical_json
 from schemas.errors import ModelError, SpecError, UnknownNameError, nearest
 from schemas.gradients import Exact, Keep, Norms
 from schemas.layout import Quantity, Site
@@ -83,14 +84,23 @@ class Recorder:
                 "a recording keeps no norms alone; choose another form, whose norms a capture computes"
             )
         self._place = Location(os.fspath(root)).child(FOLDER, name)
-        self._parameters = _chosen(model, parameters)
+        self._model = model
+        self._names = tuple(_chosen(model, parameters))
         self._quantities, self._every = tuple(quantities), every
         shapes = {name: tuple(p.shape) for name, p in self._parameters.items()}
+        self._expected = shapes
         self._shapes = {name: output.shape for name, output in outputs(shapes, keep or Exact()).items()}
         self._plan = Plan(shapes, keep or Exact(), seed, torch.device("cpu"), torch.float32)
         self._before: dict[str, Tensor] | None = None
         self._gradients: dict[str, np.ndarray] | None = None
+        about = {
+            "shapes": {name: list(shape) for name, shape in shapes.items()},
+            "quantities": list(self._quantities),
+            "keep": (keep or Exact()).model_dump(mode="json"),
+            "seed": seed,
+        }
         self._last = _last_step(self._place)
+        _same_as_before(self._place, about)
 
     def __enter__(self) -> "Recorder":
         return self
@@ -99,6 +109,21 @@ class Recorder:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._before = self._gradients = None
+
+    @property
+    def _parameters(self) -> dict[str, nn.Parameter]:
+        """As the model holds them now.
+
+        Raises:
+            ModelError: if one is gone, or has another shape than when the recording began.
+        """
+        there = dict(self._model.named_parameters())
+        for name, shape in getattr(self, "_expected", {}).items():
+            if name not in there or tuple(there[name].shape) != shape:
+                raise ModelError(
+                    f"the model's parameter {name} is gone or has another shape than {shape}; begin another recording"
+                )
+        return {name: there[name] for name in self._names}
 
     @property
     def url(self) -> str:
@@ -164,7 +189,8 @@ class Recorder:
         """Site to array, in the form that is kept."""
         keeper = make_keeper(self._plan, 1)
         for name, tensor in tensors.items():
-            keeper.add(name, Values(tensor.detach().to("cpu", torch.float32, copy=True)[None]))
+            dense = tensor.detach().to_dense() if tensor.is_sparse else tensor.detach()
+            keeper.add(name, Values(dense.to("cpu", torch.float32, copy=True)[None]))
         return {
             str(Site(module=name, quantity=QUANTITY[quantity])): values[0]
             .reshape(self._shapes[name] or (-1,))
@@ -180,9 +206,28 @@ def _chosen(model: nn.Module, patterns: Sequence[str]) -> dict[str, nn.Parameter
             raise UnknownNameError(
                 f"the model has no parameter {pattern!r}; nearest: {nearest(pattern, there)}"
             )
-    return {
-        name: p for name, p in there.items() if any(glob(pattern).fullmatch(name) for pattern in patterns)
-    }
+    chosen = {n: p for n, p in there.items() if any(glob(pattern).fullmatch(n) for pattern in patterns)}
+    strange = next((name for name, p in chosen.items() if not p.is_floating_point()), None)
+    if strange is not None:
+        raise SpecError(
+            f"parameter {strange} is of {chosen[strange].dtype}; only real floating point numbers are recorded, leave it out"
+        )
+    return chosen
+
+
+def _same_as_before(place: Location, about: dict[str, object]) -> None:
+    """Refuse to go on with a recording in another form.
+
+    Raises:
+        SpecError: if the recording that lies there is of other parameters, quantities, form or seed.
+    """
+    data = canonical_json(about)
+    if "recording.json" not in place.ls():
+        place.write("recording.json", data)
+    elif place.read("recording.json") != data:
+        raise SpecError(
+            f"{place.url} is a recording of other parameters, quantities, form or seed; go on as it was begun, or choose another name"
+        )
 
 
 def _last_step(place: Location) -> int | None:

@@ -359,7 +359,8 @@ def _probe(context: _Context, tally: _Tally, batch: list[int], rows: dict[str, T
     tally.difference = difference if np.isfinite(difference) else None
     if context.gradients is not None:
         inputs = context.encoder.batch(batch[-1:])
-        tally.gradient_error = context.gradients.error(context.network, inputs, context.buffers.sites, alone)
+        beside = {site: values[-size:] for site, values in rows.items()}
+        tally.gradient_error = context.gradients.error(context.network, inputs, context.buffers.sites, beside)
 
 
 def _row_columns(context: _Context, shard: int) -> dict[str, np.ndarray]:

@@ -162,6 +162,22 @@ def test_what_a_recorder_refuses(tmp_path: Path) -> None:
         recorder.record(0)
 
 
+def test_a_recording_goes_on_as_it_was_begun(tmp_path: Path) -> None:
+    model = network()
+    subspan.Recorder(tmp_path, "it", model, keep=Kronecker(dimension=2)).record(0)
+    with pytest.raises(SpecError, match="other parameters, quantities, form or seed"):
+        subspan.Recorder(tmp_path, "it", model, keep=Kronecker(dimension=2), seed=1)
+    recorder = subspan.Recorder(tmp_path, "it", model, keep=Kronecker(dimension=2))
+    assert recorder.last_step == 0
+    model[0].weight = nn.Parameter(torch.zeros(6, 4))  # type: ignore[index]
+    recorder.record(1)
+    with np.load(tmp_path / "recordings" / "it" / "step-000000000001.npz") as held:
+        assert not held["0.weight:weight"].any()
+    model[0].weight = nn.Parameter(torch.zeros(5, 4))  # type: ignore[index]
+    with pytest.raises(ModelError, match="another shape"):
+        recorder.record(2)
+
+
 def test_a_trainer_is_recorded(tmp_path: Path) -> None:
     """In the order in which transformers.Trainer calls: gradients before the optimiser, then the end of the step."""
     model = network()

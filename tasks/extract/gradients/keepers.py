@@ -464,7 +464,10 @@ def _packed(u: Tensor, s: Tensor, vh: Tensor, rank: int) -> Tensor:
     """The first singular pairs, the largest entry of each left vector positive; zeros where there are fewer."""
     k = min(rank, len(s))
     u, s, vh = u[:, :k], s[:k], vh[:k]
-    sign = torch.sign(u.gather(0, u.abs().argmax(0, keepdim=True)))[0] if k else s
+    largest = (
+        u.abs() >= (1 - 1e-6) * u.abs().amax(0, keepdim=True) if k else u.abs() > 0
+    )  # the first, among equals
+    sign = torch.sign(u.gather(0, largest.to(torch.uint8).argmax(0, keepdim=True)))[0] if k else s
     root = s.sqrt() * torch.where(sign == 0, 1.0, sign)
     left, right = u.new_zeros(rank, len(u)), u.new_zeros(rank, vh.shape[1])
     left[:k], right[:k] = (u * root).T, vh * root[:, None]

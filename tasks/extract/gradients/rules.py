@@ -56,7 +56,7 @@ def by_sample(values: Tensor, n: int) -> Tensor:
     Raises:
         NoRule: if the first axis cannot be that.
     """
-    if values.ndim == 0 or len(values) == 0 or len(values) % n:
+    if values.ndim == 0 or len(values) == 0 or len(values) % n or (values.ndim == 1 and len(values) != n):
         raise NoRule(f"its first axis does not count the {n} samples: shape {tuple(values.shape)}")
     if len(values) == n:
         return values.reshape(n, -1, values.shape[-1]) if values.ndim > 1 else values[:, None, None]
@@ -430,13 +430,14 @@ RULES: dict[Any, Rule] = {
 """Operation -> its rule."""
 
 
-def uses_of(operation: Any, call: Call, wanted: Sequence[str]) -> list[Use]:
+def uses_of(operation: Any, call: Call, wanted: Sequence[str], selected: bool) -> list[Use]:
     """What an operation does with parameters.
 
     Args:
         operation: as torch calls it.
         call: with its arguments and output.
         wanted: the parameters among its arguments.
+        selected: whether rows were chosen by their values before it, so that a first axis may count anything.
 
     Raises:
         NoRule: if it is not known.
@@ -446,4 +447,8 @@ def uses_of(operation: Any, call: Call, wanted: Sequence[str]) -> list[Use]:
         raise NoRule("no rule covers this operation")
     if len(set(wanted)) < len(wanted):
         raise NoRule("it takes the parameter twice")
+    if selected and (call.out.ndim < 3 or len(call.out) != call.n):
+        raise NoRule(
+            "rows were chosen by their values before it, so that nothing tells which sample each belongs to"
+        )
     return list(rule(call))

@@ -126,15 +126,26 @@ def needs_loop(
     plan = make_plan(module, names, Kronecker(dimension=8, distribution="normal"), 0)
     found: dict[str, str] = {}
     forms = []
+    moved: set[str] = set()
     for losses, n in probes:
         passed = _pass(losses, n, plan, frozenset())
         found = passed.refused | found
         exact = looped_gradients(plan.parameters, losses, n, plan.plan)
         dtype = next(iter(plan.parameters.values())).dtype
         found = _disagreeing(passed.values, exact, dtype) | found
+        moved |= {name for name, rows in exact.items() if bool(rows.any())}
         forms.append(passed.forms)
     for name in _unsteady(forms):
         found.setdefault(name, "how it is used depends on the batch")
+    used = {name for form in forms for _, name, _ in form}
+    for name in plan.parameters:
+        if name not in used:
+            found.setdefault(name, "no sample of the plan used it, so that nothing tells how it is used")
+        elif name not in moved:
+            found.setdefault(
+                name,
+                "its gradient is zero for the samples of the plan, so that nothing tells whether a rule is right",
+            )
     return {name: found[name] for name in plan.parameters if name in found}
 
 

@@ -17,6 +17,10 @@ from torch.overrides import TorchFunctionMode
 from tasks.extract.gradients.keepers import Keeper
 from tasks.extract.gradients.rules import Call, NoRule, uses_of
 
+SELECTING = frozenset(
+    {"nonzero", "argwhere", "masked_select", "unique", "unique_consecutive", "compress", "nonzero_static"}
+)
+"""Operations whose output is as long as its values say."""
 READ_ONLY = frozenset({"detach", "requires_grad_"})
 TURNED = frozenset({"T", "mT", "H", "mH", "real", "imag"})
 """Properties that are a tensor with a graph."""
@@ -44,6 +48,8 @@ class Uses(TorchFunctionMode):
         self._keeper = keeper
         self._open_all = open_all
         self._waiting: Counter[str] = Counter()
+        self._selected = False
+        """Whether rows were chosen by their values in this forward, so that a first axis may count anything."""
         self.refused: dict[str, str] = {}
         """Parameter to why a use of it has no rule."""
         self.forms: list[tuple[str, str, str]] = []
@@ -53,13 +59,17 @@ class Uses(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
+        self._selected = self._selected or _selects(func, args)
         found = [a for a in _flat((*args, *kwargs.values())) if id(a) in self._all]
         if not found or getattr(func, "__name__", "") in ("__get__", *READ_ONLY):
             return self._property(func, found, args, kwargs)
         out = func(*_aliases(args, self._all), **_aliases(kwargs, self._all))
-        if not torch.is_grad_enabled() or not isinstance(out, Tensor | tuple | list):
-            return out
         wanted = [name for a in found if (name := self._names.get(id(a))) is not None]
+        if not torch.is_grad_enabled() or not isinstance(out, Tensor | tuple | list | None):
+            return out
+        if out is None:
+            self._refuse(wanted, func, "it is written into a tensor")
+            return out
         if not isinstance(out, Tensor):
             self._refuse(wanted, func, "it gives several tensors")
             return out
@@ -96,7 +106,8 @@ class Uses(TorchFunctionMode):
             if func is F.embedding and self._n > 1 and len(out) == 1:
                 out = out.expand(self._n, *out.shape[1:])  # of positions, the same for all samples
             call = Call(_detached(args), _detached(kwargs), out, self._n, self._name, self._keeper)
-            uses = uses_of(func, call, wanted)
+            with _exact(out):
+                uses = uses_of(func, call, wanted, self._selected)
         except NoRule as reason:
             self._refuse(wanted, func, str(reason))
             return out
@@ -112,10 +123,12 @@ class Uses(TorchFunctionMode):
     def _arrived(self, uses: list[Any], g: Tensor) -> None:
         for use in uses:
             if use.name not in self.refused:
-                self._keeper.add(use.name, use.term(g))
+                with _exact(g):
+                    self._keeper.add(use.name, use.term(g))
             self._waiting[use.name] -= 1
             if self._waiting[use.name] == 0 and use.name not in self.refused:
-                self._keeper.settle(use.name)
+                with _exact(g):
+                    self._keeper.settle(use.name)
 
     def _name(self, argument: Any) -> str | None:
         return self._names.get(id(argument))
@@ -123,6 +136,21 @@ class Uses(TorchFunctionMode):
     def _refuse(self, names: list[str], func: Callable[..., Any], reason: str) -> None:
         for name in names:
             self.refused.setdefault(name, f"{_title(func)}: {reason}")
+
+
+def _selects(func: Callable[..., Any], args: tuple[Any, ...]) -> bool:
+    """Whether an operation picks rows by values: routing to experts, packing."""
+    name = getattr(func, "__name__", "")
+    if name == "where":
+        return len(args) == 1
+    if name == "__getitem__":
+        return any(isinstance(i, Tensor) and i.dtype in (torch.bool, torch.uint8) for i in _flat(args[1:]))
+    return name in SELECTING
+
+
+def _exact(like: Tensor) -> torch.autocast:
+    """What we compute is not the network's: autocast would take it to half precision."""
+    return torch.autocast(like.device.type, enabled=False)
 
 
 def _flat(values: Iterable[Any]) -> Iterable[Any]:

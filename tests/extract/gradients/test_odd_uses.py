@@ -45,11 +45,26 @@ def words(x: Tensor) -> Tensor:
     return (x > 0).long().view(len(x), -1)
 
 
+def written(self: Any, x: Tensor) -> Tensor:
+    """A token stands where values are missing."""
+    y = x * 2
+    y[x[..., 0] < 0] = self.b
+    return y
+
+
+def packed(self: Any, x: Tensor) -> Tensor:
+    """Only some rows pass."""
+    mask = x[..., 0] > 0
+    rows = torch.tanh(self.l(x[mask]))
+    out = rows.new_zeros(*x.shape[:2], 4)
+    out[mask] = rows
+    return out
+
+
 ROWS, FLAT, SQUARE = (8, 3, 6), (8, 6), (8, 8, 6)
 BY_RULE: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "low rank": (lambda: Made(lambda s, x: x @ s.w + x @ s.a @ s.b, w=p(6, 6), a=p(6, 2), b=p(2, 6)), ROWS),
     "two roles": (lambda: Made(lambda s, x: F.linear(x, s.w) @ s.w, w=p(6, 6)), ROWS),
-    "bias alone": (lambda: Made(lambda s, x: F.linear(x, s.w.detach(), s.b), w=p(4, 6), b=p(4)), FLAT),
     "two axes": (lambda: Made(lambda s, x: x + s.b, b=p(3, 6)), ROWS),
     "an axis of one": (lambda: Made(lambda s, x: x + s.b, b=p(3, 1)), ROWS),
     "a row": (lambda: Made(lambda s, x: x + s.b, b=p(1, 6)), FLAT),
@@ -66,6 +81,7 @@ BY_RULE: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "positions": (lambda: Made(lambda s, x: x + s.e(torch.arange(3)[None]), e=nn.Embedding(3, 6)), ROWS),
 }  # fmt: skip
 BY_LOOP: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "bias alone": (lambda: Made(lambda s, x: F.linear(x, s.w.detach(), s.b), w=p(4, 6), b=p(4)), FLAT),
     "bilinear": (lambda: Made(lambda s, x: s.b(x, x), b=nn.Bilinear(6, 6, 4)), FLAT),
     "slope": (lambda: nn.Sequential(nn.Linear(6, 6), nn.PReLU(6)), FLAT),
     "weight norm": (lambda: nn.Sequential(parametrizations.weight_norm(nn.Linear(6, 5)), nn.Tanh()), FLAT),
@@ -77,6 +93,9 @@ BY_LOOP: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "divided": (lambda: Made(lambda s, x: x / (s.b.abs() + 1), b=p(6)), ROWS),
     "with a factor": (lambda: Made(lambda s, x: torch.add(x, s.b, alpha=3), b=p(6)), ROWS),
     "transposed convolution": (lambda: nn.Sequential(nn.ConvTranspose2d(2, 3, 2), nn.Tanh()), (8, 2, 4, 4)),
+    "one by one, as wide as samples": (lambda: Made(lambda s, x: torch.stack([s.c(v) for v in x]), c=nn.Linear(8, 3)), (8, 8)),
+    "written": (lambda: Made(written, b=p(6)), ROWS),
+    "packed": (lambda: Made(packed, l=nn.Linear(6, 4)), ROWS),
     "one by one": (lambda: Made(lambda s, x: torch.stack([s.c(v) for v in x]), c=nn.Linear(6, 3)), FLAT),
     "attention": (lambda: Made(lambda s, x: s.m(x, x, x)[0], m=nn.MultiheadAttention(6, 2, batch_first=True)), ROWS),
     "einsum": (lambda: Made(lambda s, x: torch.einsum("bsi,oi->bso", x, s.w), w=p(4, 6)), ROWS),
