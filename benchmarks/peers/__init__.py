@@ -1,1 +1,4 @@
-"""Scripts that run in the environments of the peers; they import nothing of ours but `child`."""
+"""Scripts that run in the environments of the peers.
+
+They import nothing of ours but `child` and, those called *_coverage, the networks of `benchmarks.coverage`.
+"""
