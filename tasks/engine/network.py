@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -100,23 +101,29 @@ class CapturedNetwork:
         for places in pack(lengths, request.batch_tokens, request.batch_samples, request.batch_overhead):
             batch = encoder.batch(places)
             with _twice(self._network, batch, self._spec):
-                yield View(self._network, batch, objective)
+                yield View(self._network, batch, objective, torch.tensor(places))
 
 
 class View:
     """See `tasks.methods.contract.NetworkView`."""
 
-    def __init__(self, network: Network, batch: Batch, objective: Objective) -> None:
+    def __init__(self, network: Network, batch: Batch, objective: Objective, rows: Tensor) -> None:
         self.n = batch.n_samples
+        self.rows = rows
+        self.mask = batch.mask
         self._network, self._batch, self._objective = network, batch, objective
 
-    def losses(self) -> Tensor:
+    def losses(self, at: Mapping[str, Tensor] | None = None) -> Tensor:
         """See `NetworkView`."""
-        return self._objective(self._run(), self._batch)
+        return self._objective(self._run(at), self._batch)
 
-    def output(self) -> Tensor:
+    def output(self, at: Mapping[str, Tensor] | None = None) -> Tensor:
         """See `NetworkView`."""
-        return self._objective.tensor(self._run())
+        return self._objective.tensor(self._run(at))
+
+    def right(self, output: Tensor) -> Tensor:
+        """See `NetworkView`."""
+        return self._objective.right(output, self._batch)
 
     def loss_of(self, output: Tensor) -> Tensor:
         """See `NetworkView`."""
@@ -150,8 +157,22 @@ class View:
             handle.remove()
         return held[-1], output
 
-    def _run(self) -> Any:
-        return forward(self._network, self._batch)
+    def _run(self, at: Mapping[str, Tensor] | None = None) -> Any:
+        if at is None:
+            return forward(self._network, self._batch)
+        return forward(self._network._replace(module=_At(self._network.module, at)), self._batch)
+
+
+class _At(nn.Module):
+    """A network with other tensors in the place of some parameters."""
+
+    def __init__(self, module: nn.Module, values: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self._call = partial(torch.func.functional_call, module, dict(values))
+
+    def forward(self, *inputs: Any, **more: Any) -> Any:
+        """What the network gives there."""
+        return self._call(inputs, more)
 
 
 @contextmanager

@@ -111,6 +111,28 @@ class Objective:
             return _checked_tensor(self._function(value, batch, **loss.arguments), loss.function)
         return self._of(value, batch)
 
+    def right(self, value: Tensor, batch: Batch) -> Tensor:
+        """Share of a sample's targets for which the tensor that `tensor` gives is largest.
+
+        Returns:
+            float64 [sample]: 0 or 1 for a class, a share of tokens for a text (0 for one without targets).
+
+        Raises:
+            MethodError: if the loss compares with no classes.
+        """
+        loss = self.loss
+        if isinstance(loss, LanguageModelLoss):
+            wanted = _token_targets(loss, batch)[1].to(value.device)
+            hits = (value[:, : wanted.shape[1]].argmax(2) == wanted) & (wanted != IGNORED)
+            return hits.sum(1).double() / (wanted != IGNORED).sum(1).clamp(min=1)
+        if not isinstance(loss, ClassificationLoss | SimilarityLoss):
+            raise MethodError(
+                f"the loss {self._name} has no classes to be right about; measure the loss itself"
+            )
+        codes = _target(batch, loss.label).to(value.device)
+        scores = value if isinstance(loss, ClassificationLoss) else self._cosines(value, batch, loss)
+        return (scores.argmax(1) == codes).double()
+
     def _of(self, output: Any, batch: Batch) -> Tensor:
         loss = self.loss
         if isinstance(loss, FactoryLoss):
@@ -174,13 +196,16 @@ class Objective:
         return total / self.mean_targets
 
     def _similarity(self, value: Tensor, codes: Tensor, batch: Batch, loss: SimilarityLoss) -> Tensor:
-        rows = F.normalize(_pooled(value, batch, loss), dim=1)
-        prototypes = self._prototypes(rows.shape[1]).to(rows)
-        _refuse_classes(codes, len(prototypes), "prototypes")
-        cosines = rows @ prototypes.T
+        cosines = self._cosines(value, batch, loss)
+        _refuse_classes(codes, cosines.shape[1], "prototypes")
         if loss.form == "cosine":
             return 1 - cosines.gather(1, codes[:, None])[:, 0]
         return F.cross_entropy(cosines / loss.temperature, codes, reduction="none")
+
+    def _cosines(self, value: Tensor, batch: Batch, loss: SimilarityLoss) -> Tensor:
+        """[sample, class]."""
+        rows = F.normalize(_pooled(value, batch, loss), dim=1)
+        return rows @ self._prototypes(rows.shape[1]).to(rows).T
 
     def _prototypes(self, width: int) -> Tensor:
         """float64 [class, feature], of length 1."""

@@ -74,15 +74,22 @@ class BatchesPort(RowsPort):
 
 @runtime_checkable
 class NetworkView(Protocol):
-    """A network with one batch. Graphs may be gone through twice."""
+    """A network with one batch. Graphs may be gone through twice.
+
+    `at` are tensors in the place of parameters, by name, with their graphs; the network itself is left as it is.
+    """
 
     n: int
     """Samples."""
+    rows: Tensor
+    """int64 [sample]: which rows of the block they are."""
+    mask: Tensor | None
+    """bool [sample, token], False where a text is padded; None where samples have no tokens."""
 
-    def losses(self) -> Tensor:
+    def losses(self, at: Mapping[str, Tensor] | None = None) -> Tensor:
         """[sample]: the loss of each, from a new forward with its graph."""
 
-    def output(self) -> Tensor:
+    def output(self, at: Mapping[str, Tensor] | None = None) -> Tensor:
         """The tensor that the loss takes, from a new forward with its graph.
 
         Raises:
@@ -91,6 +98,13 @@ class NetworkView(Protocol):
 
     def loss_of(self, output: Tensor) -> Tensor:
         """[sample]: the loss of each from such a tensor."""
+
+    def right(self, output: Tensor) -> Tensor:
+        """float64 [sample]: share of its targets for which such a tensor is largest: 0 or 1 for a class.
+
+        Raises:
+            MethodError: if the loss has no classes.
+        """
 
     def ends(self) -> tuple[Tensor, Tensor]:
         """[sample, ...] each: the input that can vary (floating input, or what the embedding of words gives), and the output, with its

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from schemas.errors import DataError, ModelError, SpecError, UnknownNameError
+from schemas.errors import DataError, MethodError, ModelError, SpecError, UnknownNameError
 from schemas.loss import ClassificationLoss, FactoryLoss, LanguageModelLoss, Loss, MseLoss, SimilarityLoss
 from tasks.extract.batches import Batch
 from tasks.extract.losses import Objective
@@ -218,3 +218,36 @@ def test_labels_that_do_not_fit_are_refused() -> None:
         targets(ClassificationLoss(label="side", classes=("a",)), {"side": ["a", "b"]}, [0, 1])
     with pytest.raises(SpecError, match="holds text"):
         targets(MseLoss(target="side"), {"side": ["a", "b"]}, [0, 1])
+
+
+@pytest.mark.parametrize("left", [False, True])
+def test_right_tokens_match_a_loop(left: bool) -> None:
+    batch, values = tokens(left), logits().detach()
+    assert batch.mask is not None
+    values[0, batch.mask[0]] *= 0
+    values[0, batch.mask[0]] += F.one_hot(batch.inputs["input_ids"][0][batch.mask[0]].roll(-1), VOCABULARY)
+    found = Objective(LanguageModelLoss()).right(values, batch)
+    for n in range(4):
+        here, ids = values[n][batch.mask[n]], batch.inputs["input_ids"][n][batch.mask[n]]
+        hits = (here[:-1].argmax(1) == ids[1:]).double()
+        assert float(found[n]) == pytest.approx(float(hits.mean()) if len(hits) else 0.0)
+    assert float(found[0]) == 1
+
+
+def test_right_classes() -> None:
+    values, codes = torch.randn(6, 4), torch.tensor([0, 1, 2, 3, 3, 0])
+    batch = Batch({"": values}, targets={"side": codes})
+    found = Objective(ClassificationLoss(label="side")).right(values, batch)
+    torch.testing.assert_close(found, (values.argmax(1) == codes).double())
+    near = SimilarityLoss(label="side", form="cosine")
+    ones = torch.stack(
+        [
+            1 - Objective(near, n_classes=4)(values, batch._replace(targets={"side": torch.full((6,), k)}))
+            for k in range(4)
+        ],
+        1,
+    )
+    found = Objective(near, n_classes=4).right(values, batch)
+    torch.testing.assert_close(found, (ones.argmax(1) == codes).double())
+    with pytest.raises(MethodError, match="no classes to be right about"):
+        Objective(MseLoss()).right(values, Batch({"": values}))

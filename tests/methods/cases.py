@@ -1,7 +1,7 @@
 """Rows for any method, made from what its ports ask for, and each kind run by hand without an engine."""
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from itertools import pairwise
@@ -83,11 +83,17 @@ class TinyView:
     def __init__(self, network: TinyNetwork, some: slice) -> None:
         self._network, self._x, self._label = network, network.x[some], network.label[some]
         self.n = len(self._x)
+        self.rows = torch.arange(len(network.x))[some]
+        self.mask: Tensor | None = None
 
-    def output(self) -> Tensor:
+    def output(self, at: Mapping[str, Tensor] | None = None) -> Tensor:
         """Logits."""
-        out: Tensor = self._network.module(self._x)
+        out: Tensor = torch.func.functional_call(self._network.module, dict(at or {}), self._x)
         return out
+
+    def right(self, output: Tensor) -> Tensor:
+        """Whether the largest logit is that of the label."""
+        return (output.argmax(1) == self._label).double()
 
     def loss_of(self, output: Tensor) -> Tensor:
         """Cross-entropy."""
@@ -99,9 +105,9 @@ class TinyView:
         out: Tensor = self._network.module(given)
         return given, out
 
-    def losses(self) -> Tensor:
+    def losses(self, at: Mapping[str, Tensor] | None = None) -> Tensor:
         """Of the batch."""
-        return self.loss_of(self.output())
+        return self.loss_of(self.output(at))
 
 
 def rows_of(seed: int, n: int = N, width: int = WIDTH) -> Tensor:

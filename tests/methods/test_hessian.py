@@ -165,3 +165,12 @@ def test_planted_outliers_are_counted() -> None:
     assert result.bulk_edge < 5
     assert result.outliers == pytest.approx(3, abs=3 * result.outliers_error + 1e-9)
     assert result.negative_share == 0
+
+
+def test_fewer_pairs_than_asked_for_are_not_called_converged() -> None:
+    x = torch.eye(4, dtype=torch.float64).repeat(10, 1)  # one eigenvalue, four times
+    network = Linear(nn.Linear(4, 1, bias=False).double(), x, torch.zeros(40))
+    answer = solved(hessian, network, components=3)
+    assert answer.arrays["eigenvalue"].tolist() == pytest.approx([0.25])
+    assert not answer.result.converged
+    assert "reaches only 1 different" in answer.result.caveats[0]

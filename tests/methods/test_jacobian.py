@@ -17,7 +17,7 @@ from tasks.methods.contract import Block, Inputs
 from tasks.methods.gradients import jacobian
 from tasks.numerics.detached import Detached
 from tests.methods import cases
-from tests.methods.cases import Answer, Case, TinyNetwork
+from tests.methods.cases import Answer, Case, TinyNetwork, TinyView
 from tests.methods.training import randn
 
 
@@ -123,3 +123,67 @@ def test_a_language_model_in_a_run(tmp_path: Path) -> None:
     result = open_artifact(tmp_path, outcome.artifacts[0].id).result
     assert result["n_samples"] == 6
     assert result["reconstruction_error"] < 1e-4
+
+
+class Texts(TinyNetwork):
+    """Sequences of several lengths, padded on one side."""
+
+    def __init__(self, module: nn.Module, samples: list[Tensor], right: bool, at_once: int) -> None:
+        super().__init__(module, samples[0][None], torch.zeros(len(samples)).long())
+        self.samples, self.right, self.at_once = samples, right, at_once
+
+    def batches(self) -> Any:
+        for first in range(0, len(self.samples), self.at_once):
+            yield TextView(self, range(first, min(first + self.at_once, len(self.samples))))
+
+
+class TextView(TinyView):
+    """A batch of them."""
+
+    def __init__(self, network: Texts, some: range) -> None:
+        self.n, self.rows, self._network = len(some), torch.tensor(some), network
+        self._samples = [network.samples[k] for k in some]
+        longest = max(len(sample) for sample in self._samples)
+        places = torch.arange(longest)
+        lengths = torch.tensor([len(sample) for sample in self._samples])[:, None]
+        self.mask = places < lengths if network.right else places >= longest - lengths
+
+    def ends(self) -> tuple[Tensor, Tensor]:
+        """Padding is not zero, and the network's outputs there are not either."""
+        x = torch.full((*self.mask.shape, 3), 7.0, dtype=torch.float64)
+        for n, sample in enumerate(self._samples):
+            x[n, self.mask[n]] = sample
+        x.requires_grad_()
+        return x, self._network.module(x).tanh().cumsum(2)
+
+
+@pytest.mark.parametrize("right", [True, False])
+@pytest.mark.parametrize("position", [None, -1, 1])
+def test_padding_has_no_part_in_it(right: bool, position: int | None) -> None:
+    module, samples = nn.Linear(3, 4).double(), [randn(n, 3, seed=n) for n in (5, 2, 3)]
+    index = torch.arange(3)
+    inputs = Inputs(widths={"model": 0}, n_rows=3, n_samples=3)
+    config = jacobian.Config(position=position, components=3)
+
+    def answer(at_once: int) -> Answer:
+        network = Texts(module, samples, right, at_once)
+        block = Block({}, index, torch.zeros_like(index), index, network=network)
+        return cases.run(Case(jacobian, config, inputs, block))
+
+    together, alone = answer(3), answer(1)
+    for name in ("singular_value", "effective_rank", "log_volume", "reconstruction_error"):
+        torch.testing.assert_close(together.arrays[name], alone.arrays[name], rtol=1e-12, atol=1e-12)
+    assert together.result.n_outputs == (20 if position is None else 4)
+    assert together.result.n_inputs == 15
+    exact = torch.autograd.functional.jacobian(lambda x: module(x).tanh().cumsum(1), samples[0])
+    rows = exact.reshape(20, 15) if position is None else exact[position].reshape(4, 15)
+    torch.testing.assert_close(together.arrays["singular_value"][0], torch.linalg.svdvals(rows)[:3])
+
+
+def test_a_token_that_a_sample_has_not_is_refused() -> None:
+    network = Texts(nn.Linear(3, 4).double(), [randn(5, 3), randn(2, 3)], True, 2)
+    index = torch.arange(2)
+    block = Block({}, index, torch.zeros_like(index), index, network=network)
+    inputs = Inputs(widths={"model": 0}, n_rows=2, n_samples=2)
+    with pytest.raises(MethodError, match="shortest sample has 2 tokens"):
+        cases.run(Case(jacobian, jacobian.Config(position=2), inputs, block))

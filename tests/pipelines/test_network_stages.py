@@ -12,8 +12,11 @@ from pipelines.plan import make_plan
 from pipelines.serial import run_serial
 from schemas.errors import SpecError
 from schemas.run import RunSpec
+from schemas.stage import NETWORK, RowsRef
 from subspan import open_artifact
 from tasks.engine import reduce
+from tasks.engine.network import CapturedNetwork, NetworkPart
+from tasks.store.location import Location
 from tests import factories
 from tests.pipelines.runs import artifact_bytes, vectors_run
 
@@ -134,3 +137,35 @@ def test_gradients_in_the_leading_space(tmp_path: Path) -> None:
     result = open_artifact(tmp_path, outcome.artifacts[1].id).result
     assert result["n_parameters"] == 8 * 16
     assert result["share"] > 10 * result["null"]
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_other_weights_are_those_of_a_network_with_them(tmp_path: Path, tied: bool) -> None:
+    from tests.extract.nets import save
+
+    model = {"name": save("gpt2", tmp_path / "gpt2", head=True), "head": "causal-lm"}
+    data = {"source": {"kind": "factory", "factory": "tests.pipelines.runs:token_sequences"}}
+    spec = {
+        "name": "lm",
+        "root": str(tmp_path),
+        "captures": {"lm": {"model": model, "data": data, "loss": {"kind": "lm"}, "sites": []}},
+        "report": None,
+    }
+    (capture,) = run_serial(RunSpec.model_validate(spec)).captures
+    reference = RowsRef(capture=capture.id, digest=capture.id, site=NETWORK)
+    part = NetworkPart(Location(str(tmp_path)), reference)
+    network = CapturedNetwork(part, np.arange(4), "cpu")
+    name = "transformer.wte.weight" if tied else "transformer.h.0.mlp.c_fc.weight"
+    before = network.parameters[name].detach().clone()
+    moved = before + 0.1 * torch.randn_like(before)
+    for view in network.batches():
+        found, at_start = view.losses(at={name: moved}).detach(), view.losses().detach()
+        assert not torch.allclose(found, at_start)
+        with torch.no_grad():
+            network.parameters[name].copy_(moved)
+        expected = view.losses().detach()
+        with torch.no_grad():
+            network.parameters[name].copy_(before)
+        torch.testing.assert_close(found, expected, rtol=0, atol=0)
+        torch.testing.assert_close(view.losses().detach(), at_start, rtol=0, atol=0)
+        torch.testing.assert_close(view.loss_of(view.output(at={name: moved})).detach(), found)

@@ -1,10 +1,8 @@
 """The leading eigenpairs of a loss's curvature over all samples, each with a certificate.
 
-Products with the Hessian (or the Gauss-Newton or the empirical Fisher matrix) are summed over samples, never over changing mini-batches,
-so that
-Lanczos converges to one matrix's eigenpairs. Arrays: `eigenvalue`, `residual` (component), `eigenvector` (component, parameter) in the
-order
-of `parameters`.
+Products with the Hessian (or the Gauss-Newton or the empirical Fisher matrix) are summed over samples, never over changing
+mini-batches, so that Lanczos converges to one matrix's eigenpairs. Arrays: `eigenvalue`, `residual` (component), `eigenvector`
+(component, parameter) in the order of `parameters`.
 """
 
 from pydantic import Field
@@ -58,6 +56,7 @@ class Result(Frozen):
     rounds: int
     """Passes over the samples."""
     converged: bool
+    """Whether there are as many pairs as asked for, or as parameters, all within the tolerance."""
     largest: float
     """Of largest magnitude."""
     negative: int
@@ -111,7 +110,7 @@ def finish(state: State, carry: State, inputs: Inputs, config: Config) -> tuple[
     k = min(config.components, len(found.values))
     shapes = network_products.chosen(inputs, config.parameters)
     values, residuals = found.values[:k], found.residuals[:k]
-    ended = float(done["beta"][0, -1]) == 0
+    ended, converged = float(done["beta"][0, -1]) == 0, _converged(found, config)
     arrays = {
         "eigenvalue": values,
         "residual": residuals,
@@ -125,26 +124,25 @@ def finish(state: State, carry: State, inputs: Inputs, config: Config) -> tuple[
         matrix=config.matrix,
         loss=float(state["loss"]) / int(state["samples"]),
         rounds=done["alpha"].shape[1],
-        converged=_converged(found, config) or ended,
+        converged=converged,
         largest=largest,
         negative=int((values < -residuals - 1e-12 * abs(largest)).sum()),
         residual=float(residuals.max()) / abs(largest) if largest else 0.0,
-        caveats=_caveats(k, config, _converged(found, config) or ended),
+        caveats=_caveats(k, ended, converged, config),
     )
     return result, {name: Array(array, ARRAYS[name]) for name, array in arrays.items()}
 
 
 def _converged(found: lanczos.Ritz, config: Config) -> bool:
-    k = config.components
+    k = min(config.components, found.vectors.shape[1])
     if len(found.values) < k:
         return False
     return bool(found.residuals[:k].max() <= config.tolerance * found.values[0].abs())
 
 
-def _caveats(k: int, config: Config, converged: bool) -> tuple[str, ...]:
+def _caveats(k: int, ended: bool, converged: bool, config: Config) -> tuple[str, ...]:
     few = f"the first vector reaches only {k} different eigenvalues"
     late = f"not converged in {config.max_rounds} passes: residuals say how far each may be off"
     repeated = "of an eigenvalue that occurs several times, one vector is found"
-    return tuple(
-        text for text, said in ((few, k < config.components), (late, not converged), (repeated, True)) if said
-    )
+    said = ((few, ended and k < config.components), (late, not ended and not converged), (repeated, True))
+    return tuple(text for text, holds in said if holds)

@@ -1,11 +1,13 @@
 """Singular values of a network's Jacobian, sample by sample: how many directions of the input it uses, and how it stretches them.
 
 The Jacobian is that of the output that the loss takes (logits, an embedding) in the input that can vary (a floating input, or the
-embedded words).
-With `detached`, attention, norms' scales and gates are taken as constants: the network's own linear map at the input.
+embedded words), both without padding. With `detached`, attention, norms' scales and gates are taken as constants: the network's own
+linear map at the input.
 """
 
+from collections.abc import Iterator
 from contextlib import nullcontext
+from typing import NamedTuple
 
 import torch
 from pydantic import Field
@@ -16,7 +18,7 @@ from schemas.errors import MethodError
 from tasks.methods.contract import Array, Arrays, BatchesPort, Block, Inputs, NetworkView
 from tasks.numerics.detached import Detached
 
-VERSION = 1
+VERSION = 2
 KIND = "whole"
 READS = {"model": BatchesPort()}
 ARRAYS = {
@@ -27,11 +29,9 @@ ARRAYS = {
     "input_direction": ("component", "input"),
 }
 REFERENCE = (
-    "Exploring Low-Dimensional Subspaces in Diffusion Models for Controllable Image Editing (2024): low rank of Jacobians. "
-    "Golden: Large Language Models "
-    "are Locally Linear Mappings (2025): detached Jacobian. Balestriero et al.: Gaussian Embeddings: How JEPAs Secretly Learn "
-    "Your Data Density (2025): "
-    "sum of log singular values"
+    "Exploring Low-Dimensional Subspaces in Diffusion Models for Controllable Image Editing (2024): low rank of Jacobians. Golden: "
+    "Large Language Models are Locally Linear Mappings (2025): detached Jacobian. Balestriero et al.: Gaussian Embeddings: How JEPAs "
+    "Secretly Learn Your Data Density (2025): sum of log singular values"
 )
 SEEDS = (82, 195, 211)
 MOST_OUTPUTS = 4096
@@ -44,7 +44,7 @@ class Config(Frozen):
     detached: bool = False
     """Take attention, norms' scales and gates as constants; `reconstruction_error` then tells how linear the network is in its input."""
     position: int | None = None
-    """Of outputs [sample, token, feature]: the token whose features are taken; negative counts from the end. None: all, flattened."""
+    """Of outputs [sample, token, feature]: the sample's own token whose features are taken, -1 its last. None: all, flattened."""
     components: int = Field(default=10, ge=1, le=1024)
     """Singular values that are kept."""
     epsilon: float = Field(default=1e-6, gt=0)
@@ -60,9 +60,9 @@ class Result(Frozen):
 
     n_samples: int
     n_outputs: int
-    """Rows of a Jacobian."""
+    """Rows of a Jacobian, the most of any sample."""
     n_inputs: int
-    """Columns, padding included."""
+    """Columns, the most of any sample."""
     largest: float | None
     effective_rank: float | None
     """exp of the entropy of the shares of squared singular values."""
@@ -76,8 +76,8 @@ class Result(Frozen):
     reconstruction_error: float | None
     """Median of |J x - y| / |y|: 0 for a network that is linear in its input."""
     common_share: float | None
-    """Share of all Jacobians' squared entries in the kept directions that are best for all samples together; None where "
-    "inputs differ in length."""
+    """Share of all Jacobians' squared entries in the kept directions that are best for all samples together; None where inputs
+    differ in length."""
     common_null: float | None
     """The same of unrelated Jacobians, components / inputs."""
     caveats: tuple[str, ...]
@@ -94,65 +94,86 @@ def solve(block: Block, inputs: Inputs, config: Config) -> tuple[Result, Arrays]
     Raises:
         MethodError: for no samples, or outputs with too many entries.
 
-    Cost: a backward for each output of each batch, and a singular value decomposition for each sample; batch x output x input entries in
-    memory.
+    Cost: a backward for each output of each batch, and a singular value decomposition for each sample; batch x output x input entries
+    in memory.
     """
     if block.network is None or len(block) == 0:
         raise MethodError("found no samples; at least one is needed")
-    values: list[Tensor] = []
-    errors: list[Tensor] = []
+    maps: list[_Map] = []
     scatter: Tensor | None = None
     widths: set[int] = set()
-    n_outputs = 0
     for view in block.network.batches():
-        jacobian, x, y = _jacobian(view, config)
-        errors.append(_error(jacobian, x, y))
-        values += list(torch.linalg.svdvals(jacobian))
-        widths.add(x.shape[1])
-        n_outputs = y.shape[1]
-        if len(widths) == 1 and x.shape[1] <= MOST_OUTPUTS:
-            found = torch.einsum("noi,noj->ij", jacobian, jacobian)
-            scatter = found if scatter is None else scatter + found
-    shared = scatter if len(widths) == 1 else None
-    return _result(values, torch.cat(errors), shared, widths, n_outputs, config)
+        for jacobian, error in _jacobians(view, config):
+            maps.append(_Map(torch.linalg.svdvals(jacobian), error, len(jacobian)))
+            widths.add(jacobian.shape[1])
+            if len(widths) == 1 and jacobian.shape[1] <= MOST_OUTPUTS:
+                found = jacobian.T @ jacobian
+                scatter = found if scatter is None else scatter + found
+    return _result(maps, scatter if len(widths) == 1 else None, widths, config)
 
 
-def _jacobian(view: NetworkView, config: Config) -> tuple[Tensor, Tensor, Tensor]:
-    """float64 [sample, output, input], and input and output as [sample, entry]."""
+class _Map(NamedTuple):
+    """The Jacobian of a sample."""
+
+    values: Tensor
+    error: Tensor
+    n_outputs: int
+
+
+def _jacobians(view: NetworkView, config: Config) -> Iterator[tuple[Tensor, Tensor]]:
+    """float64 [output, input] of each sample without padding, and how far J x is from the output."""
     with Detached() if config.detached else nullcontext():
         x, y = view.ends()
     if config.position is not None:
-        if y.ndim != 3 or not -y.shape[1] <= config.position < y.shape[1]:
-            raise MethodError(
-                f"position {config.position} was asked of outputs of shape {tuple(y.shape)}; expected [sample, token, feature]"
-            )
-        y = y[:, config.position]
+        y = _at_token(y, view, config.position)
     flat = y.flatten(1)
     if flat.shape[1] > MOST_OUTPUTS or flat.numel() * x[0].numel() > MOST_ENTRIES:
         raise MethodError(
             f"Jacobians of {flat.shape[1]} outputs and {x[0].numel()} inputs for {len(flat)} samples are too large; choose a "
-            f"`position`, a capture "
-            "with smaller batches, or a network that gives an embedding"
+            "`position`, a capture with smaller batches, or a network that gives an embedding"
         )
     rows = [torch.autograd.grad(column.sum(), x, retain_graph=True)[0].flatten(1) for column in flat.T]
-    return torch.stack(rows, 1).double(), x.detach().double().flatten(1), flat.detach().double()
+    jacobians = torch.stack(rows, 1).double()
+    for n, jacobian in enumerate(jacobians):
+        real_y, real_x = _real(y, view.mask, n), _real(x, view.mask, n)
+        kept = jacobian[real_y][:, real_x]
+        yield kept, _error(kept, x[n].detach().double().flatten()[real_x], flat[n].detach().double()[real_y])
+
+
+def _at_token(y: Tensor, view: NetworkView, position: int) -> Tensor:
+    """[sample, feature] at each sample's own token."""
+    if y.ndim != 3:
+        raise MethodError(
+            f"position {position} was asked of outputs of shape {tuple(y.shape)}; expected [sample, token, feature]"
+        )
+    real = torch.ones(y.shape[:2], dtype=torch.bool) if view.mask is None else view.mask
+    tokens = [row.nonzero()[:, 0].tolist() for row in real]
+    shortest = min(len(places) for places in tokens)
+    if real.shape != y.shape[:2] or not -shortest <= position < shortest:
+        raise MethodError(
+            f"position {position} was asked of outputs of shape {tuple(y.shape)}, whose shortest sample has {shortest} tokens"
+        )
+    return y[torch.arange(len(y)), [places[position] for places in tokens]]
+
+
+def _real(tensor: Tensor, mask: Tensor | None, n: int) -> Tensor:
+    """bool [entry]: which flattened entries of a sample are those of its own tokens."""
+    one = torch.ones(tensor.shape[1:], dtype=torch.bool, device=tensor.device)
+    if mask is not None and tensor.ndim == 3 and tensor.shape[:2] == mask.shape:
+        one &= mask[n].to(tensor.device)[:, None]
+    return one.flatten()
 
 
 def _error(jacobian: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    made = torch.einsum("noi,ni->no", jacobian, x)
-    norm = torch.linalg.vector_norm(y, dim=1)
-    error: Tensor = torch.linalg.vector_norm(made - y, dim=1) / torch.where(norm > 0, norm, 1.0)
+    norm = torch.linalg.vector_norm(y)
+    error: Tensor = torch.linalg.vector_norm(jacobian @ x - y) / torch.where(norm > 0, norm, 1.0)
     return error
 
 
 def _result(
-    values: list[Tensor],
-    errors: Tensor,
-    scatter: Tensor | None,
-    widths: set[int],
-    n_outputs: int,
-    config: Config,
+    maps: list[_Map], scatter: Tensor | None, widths: set[int], config: Config
 ) -> tuple[Result, Arrays]:
+    values, errors = [found.values for found in maps], torch.stack([found.error for found in maps])
     k = min(config.components, min(len(v) for v in values))
     top = torch.stack([v[:k] for v in values])
     squares = [v.square() / v.square().sum() for v in values]
@@ -177,7 +198,7 @@ def _result(
     some = bool(good.any())
     result = Result(
         n_samples=len(values),
-        n_outputs=n_outputs,
+        n_outputs=max(found.n_outputs for found in maps),
         n_inputs=width,
         largest=float(top[:, 0].mean()) if some else None,
         effective_rank=float(ranks[good].mean()) if some else None,
