@@ -21,6 +21,7 @@ from tasks.extract.data import open_source
 from tasks.extract.encode import make_encoder
 from tasks.extract.losses import Objective
 from tasks.extract.models import Network, network
+from tasks.extract.turns import FORWARDS
 from tasks.gradients import make_objective
 from tasks.methods.contract import NetworkView
 from tasks.store.location import Location
@@ -197,8 +198,10 @@ def open_network(spec: CaptureSpec, device: str) -> Network:
 
 def trainable(net: Network) -> dict[str, nn.Parameter]:
     """Parameters with a gradient, in the order of the network."""
+    with FORWARDS.alone():  # another thread's forward may have put other tensors in their place
+        named = dict(net.module.named_parameters())
     return {
         name: parameter
-        for name, parameter in net.module.named_parameters()
+        for name, parameter in named.items()
         if parameter.requires_grad and parameter.is_floating_point() and name not in net.untrained
     }

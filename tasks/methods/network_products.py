@@ -4,15 +4,17 @@ The loss is the mean over samples. A state is the sum of products over samples, 
 """
 
 import re
-from typing import Literal, Protocol, runtime_checkable
+from collections.abc import Mapping
+from typing import Literal, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from schemas.errors import MethodError, nearest
-from tasks.methods.contract import Block, Inputs, State
+from tasks.methods.contract import Block, State
 from tasks.numerics import curvature, lanczos
 
+T = TypeVar("T")
 Matrix = Literal["hessian", "gauss-newton", "fisher"]
 
 
@@ -27,8 +29,8 @@ class HasMatrix(Protocol):
     def parameters(self) -> tuple[str, ...]: ...
 
 
-def chosen(inputs: Inputs, patterns: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
-    """Parameters that globs mean, with their shapes, in the order of the network.
+def chosen(parameters: Mapping[str, T], patterns: tuple[str, ...]) -> dict[str, T]:
+    """Parameters that globs mean, in the order of the network.
 
     Raises:
         MethodError: if a glob matches none.
@@ -36,13 +38,13 @@ def chosen(inputs: Inputs, patterns: tuple[str, ...]) -> dict[str, tuple[int, ..
     found: set[str] = set()
     for pattern in patterns:
         expression = _glob(pattern)
-        here = {name for name in inputs.parameters if expression.fullmatch(name)}
+        here = {name for name in parameters if expression.fullmatch(name)}
         if not here:
             raise MethodError(
-                f"parameters: {pattern!r} matches none that can be trained; nearest: {nearest(pattern, inputs.parameters)}"
+                f"parameters: {pattern!r} matches none that can be trained; nearest: {nearest(pattern, parameters)}"
             )
         found |= here
-    return {name: shape for name, shape in inputs.parameters.items() if name in found}
+    return {name: value for name, value in parameters.items() if name in found}
 
 
 def size(shapes: dict[str, tuple[int, ...]]) -> int:
@@ -59,10 +61,7 @@ def products(block: Block, carry: State, config: HasMatrix) -> State:
     total, loss = torch.zeros_like(vectors), torch.zeros((), dtype=torch.float64)
     network = block.network
     if network is not None and len(block):
-        names = [
-            name for name in network.parameters if any(_glob(p).fullmatch(name) for p in config.parameters)
-        ]
-        parameters = [network.parameters[name] for name in names]
+        parameters = list(chosen(network.parameters, config.parameters).values())
         for view in network.batches():
             if config.matrix == "gauss-newton":
                 output = view.output()

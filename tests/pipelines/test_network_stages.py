@@ -139,6 +139,43 @@ def test_gradients_in_the_leading_space(tmp_path: Path) -> None:
     assert result["share"] > 10 * result["null"]
 
 
+DIMENSION: dict[str, Any] = {
+    "method": "gradients.intrinsic_dimension",
+    "config": {"dimensions": [2, 20], "steps": 12, "learning_rate": 0.05},
+}
+
+
+def test_training_in_subspaces_resumes_and_is_alike_in_threads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(name: str) -> RunSpec:
+        return run_of(tmp_path / name, stages={"dimension": DIMENSION})
+
+    (quiet,) = run_serial(run("quiet")).artifacts
+    view = open_artifact(tmp_path / "quiet", quiet.id)
+    assert view.result["n_trained"] + view.result["n_measured"] == 150
+    assert view.arrays["full_history"][-1] < view.arrays["full_history"][0]
+    real, rounds = reduce.advance, []
+
+    def stopping(job: Any) -> Any:
+        rounds.append(job.round.number)
+        if len(rounds) == 7:
+            raise KeyboardInterrupt
+        return real(job)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(reduce, "advance", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            run_serial(run("stopped"))
+        (resumed,) = run_serial(run("stopped")).artifacts
+    assert rounds[7] == 6
+    assert artifact_bytes(tmp_path / "stopped", resumed.id) == artifact_bytes(tmp_path / "quiet", quiet.id)
+    threads = run("threads")
+    execution = threads.execution.model_copy(update={"cluster": "threads"})
+    (beside,) = run_serial(threads.model_copy(update={"execution": execution})).artifacts
+    assert artifact_bytes(tmp_path / "threads", beside.id) == artifact_bytes(tmp_path / "quiet", quiet.id)
+
+
 @pytest.mark.parametrize("tied", [False, True])
 def test_other_weights_are_those_of_a_network_with_them(tmp_path: Path, tied: bool) -> None:
     from tests.extract.nets import save

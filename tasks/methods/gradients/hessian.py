@@ -72,13 +72,13 @@ def check(inputs: Inputs, config: Config) -> None:
     Raises:
         MethodError: if a glob matches no parameter.
     """
-    network_products.chosen(inputs, config.parameters)
+    network_products.chosen(inputs.parameters, config.parameters)
 
 
 def start(inputs: Inputs, config: Config) -> State:
     """A seeded vector."""
     return lanczos.start(
-        network_products.size(network_products.chosen(inputs, config.parameters)), 1, config.seed
+        network_products.size(network_products.chosen(inputs.parameters, config.parameters)), 1, config.seed
     )
 
 
@@ -108,7 +108,7 @@ def finish(state: State, carry: State, inputs: Inputs, config: Config) -> tuple[
     done = network_products.advanced(state, carry)
     found = lanczos.ritz(done)
     k = min(config.components, len(found.values))
-    shapes = network_products.chosen(inputs, config.parameters)
+    shapes = network_products.chosen(inputs.parameters, config.parameters)
     values, residuals = found.values[:k], found.residuals[:k]
     ended, converged = float(done["beta"][0, -1]) == 0, _converged(found, config)
     arrays = {

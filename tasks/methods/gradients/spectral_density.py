@@ -91,12 +91,12 @@ def check(inputs: Inputs, config: Config) -> None:
     Raises:
         MethodError: if a glob matches no parameter.
     """
-    network_products.chosen(inputs, config.parameters)
+    network_products.chosen(inputs.parameters, config.parameters)
 
 
 def start(inputs: Inputs, config: Config) -> State:
     """Seeded vectors."""
-    n = network_products.size(network_products.chosen(inputs, config.parameters))
+    n = network_products.size(network_products.chosen(inputs.parameters, config.parameters))
     return lanczos.start(n, config.probes, config.seed)
 
 
@@ -120,7 +120,7 @@ def update(state: State, carry: State, inputs: Inputs, config: Config) -> State 
 def finish(state: State, carry: State, inputs: Inputs, config: Config) -> tuple[Result, Arrays]:
     """The density and what it says."""
     done = network_products.advanced(state, carry)
-    n = network_products.size(network_products.chosen(inputs, config.parameters))
+    n = network_products.size(network_products.chosen(inputs.parameters, config.parameters))
     all_steps = lanczos.quadrature(done)
     taken = done["alpha"].shape[1]
     grid, sigma = _grid(all_steps, config)

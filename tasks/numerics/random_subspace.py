@@ -1,0 +1,102 @@
+"""Random subspaces of a large space, as maps that are never asked for the whole matrix: out(z) = P z and back(g) = P' g.
+
+Columns of P have length 1, so that P keeps lengths on average, and those of a shorter z are the first of a longer one's. Drawn on
+the CPU, in float32: the same on every device.
+
+Li et al., ICLR 2018 (dense). Le, Sarlos, Smola, ICML 2013 (Fastfood).
+"""
+
+from functools import lru_cache
+from typing import Literal, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+Kind = Literal["dense", "fastfood"]
+SMALLEST = 256
+"""Rows of a Hadamard matrix at least: shorter ones mix few entries."""
+
+
+@runtime_checkable
+class Subspace(Protocol):
+    """P, [entry, coordinate]."""
+
+    def out(self, z: Float[Tensor, " coordinate"]) -> Float[Tensor, " entry"]:
+        """P z; a shorter z is continued with zeros."""
+
+    def back(self, g: Float[Tensor, " entry"], d: int) -> Float[Tensor, " coordinate"]:
+        """The first d entries of P' g."""
+
+
+class Dense:
+    """Normal entries, columns scaled to length 1. Memory and cost: entries x coordinates."""
+
+    def __init__(self, entries: int, coordinates: int, seed: int, like: Tensor) -> None:
+        drawn = torch.randn(coordinates, entries, generator=torch.Generator().manual_seed(seed))
+        self._rows = (drawn / torch.linalg.vector_norm(drawn, dim=1, keepdim=True)).to(like)
+
+    def out(self, z: Tensor) -> Tensor:
+        """See `Subspace`."""
+        return torch.mv(self._rows[: len(z)].T, z)
+
+    def back(self, g: Tensor, d: int) -> Tensor:
+        """See `Subspace`."""
+        return torch.mv(self._rows[:d], g)
+
+
+class Fastfood:
+    """Blocks H G Q H B with signs B, a permutation Q, normal G and the Hadamard matrix H. Memory: entries; cost: entries x log coordinates.
+
+    A column's length is 1 within some per cent: it is that of a mean over all entries.
+    """
+
+    def __init__(self, entries: int, coordinates: int, seed: int, like: Tensor) -> None:
+        rows = 1 << max(coordinates - 1, SMALLEST - 1).bit_length()
+        blocks = -(-entries // rows)
+        generator = torch.Generator().manual_seed(seed)
+        signs = torch.randint(0, 2, (blocks, rows), generator=generator, dtype=torch.int8) * 2 - 1
+        self._order = torch.rand(blocks, rows, generator=generator).argsort(1).to(like.device)
+        normal = torch.randn(blocks, rows, generator=generator)
+        self._signs, self._normal = signs.to(like), normal.to(like)
+        self._entries, self._scale = entries, (entries * rows) ** -0.5
+
+    def out(self, z: Tensor) -> Tensor:
+        """See `Subspace`."""
+        padded = torch.nn.functional.pad(z, (0, self._signs.shape[1] - len(z)))
+        mixed = hadamard(self._signs * padded).gather(1, self._order)
+        entries: Tensor = hadamard(self._normal * mixed).flatten()[: self._entries] * self._scale
+        return entries
+
+    def back(self, g: Tensor, d: int) -> Tensor:
+        """See `Subspace`."""
+        padded = torch.nn.functional.pad(g, (0, self._signs.numel() - len(g))).view_as(self._signs)
+        mixed = self._normal * hadamard(padded)
+        unmixed = torch.zeros_like(mixed).scatter_(1, self._order, mixed)
+        coordinates: Tensor = (self._signs * hadamard(unmixed)).sum(0)[:d] * self._scale
+        return coordinates
+
+
+def hadamard(x: Float[Tensor, "*batch entry"]) -> Float[Tensor, "*batch entry"]:
+    """Every row times the Hadamard matrix of Sylvester's order, unscaled: twice gives entries x the row.
+
+    Cost: entries x log2(entries) additions a row. Entries are a power of two.
+    """
+    shape, half = x.shape, 1
+    while half < shape[-1]:
+        pairs = x.view(*shape[:-1], -1, 2, half)
+        a, b = pairs[..., 0, :], pairs[..., 1, :]
+        x = torch.stack((a + b, a - b), -2).view(shape)
+        half *= 2
+    return x
+
+
+@lru_cache(maxsize=8)
+def _kept(kind: Kind, entries: int, coordinates: int, seed: int, device: str, dtype: torch.dtype) -> Subspace:
+    made = Dense if kind == "dense" else Fastfood
+    return made(entries, coordinates, seed, torch.empty(0, dtype=dtype, device=device))
+
+
+def random_subspace(kind: Kind, entries: int, coordinates: int, seed: int, like: Tensor) -> Subspace:
+    """A seeded subspace in the dtype and on the device of `like`; the last eight are kept in memory."""
+    return _kept(kind, entries, coordinates, seed, str(like.device), like.dtype)
