@@ -1,10 +1,11 @@
 """The example run files run, at a small size, and find what they should."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from examples import training
+from examples import finetuning, training
 from pipelines.runfile import load_run
 from pipelines.serial import run_serial
 from schemas.outcome import RunOutcome
@@ -18,7 +19,14 @@ def run_example(name: str, root: Path, *overrides: str) -> RunOutcome:
 
 
 def test_every_example_is_covered() -> None:
-    assert [p.stem for p in EXAMPLES] == ["compare", "demo", "digits", "partitions", "training"]
+    assert [p.stem for p in EXAMPLES] == [
+        "compare",
+        "demo",
+        "digits",
+        "finetuning",
+        "partitions",
+        "training",
+    ]
 
 
 def test_digits(tmp_path: Path) -> None:
@@ -35,20 +43,51 @@ def test_partitions(tmp_path: Path) -> None:
     assert outcome.shards_read == 0  # its states were fused
 
 
+def kept(names: Sequence[str], key: str, folder: Path, ending: str = "") -> list[str]:
+    """Where a run finds the networks of a training."""
+    return [f"captures.{name}.model.{key}={folder}/{name}{ending}" for name in names]
+
+
 def test_training(tmp_path: Path) -> None:
-    weights = training.main(str(tmp_path), steps=80)
+    folder = training.main(str(tmp_path), steps=60)
     outcome = run_example(
         "training",
         tmp_path,
         f"captures.path.data.source.path={tmp_path}/recordings/{training.NAME}",
-        f"captures.network.model.arguments.path={weights}",
+        *kept(list(training.moments(60).values()), "arguments.path", folder, ".pt"),
+        f"captures.few.model.arguments.path={folder}/begin.pt",
+        "captures.few.data.subset.max_samples=150",
+        "stages.dimension.config.steps=3",
+        *(f"captures.{moment}.data.subset.max_samples=300" for moment in training.moments(60).values()),
     )
     assert outcome.exit_code == 0
     results = {(a.stage, a.site): a.result for a in outcome.artifacts}
-    overlap = results["overlap", "readout.weight:grad"]
-    assert float(overlap["share"]) > 10 * float(overlap["null"])
-    assert results["trajectory", "readout.weight:weight"]["n_rows"] == 80
-    assert results["curvature", "network"]["converged"]
+    for moment in training.moments(60).values():
+        overlap = results[f"overlap-{moment}", "readout.weight:grad"]
+        assert float(overlap["share"]) > 10 * float(overlap["null"])
+        assert results[f"curvature-{moment}", "network"]["converged"]
+    assert results["trajectory", "readout.weight:weight"]["n_rows"] == 60
+    assert results["dimension", "network"]["n_trained"] > 100
+
+
+@pytest.mark.slow
+def test_finetuning(tmp_path: Path) -> None:
+    folder = finetuning.main(str(tmp_path), steps=8)
+    moments = list(finetuning.moments(8).values())
+    outcome = run_example(
+        "finetuning",
+        tmp_path,
+        f"captures.path.data.source.path={tmp_path}/recordings/{finetuning.NAME}",
+        *kept(moments, "name", folder),
+        *(f"captures.{moment}.data.subset.max_samples=12" for moment in moments),
+        *(f"stages.curvature-{moment}.config.max_rounds=4" for moment in moments),
+    )
+    assert outcome.exit_code == 0
+    results = {(a.stage, a.site): a.result for a in outcome.artifacts}
+    site = f"{finetuning.RECORDED[0]}:grad"
+    for moment in moments:
+        overlap = results[f"overlap-{moment}", site]
+        assert float(overlap["share"]) > 100 * float(overlap["null"])
 
 
 @pytest.mark.slow

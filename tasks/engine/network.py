@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -89,9 +89,17 @@ class CapturedNetwork:
 
     def batches(self) -> Iterator[NetworkView]:
         """See `NetworkBlock`."""
-        request, objective = self._spec.request, make_objective(self._spec)
+        objective = make_objective(self._spec)
+        for places, batch in self._encoded:
+            with _twice(self._network, batch, self._spec):
+                yield View(self._network, batch, objective, places)
+
+    @cached_property
+    def _encoded(self) -> list[tuple[Tensor, Batch]]:
+        """Batches with their rows, kept: methods go through them again and again."""
+        request = self._spec.request
         if len(self._index) == 0:
-            return
+            return []
         source = open_source(request.data, self._spec.partition)
         if source.fingerprint != self._spec.data:
             raise DataError(
@@ -99,10 +107,8 @@ class CapturedNetwork:
             )
         encoder = make_encoder(source, self._index, request.model, request)
         lengths = encoder.lengths().tolist()
-        for places in pack(lengths, request.batch_tokens, request.batch_samples, request.batch_overhead):
-            batch = encoder.batch(places)
-            with _twice(self._network, batch, self._spec):
-                yield View(self._network, batch, objective, torch.tensor(places))
+        packed = pack(lengths, request.batch_tokens, request.batch_samples, request.batch_overhead)
+        return [(torch.tensor(places), encoder.batch(places)) for places in packed]
 
 
 class View:
