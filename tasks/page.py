@@ -22,6 +22,8 @@ from tasks.tables import measure_table, stage_tables
 
 PAGE = "report.html"
 RUN_FILE = "run.yaml"
+GRADIENT_ERROR = 1e-3
+"""Relative; what lies further from plain autograd than this, in float32 or wider, is no rounding."""
 MOST_FAILURES = 50
 """Failed samples listed; the receipts hold all."""
 
@@ -239,6 +241,7 @@ def limits(data: ReportData, rows: Sequence[SiteRow]) -> list[str]:
         said.append(
             "Rows are pooled per sample: variation inside a sample is gone before any measure sees it."
         )
+    said += [text for capture in data.captures for text in _gradient_limits(capture)]
     if data.sample_map is not None:
         said.append(
             "The map shows means of samples on two linear components; distances in it are not clusters."
@@ -248,4 +251,29 @@ def limits(data: ReportData, rows: Sequence[SiteRow]) -> list[str]:
             "Workers of different versions or devices made one capture: equal bytes are not promised for it."
         )
     said.append("Large variance is not importance: a small direction can decide what a network says.")
+    return said
+
+
+def _gradient_limits(capture: CaptureData) -> list[str]:
+    """How far gradients were from plain autograd where that was looked at, and which of them took a pass for each sample."""
+    errors = [r.max_gradient_error for r in capture.receipts if r.max_gradient_error is not None]
+    looped = sorted({name for receipt in capture.receipts for name in receipt.looped})
+    said = []
+    if errors:
+        request = capture.spec.request
+        wide = request.model.dtype in ("float32", "float64") and request.precision.autocast == "off"
+        far = wide and max(errors) > GRADIENT_ERROR
+        more = (
+            ", more than rounding explains: look at that network's gradients before you use them"
+            if far
+            else ""
+        )
+        said.append(
+            f"Gradients of {capture.name} lay within {max(errors):.1e} of those of plain autograd for one sample alone, at the one "
+            f"sample of each unit that was looked at{more}."
+        )
+    if looped:
+        said.append(
+            f"Gradients of {len(looped)} parameters of {capture.name} took a pass for each sample, such as {looped[0]}."
+        )
     return said

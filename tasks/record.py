@@ -8,7 +8,7 @@ import io
 import os
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -157,13 +157,17 @@ class Recorder:
 
         Raises:
             ModelError: if gradients or updates are wanted and `before_step` was not called.
+            SpecError: if the step is no whole number from 0 on, or a label no single number.
             StoreError: if the storage refuses.
         """
+        if not isinstance(step, int | np.integer) or step < 0:
+            raise SpecError(f"step {step!r}: expected a whole number, 0 or more")
         if step % self._every or (self._last is not None and step <= self._last):
             self._before = self._gradients = None
             return
         arrays = {
-            f"{LABEL}{name}": np.asarray(float(value)) for name, value in {"step": step, **labels}.items()
+            f"{LABEL}{name}": np.asarray(_number(name, value))
+            for name, value in {"step": step, **labels}.items()
         }
         for quantity in self._quantities:
             arrays |= self._values(quantity)
@@ -197,6 +201,15 @@ class Recorder:
             .numpy()
             for name, values in keeper.finish().items()
         }
+
+
+def _number(name: str, value: Any) -> float:
+    try:
+        return float(value.detach() if isinstance(value, Tensor) else value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise SpecError(
+            f"label {name!r} is {str(value)[:60]!r}; a label of a step is one number, such as loss.item()"
+        ) from error
 
 
 def _chosen(model: nn.Module, patterns: Sequence[str]) -> dict[str, nn.Parameter]:

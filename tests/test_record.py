@@ -162,6 +162,21 @@ def test_what_a_recorder_refuses(tmp_path: Path) -> None:
         recorder.record(0)
 
 
+@pytest.mark.parametrize("step", [4.0, -1, "4", None])
+def test_a_step_is_a_whole_number(tmp_path: Path, step: Any) -> None:
+    with pytest.raises(SpecError, match="expected a whole number"):
+        subspan.Recorder(tmp_path, "it", network()).record(step)
+
+
+def test_labels_are_single_numbers(tmp_path: Path) -> None:
+    recorder = subspan.Recorder(tmp_path, "it", network())
+    recorder.record(0, loss=torch.ones(1, requires_grad=True))
+    for label in (torch.ones(3), "low", None):
+        with pytest.raises(SpecError, match="a label of a step is one number"):
+            recorder.record(1, loss=label)  # type: ignore[arg-type]
+    assert recorder.last_step == 0
+
+
 def test_a_recording_goes_on_as_it_was_begun(tmp_path: Path) -> None:
     model = network()
     subspan.Recorder(tmp_path, "it", model, keep=Kronecker(dimension=2)).record(0)

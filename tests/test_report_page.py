@@ -235,3 +235,14 @@ def test_it_is_written_from_stores_and_the_page_comes_last(
     page = Reader(Path(url).read_text())
     assert "coloured by module" in page.text
     assert (tmp_path / "reports/demo/figures/samples.svg").exists()
+
+
+@pytest.mark.parametrize(("error", "warned"), [(2e-7, False), (0.2, True)])
+def test_gradients_that_are_off_are_told(error: float, warned: bool) -> None:
+    one = capture(bert())
+    receipts = tuple(r.model_copy(update={"max_gradient_error": error}) for r in one.receipts)
+    looped = (receipts[0].model_copy(update={"looped": ("cell.weight",)}), *receipts[1:])
+    text = read(render(report_data()._replace(captures=(one._replace(receipts=looped),)))).text
+    assert f"within {error:.1e} of those of plain autograd" in text
+    assert ("more than rounding explains" in text) is warned
+    assert "took a pass for each sample, such as cell.weight" in text
