@@ -1,10 +1,12 @@
 """What the page of a run shows, read from the stores: artifacts, captures, and the map of samples."""
 
+import math
 from typing import Any
 
 import numpy as np
 import zarr
 
+from schemas.artifact import ArrayInfo
 from schemas.outcome import RunOutcome
 from schemas.run import RunSpec
 from tasks.findings import RowCounts
@@ -19,7 +21,9 @@ from tasks.store.samples import read_spec
 from tasks.store.sealed import open_group
 
 MOST_VALUES = 1 << 17
-"""Longer arrays are not for a page."""
+"""Larger arrays are not for a page."""
+MOST_STEPS = 1 << 12
+"""Arrays along rows are read where rows are this few, as steps of a training are."""
 
 
 def gather(root: Location, outcome: RunOutcome, run: RunSpec) -> ReportData:
@@ -38,14 +42,17 @@ def gather(root: Location, outcome: RunOutcome, run: RunSpec) -> ReportData:
 
 
 def stage_artifact(root: Location, stage: str, artifact_id: str) -> StageArtifact:
-    """An artifact with its arrays of one axis."""
+    """An artifact with its small arrays."""
     artifact = read_artifact(root, artifact_id)
-    small = [
-        n for n, info in artifact.arrays.items() if len(info.shape) == 1 and 0 < info.shape[0] <= MOST_VALUES
-    ]
+    small = [name for name, info in artifact.arrays.items() if _is_small(info)]
     group: Any = open_arrays(root, artifact_id) if small else {}
-    arrays = {name: np.asarray(group[name][:]) for name in small if artifact.arrays[name].dims != ("row",)}
-    return StageArtifact(stage, artifact, arrays)
+    return StageArtifact(stage, artifact, {name: np.asarray(group[name][:]) for name in small})
+
+
+def _is_small(info: ArrayInfo) -> bool:
+    size = math.prod(info.shape)
+    along_rows = info.dims[:1] == ("row",)
+    return 0 < size <= MOST_VALUES and (info.shape[0] <= MOST_STEPS if along_rows else len(info.shape) == 1)
 
 
 def capture_data(root: Location, name: str, capture_id: str) -> CaptureData:

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from schemas.artifact import Artifact
+from schemas.stage import NETWORK
 from tasks.depth import Place, places
 
 Vector = npt.NDArray[np.float64]
@@ -71,7 +72,7 @@ class StageArtifact(NamedTuple):
     """As the run calls it."""
     artifact: Artifact
     arrays: dict[str, npt.NDArray[Any]]
-    """Small arrays only: one axis."""
+    """Small arrays only."""
 
     @property
     def site(self) -> str:
@@ -115,7 +116,7 @@ def site_rows(artifacts: Sequence[StageArtifact]) -> list[SiteRow]:
     """One row per site (and captures), shallow to deep; artifacts over several sites are left out."""
     groups: dict[tuple[str, tuple[str, ...]], list[StageArtifact]] = {}
     for artifact in artifacts:
-        if artifact.site and " | " not in artifact.site:
+        if artifact.site not in ("", NETWORK) and " | " not in artifact.site:
             groups.setdefault((artifact.site, artifact.captures), []).append(artifact)
     at = places([site for site, _ in groups])
     rows = [_row(site, captures, at[site], group) for (site, captures), group in groups.items()]

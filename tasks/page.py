@@ -19,6 +19,8 @@ from tasks.measures import SiteRow, StageArtifact, site_rows
 from tasks.palette import css
 from tasks.store.location import Location
 from tasks.tables import measure_table, stage_tables
+from tasks.training_illustrations import NAMES as TRAINING
+from tasks.training_illustrations import training_illustrations
 
 PAGE = "report.html"
 RUN_FILE = "run.yaml"
@@ -105,7 +107,7 @@ def render(data: ReportData) -> dict[str, bytes]:
     files: dict[str, bytes] = {RUN_FILE: run_yaml(data.run).encode()}
     shown: dict[str, dict[str, Any]] = {}
     formats = data.run.report.figures if data.run.report else ("png", "svg")
-    for made in illustrations(rows, data.sample_map):
+    for made in (*illustrations(rows, data.sample_map), *training_illustrations(data.artifacts)):
         svg = draw(made.figure, "svg")
         for file_format in formats:
             drawn = svg if file_format == "svg" else draw(made.figure, file_format)
@@ -137,6 +139,7 @@ def html(
         n_sites=len({a.site for a in data.artifacts}),
         findings=findings(rows, counts, n_samples, n_failed),
         figures=shown,
+        training=[name for name in TRAINING if name in shown],
         formats=formats,
         measures=measure_table(rows) if rows else None,
         stages=list(stage_tables(data.artifacts)),

@@ -1,0 +1,218 @@
+"""Figures of a training and of a loss's curvature, each beside what chance gives. Nothing is read or written here."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from tasks.figures import WIDTH, Vector, frame, shortened
+from tasks.palette import CATEGORY, GRID, INK, MUTED
+
+NULL: dict[str, Any] = {"color": MUTED, "linewidth": 1.3, "linestyle": (0, (4, 2))}
+SMOOTH = 25
+"""A line over steps is drawn with the running median of this part of them."""
+
+
+class Line(NamedTuple):
+    """A number over steps, or over whatever a panel counts."""
+
+    label: str
+    values: Vector
+    x: Vector | None = None
+    """None: 0, 1, 2, ..."""
+    error: Vector | None = None
+    """Standard errors: bars of twice these."""
+
+
+class Panel(NamedTuple):
+    """Lines with one null."""
+
+    title: str
+    lines: tuple[Line, ...]
+    null: float | Vector | None = None
+    """What chance gives, everywhere or along the lines."""
+    band: tuple[Vector, Vector] | tuple[float, float] | None = None
+    """Where chance mostly lies."""
+    limit: float | None = None
+    """The most that there can be."""
+
+
+class Path(NamedTuple):
+    """A trajectory in its principal components."""
+
+    site: str
+    share: Vector
+    null: Vector
+    low: Vector
+    high: Vector
+    projection: npt.NDArray[np.float64]
+    """[step, component]"""
+
+
+def over_steps(
+    panels: Sequence[Panel], ylabel: str, log: bool = False, xlabel: str = "recorded step"
+) -> Figure:
+    """A panel for each site, a line for each stage, chance dashed."""
+    columns = min(len(panels), 2)
+    rows = -(-len(panels) // columns)
+    figure = Figure((WIDTH, 0.4 + 3.2 * rows), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False, sharey=log)
+    for axes, panel in zip(grid.flat, panels, strict=False):
+        _over_steps(axes, panel, log, xlabel)
+    for axes in grid.flat[len(panels) :]:
+        axes.set_axis_off()
+    for axes in grid[:, 0]:
+        axes.set_ylabel(ylabel, color=MUTED)
+    return figure
+
+
+def _over_steps(axes: Axes, panel: Panel, log: bool, xlabel: str) -> None:
+    for line, color in zip(panel.lines, CATEGORY, strict=False):
+        x = np.arange(len(line.values), dtype=np.float64) if line.x is None else line.x
+        middle = smoothed(line.values)
+        if middle is not line.values:
+            axes.plot(x, line.values, color=color, linewidth=0.6, alpha=0.35)
+        axes.plot(x, middle, color=color, linewidth=1.7, label=line.label)
+    longest = max((line.values for line in panel.lines), key=len)
+    _null(axes, panel, np.arange(len(longest), dtype=np.float64))
+    if log:
+        axes.set_yscale("log")
+    elif panel.limit is not None:
+        axes.set_ylim(0, 1.04 * panel.limit)
+    frame(axes, title=shortened(panel.title, 46), xlabel=xlabel)
+    axes.grid(True, axis="y", color=GRID, linewidth=0.7)
+    axes.legend(frameon=False, fontsize=8.5, labelcolor=INK)
+
+
+def _null(axes: Axes, panel: Panel, x: Vector) -> None:
+    if panel.band is not None:
+        low, high = (np.broadcast_to(end, x.shape) for end in panel.band)
+        axes.fill_between(x, low, high, color=MUTED, alpha=0.2, linewidth=0)
+    if panel.null is not None:
+        axes.plot(x, np.broadcast_to(panel.null, x.shape), label="chance", **NULL)
+
+
+def smoothed(values: Vector) -> Vector:
+    """A running median over a part of the values; short ones as they are."""
+    width = 2 * (len(values) // SMOOTH // 2) + 1
+    if width < 3:
+        return values
+    padded = np.pad(values, width // 2, mode="edge")
+    middle: Vector = np.median(np.lib.stride_tricks.sliding_window_view(padded, width), axis=1)
+    return middle
+
+
+def trajectories(paths: Sequence[Path]) -> Figure:
+    """Left: shares of components beside those of random walks. Right: the first components over steps, with the walk's cosines."""
+    figure = Figure((WIDTH, 0.3 + 3.1 * len(paths)), layout="constrained")
+    for (left, right), path in zip(figure.subplots(len(paths), 2, squeeze=False), paths, strict=True):
+        _shares(left, path)
+        _components(right, path)
+    return figure
+
+
+def _shares(axes: Axes, path: Path) -> None:
+    x = np.arange(1, len(path.share) + 1)
+    axes.fill_between(x, path.low, path.high, color=MUTED, alpha=0.25, linewidth=0)
+    axes.plot(x, path.null, label="random walk", **NULL)
+    axes.plot(
+        x, path.share, color=CATEGORY[0], marker="o", markersize=3.5, linewidth=1.4, label="this training"
+    )
+    axes.set_yscale("log")
+    frame(axes, title=shortened(path.site, 46), xlabel="component")
+    axes.set_ylabel("share of variance", color=MUTED)
+    axes.grid(True, axis="y", color=GRID, linewidth=0.7)
+    axes.legend(frameon=False, fontsize=8.5, labelcolor=INK)
+
+
+def _components(axes: Axes, path: Path) -> None:
+    steps = len(path.projection)
+    x = np.arange(steps)
+    for k in range(min(2, path.projection.shape[1])):
+        values = path.projection[:, k] / (np.abs(path.projection[:, k]).max() or 1.0)
+        cosine = np.cos(np.pi * (k + 1) * (x + 0.5) / steps)
+        cosine = cosine if cosine @ values >= 0 else -cosine
+        axes.plot(x, cosine, **{**NULL, "color": CATEGORY[k], "linewidth": 1.0})
+        axes.plot(x, values, color=CATEGORY[k], linewidth=1.7, label=f"component {k + 1}")
+    frame(axes, title="Over the steps; dashed: a random walk's", xlabel="recorded step")
+    axes.set_ylim(-1.15, 1.15)
+    axes.grid(True, axis="y", color=GRID, linewidth=0.7)
+    axes.legend(frameon=False, fontsize=8.5, labelcolor=INK)
+
+
+def eigenvalues(lines: Sequence[Line]) -> Figure:
+    """Leading eigenvalues by their order, with bars of how far each may be off; negative ones below zero."""
+    figure = Figure((WIDTH, 3.5), layout="constrained")
+    axes = figure.subplots()
+    for n, (line, color) in enumerate(zip(lines, CATEGORY, strict=False)):
+        x = np.arange(1, len(line.values) + 1) + 0.12 * (n - (len(lines) - 1) / 2)
+        axes.errorbar(
+            x, line.values, yerr=line.error, color=color, marker="o", markersize=4, linewidth=0.8, capsize=2,
+            label=line.label,
+        )  # fmt: skip
+    axes.axhline(0, **NULL)
+    every = np.concatenate([np.abs(line.values) for line in lines])
+    if every.max() > 100 * max(every.min(), 1e-300):
+        axes.set_yscale("symlog", linthresh=float(every[every > 0].min()))
+    frame(axes, title="Leading eigenvalues, by magnitude", xlabel="component")
+    axes.grid(True, axis="y", color=GRID, linewidth=0.7)
+    axes.legend(frameon=False, fontsize=8.5, labelcolor=INK)
+    return figure
+
+
+def densities(panels: Sequence[tuple[str, Vector, Vector, Vector]]) -> Figure:
+    """Spectral densities with twice their standard error: title, grid, density, error."""
+    figure = Figure((WIDTH, 0.4 + 2.9 * len(panels)), layout="constrained")
+    for axes, (title, grid, density, error) in zip(
+        figure.subplots(len(panels), 1, squeeze=False).flat, panels, strict=True
+    ):
+        floor = max(float(density.max()), 1e-300) * 1e-6
+        low, high = np.maximum(density - 2 * error, floor), np.maximum(density + 2 * error, floor)
+        axes.fill_between(grid, low, high, color=CATEGORY[5], alpha=0.35, linewidth=0)
+        axes.plot(grid, np.maximum(density, floor), color=CATEGORY[0], linewidth=1.5)
+        axes.set_yscale("log")
+        axes.set_ylim(bottom=floor)
+        frame(axes, title=shortened(title, 46), xlabel="eigenvalue")
+        axes.set_ylabel("density", color=MUTED)
+        axes.grid(True, color=GRID, linewidth=0.7)
+    return figure
+
+
+class Reached(NamedTuple):
+    """What subspaces of several dimensions reach."""
+
+    title: str
+    dimension: Vector
+    performance: Vector
+    error: Vector
+    start: float
+    full: float
+    target: float
+
+
+def dimensions(panels: Sequence[Reached]) -> Figure:
+    """Performance by dimension, with full training, the target and the untrained network as lines."""
+    columns = min(len(panels), 2)
+    rows = -(-len(panels) // columns)
+    figure = Figure((WIDTH, 0.4 + 3.3 * rows), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False)
+    for axes, panel in zip(grid.flat, panels, strict=False):
+        axes.axhline(panel.full, color=CATEGORY[2], linewidth=1.4, label="full training")
+        axes.axhline(
+            panel.target, color=CATEGORY[1], linewidth=1.4, linestyle=(0, (4, 2)), label="to be reached"
+        )
+        axes.axhline(panel.start, label="untrained", **NULL)
+        axes.errorbar(
+            panel.dimension, panel.performance, yerr=2 * panel.error, color=CATEGORY[0], marker="o",
+            markersize=4, linewidth=1.4, capsize=2, label="random subspaces",
+        )  # fmt: skip
+        axes.set_xscale("log")
+        frame(axes, title=shortened(panel.title, 46), xlabel="dimension of the subspace")
+        axes.grid(True, axis="y", color=GRID, linewidth=0.7)
+        axes.legend(frameon=False, fontsize=8.5, labelcolor=INK)
+    for axes in grid.flat[len(panels) :]:
+        axes.set_axis_off()
+    return figure
