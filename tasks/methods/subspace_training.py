@@ -15,7 +15,7 @@ from torch import Tensor
 
 from schemas.errors import MethodError
 from tasks.methods.contract import NetworkBlock, NetworkView, State
-from tasks.numerics.random_subspace import Kind, Subspace, random_subspace
+from tasks.numerics.random_subspace import Kind, Subspace, random_subspaces
 from tasks.numerics.split import held_out
 
 TRAINED = ("z", "scale", "full")
@@ -56,10 +56,10 @@ class Training(NamedTuple):
         """Entries of z: scales count as dimensions too."""
         return dimension - self.n_layers
 
-    def subspace(self, draw: int, like: Tensor) -> Subspace:
-        """The subspace of a draw."""
-        width = self.coordinates(max(self.dimensions))
-        return random_subspace(self.projection, self.entries, width, self.seed + draw, like)
+    def subspaces(self, like: Tensor) -> tuple[Subspace, ...]:
+        """One for each draw."""
+        width, seeds = self.coordinates(max(self.dimensions)), range(self.seed, self.seed + self.draws)
+        return random_subspaces(self.projection, self.entries, width, tuple(seeds), like)
 
 
 def layers(names: Sequence[str]) -> tuple[int, ...]:
@@ -114,10 +114,11 @@ def sums(network: NetworkBlock, index: Tensor, carry: State, training: Training)
     Cost: trials + 1 forwards and backwards, one forward, and for each trial the subspace's map and its transpose.
     """
     state, held = empty(carry), _held(index, training)
-    begin = torch.cat([network.parameters[name].detach().flatten() for name in training.parameters])
+    begin = _weights(network, training)
+    spaces = training.subspaces(begin)
     performance = [torch.ones(len(held), dtype=torch.float64)]
     for n, (draw, which) in enumerate(product(range(training.draws), range(len(training.dimensions)))):
-        space, z = training.subspace(draw, begin), carry["z"][draw, which].to(begin)
+        space, z = spaces[draw], carry["z"][draw, which].to(begin)
         z = z[: training.coordinates(training.dimensions[which])]
         offset, scale = space.out(z), _spread(carry["scale"][draw, which].to(begin), training)
         found = _pass(network, begin + scale * offset, held, training)
@@ -133,6 +134,13 @@ def sums(network: NetworkBlock, index: Tensor, carry: State, training: Training)
     state["moment"] = (measured.T @ measured).to(state["moment"])
     state["trained"] += int((~held).sum())
     return state
+
+
+def _weights(network: NetworkBlock, training: Training) -> Tensor:
+    """All that is trained as one vector, in float32 at least: gradients are summed in it."""
+    flat = [network.parameters[name].detach().flatten() for name in training.parameters]
+    wide = torch.float64 if any(piece.dtype == torch.float64 for piece in flat) else torch.float32
+    return torch.cat([piece.to(flat[0].device, wide) for piece in flat])
 
 
 def _held(index: Tensor, training: Training) -> Tensor:
@@ -155,7 +163,10 @@ def _pass(network: NetworkBlock, weights: Tensor, held: Tensor, training: Traini
     for view in network.batches():
         pieces = torch.split(weights, list(training.sizes))
         at = {
-            name: piece.detach().view_as(network.parameters[name]).requires_grad_()
+            name: piece.view_as(network.parameters[name])
+            .to(network.parameters[name])
+            .detach()
+            .requires_grad_()
             for name, piece in zip(training.parameters, pieces, strict=True)
         }
         wanted = ~held[view.rows]
@@ -164,7 +175,7 @@ def _pass(network: NetworkBlock, weights: Tensor, held: Tensor, training: Traini
         if wanted.any():
             total = losses[wanted.to(losses.device)].sum()
             found = torch.autograd.grad(total, list(at.values()), materialize_grads=True)
-            gradient += torch.cat([slope.flatten() for slope in found])
+            gradient += torch.cat([slope.flatten().to(weights) for slope in found])
             loss += total.detach().double().cpu()
     return _Pass(gradient, loss, performance)
 

@@ -91,12 +91,17 @@ def hadamard(x: Float[Tensor, "*batch entry"]) -> Float[Tensor, "*batch entry"]:
     return x
 
 
-@lru_cache(maxsize=8)
-def _kept(kind: Kind, entries: int, coordinates: int, seed: int, device: str, dtype: torch.dtype) -> Subspace:
+@lru_cache(maxsize=2)
+def _kept(
+    kind: Kind, entries: int, coordinates: int, seeds: tuple[int, ...], device: str, dtype: torch.dtype
+) -> tuple[Subspace, ...]:
     made = Dense if kind == "dense" else Fastfood
-    return made(entries, coordinates, seed, torch.empty(0, dtype=dtype, device=device))
+    like = torch.empty(0, dtype=dtype, device=device)
+    return tuple(made(entries, coordinates, seed, like) for seed in seeds)
 
 
-def random_subspace(kind: Kind, entries: int, coordinates: int, seed: int, like: Tensor) -> Subspace:
-    """A seeded subspace in the dtype and on the device of `like`; the last eight are kept in memory."""
-    return _kept(kind, entries, coordinates, seed, str(like.device), like.dtype)
+def random_subspaces(
+    kind: Kind, entries: int, coordinates: int, seeds: tuple[int, ...], like: Tensor
+) -> tuple[Subspace, ...]:
+    """A subspace for each seed, in the dtype and on the device of `like`; those of the last two calls stay in memory."""
+    return _kept(kind, entries, coordinates, seeds, str(like.device), like.dtype)

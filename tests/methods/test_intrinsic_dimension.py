@@ -1,5 +1,6 @@
 """The dimension of an objective: Li's toy problem, least squares by LAPACK, torch's own Adam, and what cannot be known."""
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,11 +16,16 @@ from schemas.errors import MethodError
 from tasks.methods.contract import Inputs
 from tasks.methods.gradients import intrinsic_dimension
 from tasks.methods.subspace_training import layers
-from tasks.numerics.random_subspace import random_subspace
+from tasks.numerics.random_subspace import Kind, Subspace, random_subspaces
 from tests.methods import cases
 from tests.methods.cases import Answer, Case, TinyNetwork, TinyView
 
 WIDTH, GROUPS = 200, 10
+
+
+def random_subspace(kind: Kind, entries: int, coordinates: int, seed: int, like: Tensor) -> Subspace:
+    (only,) = random_subspaces(kind, entries, coordinates, (seed,), like)
+    return only
 
 
 class Sums(TinyNetwork):
@@ -174,6 +180,17 @@ def test_scales_of_layers_are_trained() -> None:
     )
     with pytest.raises(MethodError, match=r"above 2 \(scales of layers\)"):
         solved(network, structure_aware=True, dimensions=(2, 9))
+
+
+def test_networks_of_half_precision_are_trained() -> None:
+    network = classes()
+    half = OneBatch(copy.deepcopy(network.module).bfloat16(), network.x.bfloat16(), network.label)
+    options = {"dimensions": (20,), "steps": 200, "learning_rate": 2e-4, "holdout": 0}
+    exact, found = solved(network, **options), solved(half, **options)
+    fall = exact.arrays["full_history"][0] - exact.arrays["full_history"][-1]
+    assert float(found.arrays["full_history"][-1]) == pytest.approx(
+        float(exact.arrays["full_history"][-1]), abs=0.1 * float(fall)
+    )
 
 
 def test_layers_are_named_by_numbers() -> None:

@@ -8,10 +8,15 @@ from hypothesis import strategies as st
 from scipy.linalg import hadamard as hadamard_matrix
 from torch import Tensor
 
-from tasks.numerics.random_subspace import Kind, hadamard, random_subspace
+from tasks.numerics.random_subspace import Kind, Subspace, hadamard, random_subspaces
 
 KINDS: tuple[Kind, ...] = ("dense", "fastfood")
 LIKE = torch.empty(0, dtype=torch.float64)
+
+
+def random_subspace(kind: Kind, entries: int, coordinates: int, seed: int, like: Tensor) -> Subspace:
+    (only,) = random_subspaces(kind, entries, coordinates, (seed,), like)
+    return only
 
 
 def matrix(kind: Kind, entries: int, coordinates: int, seed: int = 0) -> Tensor:
@@ -70,3 +75,10 @@ def test_seeds_and_dtypes(kind: Kind) -> None:
     torch.testing.assert_close(
         single.out(torch.ones(5)).double(), matrix(kind, 90, 5, 1).sum(1), rtol=1e-4, atol=1e-5
     )
+
+
+def test_several_draws_are_those_of_their_seeds() -> None:
+    first, second = random_subspaces("dense", 50, 3, (4, 9), LIKE)
+    ones = torch.ones(3, dtype=torch.float64)
+    assert torch.equal(second.out(ones), random_subspace("dense", 50, 3, 9, LIKE).out(ones))
+    assert not torch.equal(first.out(ones), second.out(ones))
