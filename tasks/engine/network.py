@@ -147,9 +147,8 @@ class View:
         words = getattr(self._network.module, "get_input_embeddings", lambda: None)()
         if floating or not isinstance(words, nn.Module):
             raise MethodError(
-                f"the network has {len(floating)} floating inputs and {'an' if words is not None else 'no'} embedding of "
-                f"words: there is no "
-                "one input that can vary"
+                f"the network has {len(floating)} floating inputs and {'an' if words is not None else 'no'} embedding of words: "
+                "there is no one input that can vary"
             )
         held: list[Tensor] = []
 

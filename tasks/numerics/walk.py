@@ -1,8 +1,8 @@
 """What a random walk looks like to principal component analysis: the null model of every trajectory.
 
-Antognini, Sohl-Dickstein, NeurIPS 2018: the components of a walk of T independent steps in many dimensions are cosines, their shares of
-variance
-6 / (pi k)^2 for long walks. Exactly, the centred walk's covariance over steps has the eigenvalues (1/4) sin^-2(pi k / 2T).
+Antognini, Sohl-Dickstein, NeurIPS 2018: the components of a walk of T independent steps in many dimensions are cosines, their shares
+of variance 6 / (pi k)^2 for long walks. Exactly, the centred walk's covariance over steps has the eigenvalues (1/4) sin^-2(pi k /
+2T).
 """
 
 import math

@@ -22,8 +22,8 @@ KIND = "whole"
 READS = {"x": RowsPort(labels=True)}
 ARRAYS = {"cluster": ("sampled",), "row": ("sampled",), "size": ("cluster_number",), "eigenvalue": ("order",)}
 REFERENCE = (
-    "Ng, Jordan, Weiss, NIPS 14 (2001): normalised spectral clustering. "
-    "von Luxburg, Statistics and Computing 17 (2007) 395: the eigengap"
+    "Ng, Jordan, Weiss, NIPS 14 (2001): normalised spectral clustering. von Luxburg, Statistics and Computing 17 (2007) 395: the "
+    "eigengap"
 )
 SEEDS = ()
 

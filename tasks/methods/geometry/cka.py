@@ -16,8 +16,8 @@ KIND = "reduce"
 READS = {"x": RowsPort(), "y": RowsPort()}
 ARRAYS: dict[str, tuple[str, ...]] = {}
 REFERENCE = (
-    "Kornblith, Norouzi, Lee, Hinton, ICML (2019): linear CKA. "
-    "Song, Smola, Gretton, Bedo, Borgwardt, JMLR 13 (2012) 1393, theorem 2: the unbiased estimate"
+    "Kornblith, Norouzi, Lee, Hinton, ICML (2019): linear CKA. Song, Smola, Gretton, Bedo, Borgwardt, JMLR 13 (2012) 1393, theorem "
+    "2: the unbiased estimate"
 )
 SEEDS = ()
 FEW = 10

@@ -1,8 +1,7 @@
 """The directions of a network's input (or of a site) along which its loss changes: the spectrum of E[g g'].
 
-Rows are gradients with respect to a tensor, one per sample or token. The second moment is about the origin: a direction along which every
-sample has
-the same slope is as active as one along which slopes differ.
+Rows are gradients with respect to a tensor, one per sample or token. The second moment is about the origin: a direction along which
+every sample has the same slope is as active as one along which slopes differ.
 """
 
 import math
@@ -29,9 +28,8 @@ ARRAYS = {
     "activity": ("feature",),
 }
 REFERENCE = (
-    "Constantine, Diaz: Global sensitivity metrics from active subspaces, Reliability Engineering and System Safety 162 "
-    "(2017), equation 20 (activity "
-    "scores). Constantine, Dow, Wang, SIAM Journal on Scientific Computing 36 (2014): the gap"
+    "Constantine, Diaz: Global sensitivity metrics from active subspaces, Reliability Engineering and System Safety 162 (2017), "
+    "equation 20 (activity scores). Constantine, Dow, Wang, SIAM Journal on Scientific Computing 36 (2014): the gap"
 )
 SEEDS = (245,)
 

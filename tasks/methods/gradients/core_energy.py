@@ -1,8 +1,7 @@
 """How much of a gradient lies in a small core subspace, over training, beside what a random subspace holds.
 
-Rows are gradients (or updates) of one matrix in order. The energy of P is |P' G|_F^2 / |G|_F^2, measured at each step in the step's own
-leading left
-singular vectors, in those of the first step, and in those of all steps together.
+Rows are gradients (or updates) of one matrix in order. The energy of P is |P' G|_F^2 / |G|_F^2, measured at each step in the step's
+own leading left singular vectors, in those of the first step, and in those of all steps together.
 """
 
 import torch
@@ -20,10 +19,9 @@ KIND = "whole"
 READS = {"x": RowsPort()}
 ARRAYS = {"own": ("row",), "first": ("row",), "common": ("row",), "energy": ("row",)}
 REFERENCE = (
-    "Randomized Gradient Subspaces for Efficient Large Language Model Training (2025): share of gradient energy in a core "
-    "subspace, over time and "
-    "depth. The common subspace is that of the sum of G G' over steps, a choice of this project; the curvature measure of the "
-    "paper is not run"
+    "Randomized Gradient Subspaces for Efficient Large Language Model Training (2025): share of gradient energy in a core subspace, "
+    "over time and depth. The common subspace is that of the sum of G G' over steps, a choice of this project; the curvature measure "
+    "of the paper is not run"
 )
 SEEDS = (60,)
 MAX_ROWS = 65536

@@ -1,8 +1,7 @@
 """How much the dominant subspace of a gradient moves from step to step, beside what random subspaces would share.
 
-Rows are gradients (or updates) of one matrix in order. Overlap is (1 / r) |U_t' U_s|_F^2 of the leading r left singular vectors: 1 for a
-frozen
-subspace, r / m for unrelated ones.
+Rows are gradients (or updates) of one matrix in order. Overlap is (1 / r) |U_t' U_s|_F^2 of the leading r left singular vectors: 1
+for a frozen subspace, r / m for unrelated ones.
 """
 
 from itertools import pairwise
@@ -23,9 +22,8 @@ KIND = "whole"
 READS = {"x": RowsPort()}
 ARRAYS = {"adjacent": ("pair",), "to_first": ("row",), "to_last": ("row",)}
 REFERENCE = (
-    "Zhang et al.: Breaking the Frozen Subspace: Importance Sampling for Low-Rank Optimization in LLM Pretraining (2025): "
-    "overlap of adjacent "
-    "subspaces, and sampling of singular vectors by their singular values (variant `sampled`, without replacement)"
+    "Zhang et al.: Breaking the Frozen Subspace: Importance Sampling for Low-Rank Optimization in LLM Pretraining (2025): overlap of "
+    "adjacent subspaces, and sampling of singular vectors by their singular values (variant `sampled`, without replacement)"
 )
 SEEDS = (74,)
 MAX_ROWS = 4096

@@ -1,8 +1,7 @@
 """How low-rank the update of a training is, and how early its final subspace shows.
 
-Rows are weights of one matrix in order. The cumulative update of step t is W_t - W_0; its leading left singular vectors are compared with
-those
-of the last step.
+Rows are weights of one matrix in order. The cumulative update of step t is W_t - W_0; its leading left singular vectors are compared
+with those of the last step.
 """
 
 import torch
@@ -19,9 +18,8 @@ KIND = "whole"
 READS = {"x": RowsPort()}
 ARRAYS = {"overlap": ("row",), "concentration": ("row",), "norm": ("row",), "cosine": ("row",)}
 REFERENCE = (
-    "Learning to Foresee: Unveiling the Unlocking Efficiency of On-Policy Distillation (2025): concentration of updates in "
-    "few singular directions, "
-    "and overlap of early with final update subspaces; formulas reconstructed from the abstract"
+    "Learning to Foresee: Unveiling the Unlocking Efficiency of On-Policy Distillation (2025): concentration of updates in few "
+    "singular directions, and overlap of early with final update subspaces; formulas reconstructed from the abstract"
 )
 SEEDS = (259,)
 MAX_ROWS = 4096

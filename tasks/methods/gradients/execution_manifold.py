@@ -1,9 +1,8 @@
 """The dimension of a trajectory, and whether what happens outside of it commutes.
 
-Rows are weights of one matrix in order. Beside the components that hold 95 % of the variance stands the number that a random walk needs.
-The
-commutators of square updates are compared with the trajectory's subspace: a share below that of a random subspace says that the order of
-updates matters outside of it.
+Rows are weights of one matrix in order. Beside the components that hold 95 % of the variance stands the number that a random walk
+needs. The commutators of square updates are compared with the trajectory's subspace: a share below that of a random subspace says
+that the order of updates matters outside of it.
 """
 
 import math
@@ -23,9 +22,9 @@ KIND = "whole"
 READS = {"x": RowsPort()}
 ARRAYS = {"share": ("component",), "null_share": ("component",), "commutator_share": ("pair",)}
 REFERENCE = (
-    "Low-Dimensional Execution Manifolds in Transformer Learning Dynamics: Evidence from Modular Arithmetic Tasks (2026): "
-    "components for 95 % of a "
-    "trajectory, alignment of commutators; formulas reconstructed from the abstract. Null: Antognini, Sohl-Dickstein, NeurIPS 2018"
+    "Low-Dimensional Execution Manifolds in Transformer Learning Dynamics: Evidence from Modular Arithmetic Tasks (2026): components "
+    "for 95 % of a trajectory, alignment of commutators; formulas reconstructed from the abstract. Null: Antognini, Sohl-Dickstein, "
+    "NeurIPS 2018"
 )
 SEEDS = (250,)
 MAX_ROWS = 4096

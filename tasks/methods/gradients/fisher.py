@@ -1,8 +1,7 @@
 """The spectrum of the empirical Fisher matrix, from gradients of samples.
 
 Rows are per-sample gradients of the loss (a negative log likelihood); F = (1 / n) sum g g'. Its nonzero eigenvalues are those of the
-products of
-rows, whatever the number of parameters.
+products of rows, whatever the number of parameters.
 """
 
 import math
@@ -20,9 +19,8 @@ KIND = "whole"
 READS = {"x": RowsPort()}
 ARRAYS = {"eigenvalue": ("component",), "eigenvector": ("direction", "feature")}
 REFERENCE = (
-    "Empirical Fisher: Kunstner, Balles, Hennig, NeurIPS 2019, equation 3. Effective dimension at a point: Abbas et al., The "
-    "power of quantum neural "
-    "networks, Nature Computational Science 1 (2021), equation 2, without the average over parameters"
+    "Empirical Fisher: Kunstner, Balles, Hennig, NeurIPS 2019, equation 3. Effective dimension at a point: Abbas et al., The power "
+    "of quantum neural networks, Nature Computational Science 1 (2021), equation 2, without the average over parameters"
 )
 SEEDS = (197,)
 MAX_ROWS = 8192

@@ -1,8 +1,7 @@
 """A mean of gradients that faulty workers cannot bend: the flag median of their directions.
 
-Rows are gradients, one per worker. The subspace Y that is closest to all of them in the sum of sines, not of squares, gives each worker a
-value
-|Y' g|^2 / |g|^2: near 0 for one that points elsewhere than the others.
+Rows are gradients, one per worker. The subspace Y that is closest to all of them in the sum of sines, not of squares, gives each
+worker a value |Y' g|^2 / |g|^2: near 0 for one that points elsewhere than the others.
 """
 
 import torch
@@ -21,9 +20,8 @@ KIND = "whole"
 READS = {"x": RowsPort()}
 ARRAYS = {"value": ("row",), "weight": ("row",), "aggregate": ("feature",), "mean": ("feature",)}
 REFERENCE = (
-    "Flag Aggregator: Scalable Distributed Training under Failures and Augmented Losses using Convex Optimization (2023): "
-    "flag median by iteratively "
-    "reweighted least squares, aggregate Y Y' g averaged; one iteration is what the authors' code runs"
+    "Flag Aggregator: Scalable Distributed Training under Failures and Augmented Losses using Convex Optimization (2023): flag "
+    "median by iteratively reweighted least squares, aggregate Y Y' g averaged; one iteration is what the authors' code runs"
 )
 SEEDS = (79,)
 MAX_ROWS = 4096

@@ -1,8 +1,7 @@
 """Gradients of what is to be forgotten, split into what moves the retained loss and what does not.
 
-Rows are per-sample gradients of one loss, labelled. The tangential part of a forget gradient lies in the leading subspace of the retain
-gradients; a
-step along the normal part leaves, to first order, the retain loss as it is.
+Rows are per-sample gradients of one loss, labelled. The tangential part of a forget gradient lies in the leading subspace of the
+retain gradients; a step along the normal part leaves, to first order, the retain loss as it is.
 """
 
 import torch
@@ -20,9 +19,8 @@ KIND = "whole"
 READS = {"x": RowsPort(labels=True)}
 ARRAYS = {"tangential": ("forget",), "direction": ("feature",), "retain_basis": ("component", "feature")}
 REFERENCE = (
-    "Geometric-Disentangelment Unlearning (2025): tangential and normal part of forget gradients with respect to the subspace "
-    "of retain gradients; the "
-    "size of that subspace by its share of energy is a choice of this project"
+    "Geometric-Disentangelment Unlearning (2025): tangential and normal part of forget gradients with respect to the subspace of "
+    "retain gradients; the size of that subspace by its share of energy is a choice of this project"
 )
 SEEDS = (258,)
 MAX_ROWS = 8192

@@ -21,8 +21,8 @@ KIND = "reduce"
 READS = {"model": BatchesPort()}
 ARRAYS = {"eigenvalue": ("component",), "residual": ("component",), "eigenvector": ("component", "parameter")}
 REFERENCE = (
-    "Pearlmutter, Neural Computation 6 (1994): products. Schraudolph, Neural Computation 14 (2002): Gauss-Newton. Golub, Van Loan, Matrix "
-    "Computations, section 10.1: Lanczos and its residuals"
+    "Pearlmutter, Neural Computation 6 (1994): products. Schraudolph, Neural Computation 14 (2002): Gauss-Newton. Golub, Van Loan, "
+    "Matrix Computations, section 10.1: Lanczos and its residuals"
 )
 SEEDS = (15,)
 

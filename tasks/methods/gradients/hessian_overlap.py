@@ -59,9 +59,8 @@ def check(inputs: Inputs, config: Config) -> None:
     if found != expected:
         names = ", ".join(inputs.results["hessian"]["parameters"][:3])
         raise MethodError(
-            f"gradients have {found} entries, the Hessian is of {expected} parameters ({names} ...): capture `keep: {{kind: "
-            f"exact}}` and give "
-            "the Hessian's stage `parameters` with the one parameter whose gradients these are"
+            f"gradients have {found} entries, the Hessian is of {expected} parameters ({names} ...): capture "
+            "`keep: {kind: exact}` and give the Hessian's stage `parameters` with the one parameter whose gradients these are"
         )
 
 

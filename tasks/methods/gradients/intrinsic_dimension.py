@@ -38,7 +38,8 @@ ARRAYS = {
 }
 REFERENCE = (
     "Li et al.: Measuring the Intrinsic Dimension of Objective Landscapes (2018): d90. Aghajanyan, Gupta, Zettlemoyer: Intrinsic "
-    "Dimensionality Explains the Effectiveness of Language Model Fine-Tuning (2021): from pretrained weights, with a scale for each layer"
+    "Dimensionality Explains the Effectiveness of Language Model Fine-Tuning (2021): from pretrained weights, with a scale for each "
+    "layer"
 )
 SEEDS = (48, 225)
 MOST_ENTRIES = 2**27

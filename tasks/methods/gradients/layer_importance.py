@@ -1,8 +1,7 @@
 """How much a layer changes what passes through it: the cosine of its input and its output, row by row.
 
-A layer whose output points where its input points is close to the identity; the cosine is the importance by which constrained fine-tuning
-decides how
-many directions of the layer's weights it protects (see `gradients.protected_directions`).
+A layer whose output points where its input points is close to the identity; the cosine is the importance by which constrained fine-
+tuning decides how many directions of the layer's weights it protects (see `gradients.protected_directions`).
 """
 
 import math
@@ -18,9 +17,8 @@ KIND = "reduce"
 READS = {"x": RowsPort(), "y": RowsPort()}
 ARRAYS = {"cosine_histogram": ("bin",)}
 REFERENCE = (
-    "Sculpting Subspaces: Constrained Full Fine-Tuning in LLMs for Continual Learning (2025): importance of a layer as the "
-    "cosine of its input and output "
-    "activations; the mean over rows, not over samples, is a choice of this project"
+    "Sculpting Subspaces: Constrained Full Fine-Tuning in LLMs for Continual Learning (2025): importance of a layer as the cosine of "
+    "its input and output activations; the mean over rows, not over samples, is a choice of this project"
 )
 SEEDS = (233,)
 BINS = 40

@@ -1,8 +1,7 @@
 """A subspace of gradients learnt online, step by step, beside what the best one would hold.
 
-Rows are gradients of one matrix, drawn in a seeded order. The projection P goes down the gradient of |G P P' - G|^2 with G scaled to norm
-1: no
-singular value decomposition is ever taken of a gradient.
+Rows are gradients of one matrix, drawn in a seeded order. The projection P goes down the gradient of |G P P' - G|^2 with G scaled to
+norm 1: no singular value decomposition is ever taken of a gradient.
 """
 
 import torch
@@ -18,9 +17,8 @@ KIND = "sequential"
 READS = {"x": RowsPort()}
 ARRAYS = {"basis": ("component", "feature"), "captured": ("pass",)}
 REFERENCE = (
-    "Liang et al.: Memory-Efficient LLM Training with Online Subspace Descent (2024), equation 6: descent on the "
-    "reconstruction error of scaled "
-    "gradients, with the regulariser |P'P - I|^2 of the paper as an option (the authors' code has none)"
+    "Liang et al.: Memory-Efficient LLM Training with Online Subspace Descent (2024), equation 6: descent on the reconstruction "
+    "error of scaled gradients, with the regulariser |P'P - I|^2 of the paper as an option (the authors' code has none)"
 )
 SEEDS = (30,)
 

@@ -1,8 +1,7 @@
 """Which singular directions of a weight are protected when it is trained on, and how much of an update lies outside of them.
 
-Rows are weights of one matrix in order. The leading directions of the first row are protected, more of them the more important the layer
-is; the
-change to every later row is split into what touches them and what does not.
+Rows are weights of one matrix in order. The leading directions of the first row are protected, more of them the more important the
+layer is; the change to every later row is split into what touches them and what does not.
 """
 
 import torch
@@ -20,8 +19,8 @@ READS = {"x": RowsPort()}
 ARRAYS = {"singular_value": ("order",), "free_share": ("row",)}
 REFERENCE = (
     "Sculpting Subspaces: Constrained Full Fine-Tuning in LLMs for Continual Learning (2025): protected rank from a layer's "
-    "importance, updates kept "
-    "orthogonal to protected directions on both sides; ratio = least + importance (most - least), reconstructed from the abstract"
+    "importance, updates kept orthogonal to protected directions on both sides; ratio = least + importance (most - least), "
+    "reconstructed from the abstract"
 )
 SEEDS = (233,)
 MAX_ROWS = 4096

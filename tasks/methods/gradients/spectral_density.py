@@ -1,8 +1,7 @@
 """The spectrum of a loss's curvature as a density: the bulk, the outliers beside it, and the share below zero.
 
-Stochastic Lanczos quadrature: the spectral measures of some random vectors, averaged. Arrays: `grid` and `density` with `density_error`
-(point), `node` and
-`weight` (probe, node).
+Stochastic Lanczos quadrature: the spectral measures of some random vectors, averaged. Arrays: `grid` and `density` with
+`density_error` (point), `node` and `weight` (probe, node).
 """
 
 import math
@@ -27,9 +26,8 @@ ARRAYS = {
     "grid": ("point",), "density": ("point",), "density_error": ("point",), "node": ("probe", "node"), "weight": ("probe", "node"),
 }  # fmt: skip
 REFERENCE = (
-    "Sagun, Evci, Guney, Dauphin, Bottou: Empirical Analysis of the Hessian of Over-Parametrized Neural Networks (2017): bulk "
-    "and outliers. Ghorbani, "
-    "Krishnan, Xiao, ICML 2019: the density by quadrature. Ubaru, Chen, Saad 2017: its error"
+    "Sagun, Evci, Guney, Dauphin, Bottou: Empirical Analysis of the Hessian of Over-Parametrized Neural Networks (2017): bulk and "
+    "outliers. Ghorbani, Krishnan, Xiao, ICML 2019: the density by quadrature. Ubaru, Chen, Saad 2017: its error"
 )
 SEEDS = (95,)
 

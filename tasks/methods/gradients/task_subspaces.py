@@ -1,8 +1,7 @@
 """Subspaces of the gradients of tasks in turn, each made orthogonal to those of the tasks before it.
 
-Rows are gradients labelled with their task. What a new task's gradients lose when the directions of earlier tasks are taken out is what
-it must
-give up not to disturb them.
+Rows are gradients labelled with their task. What a new task's gradients lose when the directions of earlier tasks are taken out is
+what it must give up not to disturb them.
 """
 
 import torch
@@ -26,9 +25,8 @@ ARRAYS = {
     "history": ("direction", "feature"),
 }
 REFERENCE = (
-    "Continuous Subspace Optimization for Continual Learning (2025): gradient subspaces per task, orthogonal to the history "
-    "of earlier ones, whose basis "
-    "grows by what is new; the ranking of directions is by singular values"
+    "Continuous Subspace Optimization for Continual Learning (2025): gradient subspaces per task, orthogonal to the history of "
+    "earlier ones, whose basis grows by what is new; the ranking of directions is by singular values"
 )
 SEEDS = (32,)
 MAX_ROWS = 8192

@@ -1,8 +1,7 @@
 """Principal components of a trajectory beside those of a random walk, which look as orderly.
 
 Rows are steps in order, such as the weights of a recorded training. A walk of independent steps puts 61 % of its variance into one
-component
-and draws Lissajous curves: only what goes beyond that says something of the training.
+component and draws Lissajous curves: only what goes beyond that says something of the training.
 """
 
 import math

@@ -1,9 +1,8 @@
 """Whether updates of a weight act on the directions that its inputs live in.
 
-Rows are updates of one matrix [out, in]; the artifact has the principal components of the activations at its input. The overlap of the
-update's
-input side with the activations' leading subspace comes beside that of random subspaces: an update that knows nothing of the data has no
-more.
+Rows are updates of one matrix [out, in]; the artifact has the principal components of the activations at its input. The overlap of
+the update's input side with the activations' leading subspace comes beside that of random subspaces: an update that knows nothing of
+the data has no more.
 """
 
 from math import prod
@@ -28,9 +27,8 @@ ARRAYS = {
     "between": ("row", "other"),
 }
 REFERENCE = (
-    "Safety Subspaces are Not Distinct: A Fine-Tuning Case Study (2025): mode subspace overlap |Q_V' Q_W|_F^2 / min(k_V, k_W) "
-    "of subspaces that "
-    "hold a share of the energy"
+    "Safety Subspaces are Not Distinct: A Fine-Tuning Case Study (2025): mode subspace overlap |Q_V' Q_W|_F^2 / min(k_V, k_W) of "
+    "subspaces that hold a share of the energy"
 )
 SEEDS = (122,)
 MAX_ROWS = 512

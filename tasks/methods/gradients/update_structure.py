@@ -20,9 +20,8 @@ ARRAYS = {
     "sparsity": ("row",), "rank": ("row",), "effective_rank": ("row",), "overlap": ("row", "other"), "null": ("row", "other"),
 }  # fmt: skip
 REFERENCE = (
-    "Mukherjee et al.: Reinforcement Learning Finetunes Small Subnetworks in Large Language Models (2025): sparsity of "
-    "updates at a tolerance, their "
-    "rank, one-sided overlap of subnetworks with the overlap that chance gives"
+    "Mukherjee et al.: Reinforcement Learning Finetunes Small Subnetworks in Large Language Models (2025): sparsity of updates at a "
+    "tolerance, their rank, one-sided overlap of subnetworks with the overlap that chance gives"
 )
 SEEDS = (255,)
 MAX_ROWS = 512

@@ -33,9 +33,8 @@ ARRAYS = {
     "mean": ("feature",),
 }
 REFERENCE = (
-    "Merge of moments: Chan, Golub, LeVeque, The American Statistician 37 (1983) 242. "
-    "Intervals and angles: Anderson, Annals of Mathematical Statistics 34 (1963) 122, theorem 1. "
-    "Accumulated unexplained variance: Pennec, Annals of Statistics 46 (2018) 2711"
+    "Merge of moments: Chan, Golub, LeVeque, The American Statistician 37 (1983) 242. Intervals and angles: Anderson, Annals of "
+    "Mathematical Statistics 34 (1963) 122, theorem 1. Accumulated unexplained variance: Pennec, Annals of Statistics 46 (2018) 2711"
 )
 SEEDS = (21, 68, 154)
 DEFAULT_COMPONENTS = 64

@@ -26,8 +26,8 @@ ARRAYS = {
     "mean": ("feature",),
 }
 REFERENCE = (
-    "Rutishauser, Numerische Mathematik 13 (1969) 4: simultaneous iteration with Ritz values. "
-    "Davis, Kahan, SIAM Journal on Numerical Analysis 7 (1970) 1: the angle"
+    "Rutishauser, Numerische Mathematik 13 (1969) 4: simultaneous iteration with Ritz values. Davis, Kahan, SIAM Journal on "
+    "Numerical Analysis 7 (1970) 1: the angle"
 )
 SEEDS = ()
 

@@ -18,8 +18,8 @@ KIND = "reduce"
 READS = {"x": RowsPort()}
 ARRAYS = {"cumulative_share": ("order",), "eigenvalue": ("order",)}
 REFERENCE = (
-    "Participation ratio without bias: Himeno, Yamada, Journal of Multivariate Analysis 130 (2014) 27. "
-    "Effective rank: Roy, Vetterli, EUSIPCO (2007). Intervals: Anderson 1963"
+    "Participation ratio without bias: Himeno, Yamada, Journal of Multivariate Analysis 130 (2014) 27. Effective rank: Roy, "
+    "Vetterli, EUSIPCO (2007). Intervals: Anderson 1963"
 )
 SEEDS = (16, 154, 206)
 
