@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from tasks.figures import WIDTH, Vector, frame, shortened
 from tasks.palette import CATEGORY, GRID, INK, MUTED
@@ -80,8 +81,8 @@ def _over_steps(axes: Axes, panel: Panel, log: bool, xlabel: str) -> None:
     _null(axes, panel, np.arange(len(longest), dtype=np.float64))
     if log:
         axes.set_yscale("log")
-    elif panel.limit is not None:
-        axes.set_ylim(0, 1.04 * panel.limit)
+    if panel.limit is not None:
+        axes.set_ylim(None if log else 0, 1.04 * panel.limit)
     frame(axes, title=shortened(panel.title, 46), xlabel=xlabel)
     axes.grid(True, axis="y", color=GRID, linewidth=0.7)
     axes.legend(frameon=False, fontsize=8.5, labelcolor=INK)
@@ -157,6 +158,7 @@ def eigenvalues(lines: Sequence[Line]) -> Figure:
     every = np.concatenate([np.abs(line.values) for line in lines])
     if every.max() > 100 * max(every.min(), 1e-300):
         axes.set_yscale("symlog", linthresh=float(every[every > 0].min()))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     frame(axes, title="Leading eigenvalues, by magnitude", xlabel="component")
     axes.grid(True, axis="y", color=GRID, linewidth=0.7)
     axes.legend(frameon=False, fontsize=8.5, labelcolor=INK)

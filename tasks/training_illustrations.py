@@ -136,7 +136,7 @@ def _updates(artifacts: Artifacts) -> Illustration:
         for p in panels
     )
     return Illustration(
-        "updates", "How many directions updates take", draw.over_steps(panels, "rank"),
+        "updates", "How many directions updates take", draw.over_steps(panels, "rank", log=True),
         "Singular values of each update that are not rounding, and the exponential of the entropy of their squares. The axis ends at full "
         f"rank.{_more(artifacts, len(groups))}",
         f"Effective rank of updates over steps. {said}",
