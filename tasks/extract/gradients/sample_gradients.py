@@ -131,7 +131,7 @@ def needs_loop(
         passed = _pass(losses, n, plan, frozenset())
         found = passed.refused | found
         exact = looped_gradients(plan.parameters, losses, n, plan.plan)
-        dtype = next(iter(plan.parameters.values())).dtype
+        dtype = _computed(next(iter(plan.parameters.values())))
         found = _disagreeing(passed.values, exact, dtype) | found
         moved |= {name for name, rows in exact.items() if bool(rows.any())}
         forms.append(passed.forms)
@@ -167,6 +167,12 @@ def _pass(losses: Losses, n: int, plan: GradientPlan, looped: frozenset[str]) ->
         again = _pass(losses, n, plan, looped | uses.refused.keys())
         return again._replace(refused=uses.refused | again.refused)
     return _Passed(keeper.finish(), uses.refused, uses.forms)
+
+
+def _computed(parameter: Tensor) -> torch.dtype:
+    """What products with a parameter are computed in, here and now."""
+    kind = parameter.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else parameter.dtype
 
 
 def _disagreeing(

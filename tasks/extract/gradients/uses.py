@@ -67,6 +67,9 @@ class Uses(TorchFunctionMode):
         wanted = [name for a in found if (name := self._names.get(id(a))) is not None]
         if not torch.is_grad_enabled() or not isinstance(out, Tensor | tuple | list | None):
             return out
+        if torch._C._functorch.peek_interpreter_stack() is not None:
+            self._refuse(wanted, func, "it is used inside a transform of torch.func, as vmap")
+            return out
         if out is None:
             self._refuse(wanted, func, "it is written into a tensor")
             return out

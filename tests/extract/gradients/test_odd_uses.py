@@ -103,6 +103,10 @@ BY_LOOP: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "samples second, flat": (
         lambda: Made(lambda s, x: s.l(x.transpose(0, 1).reshape(-1, 6)).view(x.shape[1], len(x), 4).mean(0), l=nn.Linear(6, 4)), SQUARE,
     ),
+    "inside vmap": (lambda: Made(lambda s, x: torch.func.vmap(lambda r: torch.tanh(s.l(r)))(x), l=nn.Linear(6, 4)), FLAT),
+    "a Jacobian": (
+        lambda: Made(lambda s, x: torch.func.vmap(torch.func.jacrev(lambda r: torch.tanh(s.l(r))))(x).sum(1), l=nn.Linear(6, 4)), FLAT,
+    ),
     "bags of words": (lambda: Made(lambda s, x: s.e(words(x)), e=nn.EmbeddingBag(3, 5)), ROWS),
     "positions of one axis": (lambda: Made(lambda s, x: x + s.e(torch.arange(x.shape[1])), e=nn.Embedding(8, 6)), SQUARE),
 }  # fmt: skip

@@ -396,6 +396,15 @@ def test_autocast_does_not_reach_what_is_ours() -> None:
     )
 
 
+@pytest.mark.parametrize("kind", ["gpt2", "llama", "bert"])
+def test_autocast_alone_is_no_reason_to_loop(kind: str) -> None:
+    sample = MAKERS[kind]()
+    sample.module.float()
+    with torch.autocast("cpu", torch.bfloat16):
+        looped = needs_loop(sample.module, [(sample.losses, sample.n)], names_of(sample))
+    assert looped == {}
+
+
 def tensors_alive() -> int:
     return sum(issubclass(type(thing), Tensor) for thing in gc.get_objects())
 
