@@ -193,29 +193,61 @@ def test_a_recording_goes_on_as_it_was_begun(tmp_path: Path) -> None:
         recorder.record(2)
 
 
+class WithLoss(nn.Module):
+    """A network as the Trainer takes it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = network()
+
+    def forward(self, x: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        return {"loss": nn.functional.cross_entropy(self.inner(x), labels)}
+
+
 def test_a_trainer_is_recorded(tmp_path: Path) -> None:
-    """In the order in which transformers.Trainer calls: gradients before the optimiser, then the end of the step."""
-    model = network()
-    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    """Plain steps downhill, of two batches each, with clipped gradients: what a step changed is the rate times its gradient."""
+    from transformers import Trainer, TrainingArguments
+
+    rng = torch.Generator().manual_seed(0)
+    rows = [
+        {"x": torch.randn(4, generator=rng) * 9, "labels": int(torch.randint(0, 2, (1,), generator=rng))}
+        for _ in range(32)
+    ]
+    arguments = TrainingArguments(
+        output_dir=str(tmp_path / "trainer"),
+        per_device_train_batch_size=4,
+        gradient_accumulation_steps=2,
+        num_train_epochs=2,
+        learning_rate=0.05,
+        lr_scheduler_type="constant",
+        optim="sgd",
+        max_grad_norm=0.5,
+        logging_steps=1,
+        report_to=[],
+        use_cpu=True,
+        disable_tqdm=True,
+        save_strategy="no",
+    )
+    model = WithLoss()
+    before = {name: p.detach().flatten().clone().numpy() for name, p in model.named_parameters()}
     recorder = subspan.Recorder(tmp_path, "it", model, quantities=ALL)
     callback = subspan.RecorderCallback(recorder)
-
-    class State:
-        global_step = 0
-        log_history: tuple[dict[str, float], ...] = ()
-
-    state = State()
-    for step in range(3):
-        model(torch.ones(2, 4)).sum().backward()
-        callback.on_pre_optimizer_step(None, state, None)
-        optimizer.step()
-        optimizer.zero_grad()
-        state.global_step, state.log_history = step + 1, ({"loss": 0.5, "learning_rate": 0.1},)
-        callback.on_step_end(None, state, None)
+    trainer = Trainer(model=model, args=arguments, train_dataset=rows, callbacks=[callback])
+    trainer.train()
     capture = subspan.open_capture(tmp_path, run_serial(recording(tmp_path)).captures[0].id)
-    assert capture.samples["step"].tolist() == [1, 2, 3]
-    assert capture.samples["loss"].tolist() == [0.5] * 3
-    assert np.abs(capture.site("0.weight:grad")["parameter_gradient"].values).sum() > 0
+    assert capture.samples["step"].tolist() == list(range(1, 9))
+    gradients, squares = {}, 0.0
+    for name, parameter in model.named_parameters():
+        gradients[name] = capture.site(f"{name}:grad")["parameter_gradient"].values
+        updates = capture.site(f"{name}:update")["update"].values
+        weights = capture.site(f"{name}:weight")["weight"].values
+        squares = squares + np.square(gradients[name]).sum(1)
+        np.testing.assert_allclose(updates, -0.05 * gradients[name], rtol=1e-3, atol=1e-7)
+        np.testing.assert_allclose(weights[0] - before[name], updates[0], atol=1e-7)
+        np.testing.assert_array_equal(weights[-1], parameter.detach().flatten().numpy())
+    assert np.sqrt(squares).max() == pytest.approx(0.5, rel=1e-4)  # clipped
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    assert capture.samples["loss"].tolist()[1:] == losses[:-1]  # what was logged last goes with a step
 
 
 class TestCheckpoints:
