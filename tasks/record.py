@@ -18,7 +18,8 @@ from schemas.base import canonical_json
 from schemas.errors import ModelError, SpecError, UnknownNameError, nearest
 from schemas.gradients import Exact, Keep, Norms
 from schemas.layout import Quantity, Site
-from tasks.extract.gradients.keepers import Plan, make_keeper
+from tasks.extract.gradients.keepers import make_keeper
+from tasks.extract.gradients.plan import Plan
 from tasks.extract.gradients.projections import outputs
 from tasks.extract.gradients.terms import Values
 from tasks.extract.sites import glob

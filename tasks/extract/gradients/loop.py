@@ -7,7 +7,8 @@ from torch import Tensor, nn
 
 from schemas.errors import ModelError
 from tasks.extract.gradients.graph import grads_kept, graph_of
-from tasks.extract.gradients.keepers import Plan, make_keeper
+from tasks.extract.gradients.keepers import make_keeper
+from tasks.extract.gradients.plan import Plan
 from tasks.extract.gradients.terms import Values
 
 Losses = Callable[[int | None], Tensor]

@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from schemas.errors import ModelError
-from tasks.extract.gradients.keepers import Keeper, Maps
+from tasks.extract.gradients.keepers import Keeper
+from tasks.extract.gradients.plan import Maps
 from tasks.extract.gradients.terms import Convolution, Dense, Hot, Outer, Term, Values, full
 
 

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from schemas.gradients import Keep, Kronecker
 from tasks.extract.gradients.graph import backward
-from tasks.extract.gradients.keepers import Plan, make_keeper
+from tasks.extract.gradients.keepers import make_keeper
 from tasks.extract.gradients.loop import Losses, checked, looped_gradients
+from tasks.extract.gradients.plan import Plan
 from tasks.extract.gradients.projections import Output, outputs
 from tasks.extract.gradients.uses import Uses
 from tasks.extract.hooks import refuse_compiled

@@ -63,6 +63,9 @@ class Values(NamedTuple):
 
 Term = Outer | Convolution | Values
 
+CHUNK = 1 << 24
+"""Most entries that are formed at a time where a form is made of formed gradients."""
+
 
 def full(values: Tensor) -> Tensor:
     """In float32 at least, in which sums of half precision are taken."""
@@ -76,12 +79,25 @@ def form(term: Term, samples: slice) -> Tensor:
         return some.flatten(2) if some.ndim > 2 else some.reshape(len(some), -1)
     if isinstance(term, Convolution):
         return torch.stack([term.matrix(n) for n in range(samples.start, samples.stop)])
-    rows, columns = _some(term.rows, samples), _some(term.columns, samples)
+    rows, columns = part(term.rows, samples), part(term.columns, samples)
     if isinstance(rows, Hot):
         return _scattered(rows, columns)
     if isinstance(columns, Hot):
         return _scattered(columns, rows).mT
     return torch.bmm(full(rows.values).mT, full(columns.values))
+
+
+def part(side: Side, some: slice) -> Side:
+    """Some samples of a side."""
+    if isinstance(side, Dense):
+        return Dense(side.values[some], side.projected)
+    return Hot(side.ids[some], side.n, None if side.weight is None else side.weight[some])
+
+
+def chunks(n: int, entries: int) -> list[slice]:
+    """Samples, so many at a time that no more than CHUNK entries are formed."""
+    size = max(1, CHUNK // max(1, entries))
+    return [slice(first, min(first + size, n)) for first in range(0, n, size)]
 
 
 def form_cost(term: Term, rows: int, columns: int) -> int:
@@ -134,9 +150,3 @@ def _scattered(hot: Hot, dense: Side) -> Tensor:
     values = values if hot.weight is None else values * hot.weight[:, :, None].to(values.dtype)
     out = values.new_zeros(len(values), hot.n, values.shape[2])
     return out.scatter_add_(1, hot.ids[:, :, None].expand_as(values), values)
-
-
-def _some(side: Side, samples: slice) -> Side:
-    if isinstance(side, Dense):
-        return Dense(side.values[samples])
-    return Hot(side.ids[samples], side.n, None if side.weight is None else side.weight[samples])

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from schemas.errors import SpecError
 from schemas.gradients import Exact, Factors, Global, Keep, Kronecker, Norms, Sketch
-from tasks.extract.gradients.keepers import Plan, make_keeper
+from tasks.extract.gradients.keepers import make_keeper
+from tasks.extract.gradients.plan import Plan
 from tasks.extract.gradients.projections import matrix_shape, outputs, projection
 from tasks.extract.gradients.sample_gradients import make_plan, sample_gradients
 from tasks.extract.gradients.terms import Dense, Hot, Outer, Values, form
