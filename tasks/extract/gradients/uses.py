@@ -14,8 +14,9 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from tasks.extract.gradients.call import Call, NoRule
 from tasks.extract.gradients.keepers import Keeper
-from tasks.extract.gradients.rules import Call, NoRule, uses_of
+from tasks.extract.gradients.rules import uses_of
 
 SELECTING = frozenset(
     {"nonzero", "argwhere", "masked_select", "unique", "unique_consecutive", "compress", "nonzero_static"}
