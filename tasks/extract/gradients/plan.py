@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from schemas.gradients import Factors, Global, Keep, Kronecker, Sketch
 from tasks.extract.gradients.projections import (
@@ -101,7 +102,7 @@ def project(side: Side, found: Tensor | None, dtype: torch.dtype) -> Side:
     """A side after its map; without one a dense side as it is."""
     if isinstance(side, Dense):
         values = side.values.to(dtype)
-        return Dense(values if found is None else values @ found.T, projected=True)
+        return Dense(values if found is None else F.linear(values, found), projected=True)
     if found is None:
         return side
     picked = found.T[side.ids]

@@ -7,6 +7,7 @@ output opens the graph.
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -62,7 +63,9 @@ class Uses(TorchFunctionMode):
         kwargs = kwargs or {}
         self._selected = self._selected or _selects(func, args)
         found = [a for a in _flat((*args, *kwargs.values())) if id(a) in self._all]
-        if not found or getattr(func, "__name__", "") in ("__get__", *READ_ONLY):
+        if not found:
+            return func(*args, **kwargs)
+        if getattr(func, "__name__", "") in ("__get__", *READ_ONLY):
             return self._property(func, found, args, kwargs)
         out = func(*_aliases(args, self._all), **_aliases(kwargs, self._all))
         wanted = [name for a in found if (name := self._names.get(id(a))) is not None]
@@ -92,7 +95,7 @@ class Uses(TorchFunctionMode):
         self, func: Callable[..., Any], found: list[Any], args: tuple[Any, ...], kwargs: Any
     ) -> Any:
         name = getattr(getattr(func, "__self__", None), "__name__", "")
-        if found and name in TURNED:
+        if name in TURNED:
             self._refuse([n for a in found if (n := self._names.get(id(a)))], func, f"its .{name} is used")
             return func(*_aliases(args, self._all), **kwargs)
         return func(*args, **kwargs)
@@ -125,13 +128,12 @@ class Uses(TorchFunctionMode):
         return "samples" if len(out) == self._n else "samples x positions"
 
     def _arrived(self, uses: list[Any], g: Tensor) -> None:
-        for use in uses:
-            if use.name not in self.refused:
-                with _exact(g):
+        with _exact(g), torch._C.DisableTorchFunction():  # what we compute need not be seen
+            for use in uses:
+                if use.name not in self.refused:
                     self._keeper.add(use.name, use.term(g))
-            self._waiting[use.name] -= 1
-            if self._waiting[use.name] == 0 and use.name not in self.refused:
-                with _exact(g):
+                self._waiting[use.name] -= 1
+                if self._waiting[use.name] == 0 and use.name not in self.refused:
                     self._keeper.settle(use.name)
 
     def _name(self, argument: Any) -> str | None:
@@ -152,17 +154,21 @@ def _selects(func: Callable[..., Any], args: tuple[Any, ...]) -> bool:
     return name in SELECTING
 
 
-def _exact(like: Tensor) -> torch.autocast:
+def _exact(like: Tensor) -> AbstractContextManager[Any]:
     """What we compute is not the network's: autocast would take it to half precision."""
-    return torch.autocast(like.device.type, enabled=False)
+    kind = like.device.type
+    return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
 
 
-def _flat(values: Iterable[Any]) -> Iterable[Any]:
+def _flat(values: Iterable[Any]) -> list[Any]:
+    """Every argument, those inside lists and tuples too."""
+    found: list[Any] = []
     for value in values:
         if isinstance(value, list | tuple):
-            yield from _flat(value)
+            found += _flat(value)
         else:
-            yield value
+            found.append(value)
+    return found
 
 
 def _aliases(value: Any, known: frozenset[int]) -> Any:
