@@ -102,10 +102,11 @@ def child(
     options = {"cores": threads * int(options.get("workers", 1))} | options
     with tempfile.TemporaryDirectory(dir=scratch_folder(), ignore_cleanup_errors=True) as folder:
         log = Path(folder) / "log.txt"
+        there = ROOT if python == sys.executable else folder  # some peers leave files where they run
         with log.open("w") as errors:
             process = subprocess.Popen(
                 [python, *command, json.dumps(options)],
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment, cwd=ROOT,
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment, cwd=there,
             )  # fmt: skip
             made = Child(process, Path(folder), log)
             try:
