@@ -90,16 +90,20 @@ class CapturedNetwork:
     def batches(self) -> Iterator[NetworkView]:
         """See `NetworkBlock`."""
         objective = make_objective(self._spec)
-        for places, batch in self._encoded:
+        for places, batch in self._kept if len(self._index) <= UNIT_SAMPLES else self._encoded():
             with _twice(self._network, batch, self._spec):
                 yield View(self._network, batch, objective, places)
 
     @cached_property
-    def _encoded(self) -> list[tuple[Tensor, Batch]]:
-        """Batches with their rows, kept: methods go through them again and again."""
+    def _kept(self) -> list[tuple[Tensor, Batch]]:
+        """Those of a unit: methods go through them again and again."""
+        return list(self._encoded())
+
+    def _encoded(self) -> Iterator[tuple[Tensor, Batch]]:
+        """Batches with their rows."""
         request = self._spec.request
         if len(self._index) == 0:
-            return []
+            return
         source = open_source(request.data, self._spec.partition)
         if source.fingerprint != self._spec.data:
             raise DataError(
@@ -108,7 +112,8 @@ class CapturedNetwork:
         encoder = make_encoder(source, self._index, request.model, request)
         lengths = encoder.lengths().tolist()
         packed = pack(lengths, request.batch_tokens, request.batch_samples, request.batch_overhead)
-        return [(torch.tensor(places), encoder.batch(places)) for places in packed]
+        for places in packed:
+            yield torch.tensor(places), encoder.batch(places)
 
 
 class View:

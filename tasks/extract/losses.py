@@ -130,7 +130,9 @@ class Objective:
                 f"the loss {self._name} has no classes to be right about; measure the loss itself"
             )
         codes = _target(batch, loss.label).to(value.device)
-        scores = value if isinstance(loss, ClassificationLoss) else self._cosines(value, batch, loss)
+        scores = value
+        if isinstance(loss, SimilarityLoss):
+            scores = self._cosines(_at_least_float32(value), batch, loss)
         return (scores.argmax(1) == codes).double()
 
     def _of(self, output: Any, batch: Batch) -> Tensor:

@@ -58,8 +58,8 @@ class Training(NamedTuple):
 
     def subspaces(self, like: Tensor) -> tuple[Subspace, ...]:
         """One for each draw."""
-        width, seeds = self.coordinates(max(self.dimensions)), range(self.seed, self.seed + self.draws)
-        return random_subspaces(self.projection, self.entries, width, tuple(seeds), like)
+        width = self.coordinates(max(self.dimensions))
+        return random_subspaces(self.projection, self.entries, width, self.seed, self.draws, like)
 
 
 def layers(names: Sequence[str]) -> tuple[int, ...]:
@@ -200,8 +200,10 @@ def _spread(scale: Tensor, training: Training) -> Tensor:
 def _per_layer(entries: Tensor, training: Training) -> Tensor:
     """[layer]: sums over entries."""
     sums = torch.stack([piece.sum() for piece in torch.split(entries, list(training.sizes))])
-    place = torch.tensor(training.layers, dtype=torch.int64, device=sums.device)
-    return sums.new_zeros(training.n_layers).index_add_(0, place, sums[: len(place)])
+    of_layer = [
+        [n for n, layer in enumerate(training.layers) if layer == k] for k in range(training.n_layers)
+    ]
+    return torch.stack([sums[places].sum() for places in of_layer]) if of_layer else sums[:0]
 
 
 def advance(state: State, carry: State, training: Training) -> State:
@@ -232,11 +234,19 @@ def recorded(state: State, carry: State) -> State:
     """The carry with the losses of this pass added to its history.
 
     Raises:
-        MethodError: if no sample was trained on.
+        MethodError: if no sample was trained on, fewer than two are measured, or a loss is not finite.
     """
-    samples = int(state["trained"])
+    samples, measured, step = int(state["trained"]), float(state["moment"][0, 0]), len(carry["history"])
     if samples == 0:
         raise MethodError("found no samples to train on; lower `holdout` or give more samples")
+    if measured < 2:
+        raise MethodError(
+            f"{measured:.0f} samples are left to measure on, at least 2 are needed: change `holdout`, or give more samples"
+        )
+    if not bool(state["loss"].isfinite().all() and state["moment"].isfinite().all()):
+        raise MethodError(
+            f"a loss is NaN or infinite after {step} steps: use a smaller learning_rate, or float32"
+        )
     return carry | {"history": torch.cat([carry["history"], state["loss"][None] / samples])}
 
 
@@ -245,5 +255,5 @@ def _rate(name: str, training: Training) -> Tensor:
     widths = [max(1, training.coordinates(d)) for d in training.dimensions]
     rate = training.learning_rate * (training.entries / torch.tensor(widths, dtype=torch.float64)).sqrt()
     if name == "full":
-        return torch.tensor(training.learning_rate)
+        return torch.tensor(training.learning_rate, dtype=torch.float64)
     return (rate if name == "z" else rate.clamp(max=FASTEST_SCALE))[:, None]

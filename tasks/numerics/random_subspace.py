@@ -6,14 +6,17 @@ the CPU, in float32: the same on every device.
 Li et al., ICLR 2018 (dense). Le, Sarlos, Smola, ICML 2013 (Fastfood).
 """
 
+import threading
 from functools import lru_cache
 from typing import Literal, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 Kind = Literal["dense", "fastfood"]
+_making = threading.Lock()
 SMALLEST = 256
 """Rows of a Hadamard matrix at least: shorter ones mix few entries."""
 
@@ -34,7 +37,8 @@ class Dense:
 
     def __init__(self, entries: int, coordinates: int, seed: int, like: Tensor) -> None:
         drawn = torch.randn(coordinates, entries, generator=torch.Generator().manual_seed(seed))
-        self._rows = (drawn / torch.linalg.vector_norm(drawn, dim=1, keepdim=True)).to(like)
+        drawn /= torch.linalg.vector_norm(drawn, dim=1, keepdim=True)
+        self._rows = drawn.to(like)
 
     def out(self, z: Tensor) -> Tensor:
         """See `Subspace`."""
@@ -91,7 +95,7 @@ def hadamard(x: Float[Tensor, "*batch entry"]) -> Float[Tensor, "*batch entry"]:
     return x
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=1)
 def _kept(
     kind: Kind, entries: int, coordinates: int, seeds: tuple[int, ...], device: str, dtype: torch.dtype
 ) -> tuple[Subspace, ...]:
@@ -101,7 +105,11 @@ def _kept(
 
 
 def random_subspaces(
-    kind: Kind, entries: int, coordinates: int, seeds: tuple[int, ...], like: Tensor
+    kind: Kind, entries: int, coordinates: int, seed: int, draws: int, like: Tensor
 ) -> tuple[Subspace, ...]:
-    """A subspace for each seed, in the dtype and on the device of `like`; those of the last two calls stay in memory."""
-    return _kept(kind, entries, coordinates, seeds, str(like.device), like.dtype)
+    """Independent subspaces, in the dtype and on the device of `like`; those of the last call stay in memory, for all threads."""
+    words = np.random.SeedSequence(seed).generate_state(draws, np.uint64)
+    with _making:
+        return _kept(
+            kind, entries, coordinates, tuple(int(word >> 1) for word in words), str(like.device), like.dtype
+        )

@@ -249,5 +249,9 @@ def test_right_classes() -> None:
     )
     found = Objective(near, n_classes=4).right(values, batch)
     torch.testing.assert_close(found, (ones.argmax(1) == codes).double())
+    half = torch.randn(500, 64).bfloat16()
+    codes = Batch({"": half}, targets={"side": torch.zeros(500).long()})
+    found = Objective(near, n_classes=4).right(half, codes)
+    torch.testing.assert_close(found, Objective(near, n_classes=4).right(half.float(), codes))
     with pytest.raises(MethodError, match="no classes to be right about"):
         Objective(MseLoss()).right(values, Batch({"": values}))

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from tasks.methods.contract import Inputs
+from tasks.numerics.random_subspace import Kind, Subspace, random_subspaces
 from tests.methods import cases
 from tests.methods.cases import Answer, Case
 
@@ -33,3 +34,10 @@ def low_rank(steps: int, m: int, n: int, rank: int, noise: float, seed: int = 0)
     basis = torch.linalg.qr(randn(m, rank, seed=seed)).Q
     rows = basis @ randn(steps, rank, n, seed=seed + 1) + noise * randn(steps, m, n, seed=seed + 2)
     return rows.flatten(1), basis
+
+
+def subspace(kind: Kind, entries: int, coordinates: int, seed: int = 0) -> Subspace:
+    """The first draw of a seed, in float64."""
+    like = torch.empty(0, dtype=torch.float64)
+    (only,) = random_subspaces(kind, entries, coordinates, seed, 1, like)
+    return only

@@ -16,7 +16,7 @@ from tasks.numerics.spectrum import signed
 
 __all__ = ["merge"]
 
-VERSION = 1
+VERSION = 2
 KIND = "reduce"
 READS = {"model": BatchesPort()}
 ARRAYS = {"eigenvalue": ("component",), "residual": ("component",), "eigenvector": ("component", "parameter")}

@@ -19,6 +19,7 @@ from tasks.methods import network_products, subspace_training
 from tasks.methods.contract import Array, Arrays, BatchesPort, Block, Inputs, State
 from tasks.methods.network_products import merge
 from tasks.methods.subspace_training import Training
+from tasks.numerics.margins import Margin, margins
 from tasks.numerics.random_subspace import Kind
 
 __all__ = ["merge"]
@@ -46,7 +47,9 @@ MOST_ENTRIES = 2**27
 """Of all dense matrices together."""
 LARGEST_DEFAULT = 1000
 LATE = 0.1
-Z95 = 1.959964
+LEAST = 30
+"""Measured samples, below which no range is given."""
+ROUNDING = 1e-12
 
 
 class Config(Frozen):
@@ -72,7 +75,7 @@ class Config(Frozen):
     """Also train a scale for each layer, which counts as a dimension."""
     parameters: tuple[str, ...] = ("**",)
     """Globs over parameters; only these are trained."""
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**63)
     """Of subspaces and of the samples held out."""
 
 
@@ -88,7 +91,7 @@ class Result(Frozen):
     dimension: int | None
     """The smallest tested one that reaches the target; 0 where the untrained network does."""
     dimension_above: int | None
-    """The largest tested one that surely (95 %) does not reach it; 0 is the untrained network."""
+    """The largest tested one up to which all surely (95 %) fail; 0 is the untrained network. None where none does, or samples are few."""
     dimension_most: int | None
     """The smallest tested one that surely (95 %) reaches it."""
     share: float | None
@@ -138,7 +141,7 @@ def finish(state: State, carry: State, inputs: Inputs, config: Config) -> tuple[
     """The dimension, from the performance of the last weights.
 
     Raises:
-        MethodError: if fewer than two samples were left to measure on.
+        MethodError: if a loss is not finite, or fewer than two samples were left to measure on.
     """
     training = _training(inputs.parameters, config)
     history = subspace_training.recorded(state, carry)["history"].cpu()
@@ -146,10 +149,10 @@ def finish(state: State, carry: State, inputs: Inputs, config: Config) -> tuple[
     by_draw = history[:, :-1].reshape(len(history), training.draws, -1)
     arrays = {
         "dimension": torch.tensor(training.dimensions),
-        "performance": found.performance,
-        "performance_error": found.performance_error,
-        "margin": found.margin,
-        "margin_error": found.margin_error,
+        "performance": found.performance.value[1:],
+        "performance_error": found.performance.error[1:],
+        "margin": found.margin.value[1:],
+        "margin_error": found.margin.error[1:],
         "loss": by_draw[-1].T.contiguous(),
         "history": by_draw.mean(1),
         "full_history": history[:, -1].clone(),
@@ -203,59 +206,41 @@ def _projection(numbers: int, config: Config) -> Kind:
 
 
 class _Compared(NamedTuple):
-    """Performance on the measured samples, by subspace, draws taken together."""
+    """Performance on the measured samples: of the untrained network, then of the subspaces, draws taken together."""
 
     n: int
-    performance: Tensor
-    performance_error: Tensor
-    margin: Tensor
-    margin_error: Tensor
-    start: float
+    performance: Margin
+    margin: Margin
+    """How far above what is to be reached."""
     full: float
     target: float
-    idle: Tensor
-    """Margin of the untrained network, and its error."""
 
 
 def _compared(moment: Tensor, training: Training, config: Config) -> _Compared:
-    """What each subspace reaches, and how far above what it has to: sample by sample, so that what samples do to both cancels."""
-    n = int(moment[0, 0])
-    if n < 2:
-        raise MethodError(
-            f"{n} samples were left to measure on, at least 2 are needed: change `holdout`, or give more samples"
-        )
-    mean = moment[0, 1:] / n
-    covariance = (moment[1:, 1:] / n - torch.outer(mean, mean)) / (n - 1)
-    single = torch.eye(len(mean), dtype=torch.float64)
+    scores = len(moment) - 1  # trials by draw and dimension, full training, the untrained network
+    single = torch.eye(scores, dtype=torch.float64)
+    ours = torch.stack(
+        [torch.cat([single[-1:], trials]) for trials in single[:-2].reshape(training.draws, -1, scores)]
+    )
+    # Of a loss (with a minus) it is the fall that is to be reached, from that of the untrained network.
     target = config.threshold * single[-2] + (0 if training.accuracy else 1 - config.threshold) * single[-1]
-    performance, performance_error = _over_draws(single[:-2], mean, covariance, training)
-    margin, margin_error = _over_draws(single[:-2] - target, mean, covariance, training)
-    idle = torch.stack(_over_draws((single[-1] - target)[None], mean, covariance, training))[:, 0]
-    start, full = float(mean[-1]), float(mean[-2])
+    mean = moment[0, 1:] / moment[0, 0]
     return _Compared(
-        n, performance, performance_error, margin, margin_error, start, full, float(target @ mean), idle
+        int(moment[0, 0]),
+        margins(moment, ours, torch.zeros_like(target), training.accuracy),
+        margins(moment, ours, target, training.accuracy),
+        float(mean[-2]),
+        float(target @ mean),
     )
 
 
-def _over_draws(
-    weights: Tensor, mean: Tensor, covariance: Tensor, training: Training
-) -> tuple[Tensor, Tensor]:
-    """[subspace]: linear combinations of mean performances, draws taken together, and standard errors from samples and draws."""
-    draws = training.draws if len(weights) > 1 else 1
-    each = weights.reshape(draws, -1, len(mean))
-    together = each.mean(0)
-    variance = torch.einsum("si,ij,sj->s", together, covariance, together).clamp(min=0)
-    if draws > 1:
-        variance = variance + (each @ mean).var(0) / draws
-    return together @ mean, variance.sqrt()
-
-
 def _result(found: _Compared, history: Tensor, n_trained: int, training: Training, config: Config) -> Result:
-    tested = (0, *training.dimensions)
-    margin = torch.cat([found.idle[:1], found.margin])
-    error = Z95 * torch.cat([found.idle[1:], found.margin_error])
-    late, worse = _late(history), found.full <= found.start
-    dimension = None if worse else _first(tested, margin >= 0)
+    tested, start = (0, *training.dimensions), float(found.performance.value[0])
+    reached = found.margin.value >= -ROUNDING * abs(found.target)
+    known = found.full > start and found.n >= LEAST
+    dimension = _first(tested, reached) if found.full > start else None
+    above, most = _range(tested, found.margin) if known else (None, None)
+    late = _late(history)
     return Result(
         n_trained=n_trained,
         n_measured=found.n,
@@ -263,15 +248,15 @@ def _result(found: _Compared, history: Tensor, n_trained: int, training: Trainin
         parameters=training.parameters,
         projection=training.projection,
         dimension=dimension,
-        dimension_above=None if worse else _last(tested, margin + error < 0),
-        dimension_most=None if worse else _first(tested, margin - error >= 0),
+        dimension_above=above,
+        dimension_most=most,
         share=None if dimension is None else dimension / training.entries,
         measure=config.measure,
-        start=found.start,
+        start=start,
         full=found.full,
         target=found.target,
         late_fall=late,
-        caveats=_caveats(worse, dimension, late, config),
+        caveats=_caveats(found, dimension, tested, late, config),
     )
 
 
@@ -279,8 +264,10 @@ def _first(dimensions: tuple[int, ...], which: Tensor) -> int | None:
     return next((d for d, yes in zip(dimensions, which.tolist(), strict=True) if yes), None)
 
 
-def _last(dimensions: tuple[int, ...], which: Tensor) -> int | None:
-    return _first(dimensions[::-1], which.flip(0))
+def _range(dimensions: tuple[int, ...], margin: Margin) -> tuple[int | None, int | None]:
+    """The last dimension up to which all surely fail, and the first that surely reaches the target."""
+    failing = int((margin.high < 0).long().cumprod(0).sum())
+    return dimensions[failing - 1] if failing else None, _first(dimensions, margin.low >= 0)
 
 
 def _late(history: Tensor) -> float:
@@ -290,17 +277,29 @@ def _late(history: Tensor) -> float:
     return float(torch.where(fall > 0, late / fall, 0).max())
 
 
-def _caveats(worse: bool, dimension: int | None, late: float, config: Config) -> tuple[str, ...]:
+def _caveats(
+    found: _Compared, dimension: int | None, tested: tuple[int, ...], late: float, config: Config
+) -> tuple[str, ...]:
+    worse = found.full <= float(found.performance.value[0])
+    back = dimension is not None and bool((found.margin.value[tested.index(dimension) :] < 0).any())
     none = "full training is no better than the untrained network: there is nothing to reach; try more steps or another learning_rate"
     small = "no subspace reaches the target: give larger dimensions"
     idle = "the untrained network reaches the target already"
     slow = f"{late:.0%} of a fall of the loss came in the last half of steps: more steps may give another dimension"
+    fall = "a larger subspace does not reach the target that a smaller one reaches: training has not come to its end, or samples are few"
+    few = f"{found.n} measured samples are too few for a range: give {LEAST} or more"
+    once = (
+        "one subspace of each dimension was drawn: how much the choice matters is not in the range; set draws"
+    )
     seen = "measured on the samples that were trained on"
     said = (
         (none, worse),
         (small, not worse and dimension is None),
         (idle, dimension == 0),
         (slow, late > LATE),
+        (fall, back),
+        (few, found.n < LEAST),
+        (once, config.draws == 1),
         (seen, not config.holdout),
     )
     return tuple(text for text, holds in said if holds)
