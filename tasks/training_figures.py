@@ -33,9 +33,9 @@ class Panel(NamedTuple):
 
     title: str
     lines: tuple[Line, ...]
-    null: float | Vector | None = None
-    """What chance gives, everywhere or along the lines."""
-    band: tuple[Vector, Vector] | tuple[float, float] | None = None
+    nulls: tuple[float, ...] = ()
+    """What chance gives; several where lines differ in it."""
+    band: tuple[float, float] | None = None
     """Where chance mostly lies."""
     limit: float | None = None
     """The most that there can be."""
@@ -77,8 +77,7 @@ def _over_steps(axes: Axes, panel: Panel, log: bool, xlabel: str) -> None:
         if middle is not line.values:
             axes.plot(x, line.values, color=color, linewidth=0.6, alpha=0.35)
         axes.plot(x, middle, color=color, linewidth=1.7, label=line.label)
-    longest = max((line.values for line in panel.lines), key=len)
-    _null(axes, panel, np.arange(len(longest), dtype=np.float64))
+    _null(axes, panel)
     if log:
         axes.set_yscale("log")
     if panel.limit is not None:
@@ -88,12 +87,11 @@ def _over_steps(axes: Axes, panel: Panel, log: bool, xlabel: str) -> None:
     axes.legend(frameon=False, fontsize=8.5, labelcolor=INK)
 
 
-def _null(axes: Axes, panel: Panel, x: Vector) -> None:
+def _null(axes: Axes, panel: Panel) -> None:
     if panel.band is not None:
-        low, high = (np.broadcast_to(end, x.shape) for end in panel.band)
-        axes.fill_between(x, low, high, color=MUTED, alpha=0.2, linewidth=0)
-    if panel.null is not None:
-        axes.plot(x, np.broadcast_to(panel.null, x.shape), label="chance", **NULL)
+        axes.axhspan(*panel.band, color=MUTED, alpha=0.2, linewidth=0)
+    for n, null in enumerate(panel.nulls):
+        axes.axhline(null, label="_" if n else "chance", **NULL)
 
 
 def smoothed(values: Vector) -> Vector:
@@ -102,8 +100,9 @@ def smoothed(values: Vector) -> Vector:
     if width < 3:
         return values
     padded = np.pad(values, width // 2, mode="edge")
-    middle: Vector = np.median(np.lib.stride_tricks.sliding_window_view(padded, width), axis=1)
-    return middle
+    windows = np.ma.masked_invalid(np.lib.stride_tricks.sliding_window_view(padded, width))
+    middle: Vector = np.ma.filled(np.ma.median(windows, axis=1), np.nan)
+    return np.where(np.isfinite(values), middle, np.nan)
 
 
 def trajectories(paths: Sequence[Path]) -> Figure:
@@ -117,7 +116,7 @@ def trajectories(paths: Sequence[Path]) -> Figure:
 
 def _shares(axes: Axes, path: Path) -> None:
     x = np.arange(1, len(path.share) + 1)
-    axes.fill_between(x, path.low, path.high, color=MUTED, alpha=0.25, linewidth=0)
+    axes.fill_between(x, path.low, path.high, color=MUTED, alpha=0.25, linewidth=0, label="95 % of walks")
     axes.plot(x, path.null, label="random walk", **NULL)
     axes.plot(
         x, path.share, color=CATEGORY[0], marker="o", markersize=3.5, linewidth=1.4, label="this training"
@@ -145,7 +144,7 @@ def _components(axes: Axes, path: Path) -> None:
 
 
 def eigenvalues(lines: Sequence[Line]) -> Figure:
-    """Leading eigenvalues by their order, with bars of how far each may be off; negative ones below zero."""
+    """Leading eigenvalues by their order, with bars of how far each may be off; logarithmic where they differ much."""
     figure = Figure((WIDTH, 3.5), layout="constrained")
     axes = figure.subplots()
     for n, (line, color) in enumerate(zip(lines, CATEGORY, strict=False)):
@@ -154,15 +153,24 @@ def eigenvalues(lines: Sequence[Line]) -> Figure:
             x, line.values, yerr=line.error, color=color, marker="o", markersize=4, linewidth=0.8, capsize=2,
             label=line.label,
         )  # fmt: skip
-    axes.axhline(0, **NULL)
-    every = np.concatenate([np.abs(line.values) for line in lines])
-    if every.max() > 100 * max(every.min(), 1e-300):
-        axes.set_yscale("symlog", linthresh=float(every[every > 0].min()))
+    _scale(axes, np.concatenate([line.values for line in lines]))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     frame(axes, title="Leading eigenvalues, by magnitude", xlabel="component")
     axes.grid(True, axis="y", color=GRID, linewidth=0.7)
     axes.legend(frameon=False, fontsize=8.5, labelcolor=INK)
     return figure
+
+
+def _scale(axes: Axes, values: Vector) -> None:
+    """Logarithmic over wide ranges, on both sides of zero where both signs are there."""
+    sizes = np.abs(values[values != 0])
+    wide = sizes.size > 0 and float(sizes.max()) > 50 * float(sizes.min())
+    if values.min() < 0:
+        axes.axhline(0, **NULL)
+    if wide and values.min() > 0:
+        axes.set_yscale("log")
+    elif wide:
+        axes.set_yscale("symlog", linthresh=max(float(sizes.min()), 1e-3 * float(sizes.max())))
 
 
 def densities(panels: Sequence[tuple[str, Vector, Vector, Vector]]) -> Figure:
@@ -187,6 +195,7 @@ class Reached(NamedTuple):
     """What subspaces of several dimensions reach."""
 
     title: str
+    measure: str
     dimension: Vector
     performance: Vector
     error: Vector
@@ -212,7 +221,9 @@ def dimensions(panels: Sequence[Reached]) -> Figure:
             markersize=4, linewidth=1.4, capsize=2, label="random subspaces",
         )  # fmt: skip
         axes.set_xscale("log")
+        axes.set_xticks(panel.dimension, [f"{int(d):,}" for d in panel.dimension])
         frame(axes, title=shortened(panel.title, 46), xlabel="dimension of the subspace")
+        axes.set_ylabel(panel.measure, color=MUTED)
         axes.grid(True, axis="y", color=GRID, linewidth=0.7)
         axes.legend(frameon=False, fontsize=8.5, labelcolor=INK)
     for axes in grid.flat[len(panels) :]:

@@ -9,10 +9,12 @@ from tasks import training_figures as draw
 from tasks.figures import Vector, percent, short
 from tasks.illustrations import Illustration
 from tasks.measures import StageArtifact
+from tasks.palette import CATEGORY
 from tasks.tables import short_site
 from tasks.training_figures import Line, Panel, Path, Reached
 
 MOST_PANELS = 4
+MOST_LINES = len(CATEGORY)
 NAMES = ("trajectory", "eigenspace", "subspaces", "updates", "early", "eigenvalues", "density", "dimension")
 """Of the figures, in the order of the page."""
 
@@ -47,9 +49,15 @@ def _result(a: StageArtifact) -> dict[str, Any]:
     return a.artifact.result
 
 
-def _more(artifacts: Artifacts, shown: int) -> str:
-    left_out = len({a.site for a in artifacts}) - shown
-    return f" {left_out} further sites are in the tables." if left_out > 0 else ""
+def _more(artifacts: Artifacts, drawn: int) -> str:
+    left_out = len(artifacts) - drawn
+    return f" {left_out} further results are in the tables." if left_out > 0 else ""
+
+
+def _mean(values: Vector) -> str:
+    """Of what is a number."""
+    known = values[np.isfinite(values)]
+    return short(float(known.mean())) if len(known) else "nothing"
 
 
 def _trajectory(artifacts: Artifacts) -> Illustration:
@@ -68,32 +76,34 @@ def _trajectory(artifacts: Artifacts) -> Illustration:
     return Illustration(
         "trajectory", "The path of the training, beside a random walk", draw.trajectories(paths),
         "A random walk in many dimensions has smooth leading components and a steep spectrum too: only what leaves the band (95 % of "
-        f"walks with steps like these) is more than that.{_more(artifacts, len(first))}",
+        f"walks with steps like these; it ends where those have no more dimensions) is more than that.{_more(artifacts, len(first))}",
         f"Principal components of trajectories. {said}",
     )  # fmt: skip
 
 
 def _eigenspace(artifacts: Artifacts) -> Illustration:
-    groups = _by_site(artifacts)
+    groups = {site: group[:MOST_LINES] for site, group in _by_site(artifacts).items()}
     panels = [
         Panel(
             short_site(site),
             tuple(Line(a.stage, _vector(a, "share")) for a in group),
-            float(_result(group[0])["null"]),
+            tuple(dict.fromkeys(float(_result(a)["null"]) for a in group)),
         )
         for site, group in groups.items()
     ]
     said = " ".join(
-        f"{a.stage} at {short_site(a.site)}: {percent(float(_result(a)['share'] or 0))} on average, {percent(float(_result(a)['null']))} "
+        f"{a.stage} at {short_site(a.site)}: {percent(float(_result(a)['share']))} on average, {percent(float(_result(a)['null']))} "
         "by chance."
         for group in groups.values()
         for a in group
+        if _result(a)["share"] is not None
     )
     return Illustration(
-        "eigenspace", "Gradients in the leading eigenspace of the curvature", draw.over_steps(panels, "share of |g|²", log=True),
-        "Share of each step's squared gradient that lies in the leading eigenvectors; one line for each moment at which the curvature was "
-        f"taken. Dashed: a random direction.{_more(artifacts, len(groups))}",
-        f"Shares over steps. {said}",
+        "eigenspace", "Gradients in the leading eigenspace of the curvature",
+        draw.over_steps(panels, "share of |g|²", log=True, xlabel="row: recorded step, or sample"),
+        "Share of each squared gradient that lies in the leading eigenvectors; one line for each Hessian, such as those of several moments "
+        f"of a training. Dashed: a random direction.{_more(artifacts, sum(map(len, groups.values())))}",
+        f"Shares by row. {said}",
     )  # fmt: skip
 
 
@@ -101,7 +111,7 @@ def _subspaces(artifacts: Artifacts) -> Illustration:
     groups = _by_site(artifacts)
     panels = [_frozen(a) for a in (group[0] for group in groups.values())]
     said = " ".join(
-        f"{p.title}: {short(float(p.lines[0].values.mean()))} between neighbours, {short(float(np.mean(p.null or 0)))} by chance."
+        f"{p.title}: {_mean(p.lines[0].values)} between neighbours, {short(p.nulls[0])} by chance."
         for p in panels
     )
     return Illustration(
@@ -122,7 +132,7 @@ def _frozen(a: StageArtifact) -> Panel:
             Line("with the first step", _vector(a, "to_first")),
             Line("with the last step", _vector(a, "to_last")),
         ),
-        null,
+        (null,),
         (max(null - 2 * std, 0.0), null + 2 * std),
         1.0,
     )
@@ -147,8 +157,8 @@ def _early(artifacts: Artifacts) -> Illustration:
     groups = _by_site(artifacts)
     panels = [_final(group[0]) for group in groups.values()]
     said = " ".join(
-        f"{p.title}: {short(float(p.lines[0].values[len(p.lines[0].values) // 10]))} after a tenth of the steps, "
-        f"{short(float(np.mean(p.null or 0)))} by chance."
+        f"{p.title}: {_mean(p.lines[0].values[[len(p.lines[0].values) // 10]])} after a tenth of the steps, "
+        f"{short(p.nulls[0])} by chance."
         for p in panels
     )
     return Illustration(
@@ -166,56 +176,69 @@ def _ranks(a: StageArtifact) -> Panel:
 
 
 def _final(a: StageArtifact) -> Panel:
+    moved = np.where(_vector(a, "norm") > 0, 1.0, np.nan)
     lines = (
-        Line("overlap with the end", _vector(a, "overlap")),
-        Line("share of the leading directions", _vector(a, "concentration")),
+        Line("overlap with the end", moved * _vector(a, "overlap")),
+        Line("share of the leading directions", moved * _vector(a, "concentration")),
     )
-    return Panel(short_site(a.site), lines, float(_result(a)["overlap_null"]), limit=1.0)
+    return Panel(short_site(a.site), lines, (float(_result(a)["overlap_null"]),), limit=1.0)
 
 
 def _eigenvalues(artifacts: Artifacts) -> Illustration:
-    lines = [Line(a.stage, _vector(a, "eigenvalue"), error=_vector(a, "residual")) for a in artifacts]
-    said = " ".join(f"{a.stage}: the largest is {short(float(_result(a)['largest']))}." for a in artifacts)
+    shown = artifacts[:MOST_LINES]
+    lines = [Line(a.stage, _vector(a, "eigenvalue"), error=_vector(a, "residual")) for a in shown]
+    said = " ".join(f"{a.stage}: the largest is {short(float(_result(a)['largest']))}." for a in shown)
     return Illustration(
         "eigenvalues", "Curvature: leading eigenvalues", draw.eigenvalues(lines),
-        "Of the mean loss over all samples. A bar says how far an eigenvalue of the matrix is at most from its point (its residual).",
+        "Of the mean loss over all samples. A bar says how far an eigenvalue of the matrix is at most from its point (its residual)."
+        f"{_more(artifacts, len(shown))}",
         f"Leading eigenvalues of the curvature. {said}",
     )  # fmt: skip
 
 
 def _density(artifacts: Artifacts) -> Illustration:
+    shown = artifacts[:MOST_PANELS]
     panels = [
-        (a.stage, _vector(a, "grid"), _vector(a, "density"), _vector(a, "density_error"))
-        for a in artifacts[:MOST_PANELS]
+        (a.stage, _vector(a, "grid"), _vector(a, "density"), _vector(a, "density_error")) for a in shown
     ]
     said = " ".join(
         f"{a.stage}: trace {short(float(_result(a)['trace']))} ± {short(float(_result(a)['trace_error']))}."
-        for a in artifacts
+        for a in shown
     )
     return Illustration(
         "density", "Curvature: density of all eigenvalues", draw.densities(panels),
-        "Estimated from random vectors, logarithmic; the band is twice the standard error over them.",
+        f"Estimated from random vectors, logarithmic; the band is twice the standard error over them.{_more(artifacts, len(shown))}",
         f"Spectral densities of the curvature. {said}",
     )  # fmt: skip
 
 
 def _dimension(artifacts: Artifacts) -> Illustration:
+    shown = artifacts[:MOST_PANELS]
     panels = [
         Reached(
-            a.stage, _vector(a, "dimension"), _vector(a, "performance"), _vector(a, "performance_error"),
-            float(_result(a)["start"]), float(_result(a)["full"]), float(_result(a)["target"]),
+            a.stage, "accuracy" if _result(a)["measure"] == "accuracy" else "loss, with a minus",
+            _vector(a, "dimension"), _vector(a, "performance"), _vector(a, "performance_error"),
+            *(float(_result(a)[name]) for name in ("start", "full", "target")),
         )
-        for a in artifacts[:MOST_PANELS]
+        for a in shown
     ]  # fmt: skip
-    said = " ".join(f"{a.stage}: {_dimension_of(_result(a))}." for a in artifacts)
+    said = " ".join(f"{a.stage}: {_dimension_of(_result(a))}." for a in shown)
+    seen = any(a.artifact.stage.config.get("holdout") == 0 for a in shown)
+    where = (
+        "samples, those that were trained on where `holdout` is 0"
+        if seen
+        else "samples that were not trained on"
+    )
     return Illustration(
         "dimension", "How many directions the training needs", draw.dimensions(panels),
-        f"Performance on samples that were not trained on, with twice its standard error. {said}",
+        f"Performance on {where}, with twice its standard error. {said}{_more(artifacts, len(shown))}",
         f"Performance by dimension of a random subspace. {said}",
     )  # fmt: skip
 
 
 def _dimension_of(result: Mapping[str, Any]) -> str:
+    if result["full"] <= result["start"]:
+        return "full training is no better than the untrained network"
     if result["dimension"] is None:
         return "no tested subspace reaches the target"
     found = f"{result['dimension']:,} of {result['n_parameters']:,} directions reach the target"
@@ -233,7 +256,7 @@ _NEEDED = {
     "gradients.hessian_overlap": (_eigenspace, ("share",)),
     "gradients.dominant_overlap": (_subspaces, ("adjacent", "to_first", "to_last")),
     "gradients.update_structure": (_updates, ("rank", "effective_rank")),
-    "gradients.early_final": (_early, ("overlap", "concentration")),
+    "gradients.early_final": (_early, ("overlap", "concentration", "norm")),
     "gradients.hessian": (_eigenvalues, ("eigenvalue", "residual")),
     "gradients.spectral_density": (_density, ("grid", "density", "density_error")),
     "gradients.intrinsic_dimension": (_dimension, ("dimension", "performance", "performance_error")),

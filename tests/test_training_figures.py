@@ -49,7 +49,7 @@ def updates() -> StageArtifact:
 
 
 def early() -> StageArtifact:
-    arrays = {"overlap": X, "concentration": 1 - X / 2}
+    arrays = {"overlap": X, "concentration": 1 - X / 2, "norm": np.arange(STEPS, dtype=float)}
     return artifact("final", "gradients.early_final", "a.weight:weight", {"overlap_null": 0.25}, arrays)
 
 
@@ -69,7 +69,7 @@ def density() -> StageArtifact:
 def dimension(**changes: Any) -> StageArtifact:
     result = {
         "start": 0.1, "full": 0.95, "target": 0.85, "dimension": 30, "n_parameters": 5000, "dimension_above": 3,
-        "dimension_most": 100,
+        "dimension_most": 100, "measure": "accuracy",
     }  # fmt: skip
     arrays = {
         "dimension": np.array([3, 30, 100]), "performance": np.array([0.3, 0.87, 0.93]),
@@ -165,7 +165,9 @@ def test_ranks_end_at_full_rank() -> None:
 
 def test_when_the_end_is_found() -> None:
     figure, _, description = drawn(early())
-    assert set(lines(figure.axes[0])["chance"]) == {0.25}
+    found = lines(figure.axes[0])
+    assert set(found["chance"]) == {0.25}
+    assert np.isnan(found["overlap with the end"][0])  # nothing has moved yet
     assert "0.10 after a tenth of the steps, 0.25 by chance" in description
 
 
@@ -195,6 +197,50 @@ def test_dimensions_say_what_is_sure() -> None:
     assert "reach the target." in caption
 
 
+def test_captions_say_what_was_measured() -> None:
+    _, caption, _ = drawn(dimension())
+    assert "on samples that were not trained on" in caption
+    seen = artifact(
+        "size",
+        "gradients.intrinsic_dimension",
+        "network",
+        dimension().artifact.result,
+        dimension().arrays,
+        config={"holdout": 0},
+    )
+    _, caption, _ = drawn(seen)
+    assert "those that were trained on where `holdout` is 0" in caption
+    _, caption, _ = drawn(dimension(full=0.1, dimension=None))
+    assert "no better than the untrained network" in caption
+
+
+def test_nothing_is_drawn_of_nothing() -> None:
+    still = updates()
+    still.arrays["effective_rank"][:] = np.nan
+    assert "nothing of 10 on average" in drawn(still)[2]
+    none = artifact(
+        "begin", "gradients.hessian_overlap", "a:grad", {"null": 0.1, "share": None}, {"share": np.zeros(3)}
+    )
+    assert "on average" not in drawn(none)[2]
+
+
+def test_wide_ranges_are_logarithmic() -> None:
+    wide = hessian()
+    wide.arrays["eigenvalue"][:] = (900, 30, 1)
+    assert drawn(wide)[0].axes[0].get_yscale() == "log"
+    wide.arrays["eigenvalue"][:] = (900, -30, 1)
+    assert drawn(wide)[0].axes[0].get_yscale() == "symlog"
+    assert drawn(hessian())[0].axes[0].get_yscale() == "linear"
+
+
+def test_lines_have_each_their_chance() -> None:
+    other = overlap("end", 0.5)
+    other.artifact.result["null"] = 0.2
+    figure, _, _ = drawn(overlap("begin", 0.3), other)
+    levels = {float(np.asarray(line.get_ydata())[0]) for line in figure.axes[0].get_lines()}
+    assert {0.01, 0.2} <= levels
+
+
 def test_smoothing_keeps_a_constant_and_short_lines() -> None:
     short = np.arange(5.0)
     assert smoothed(short) is short
@@ -209,7 +255,7 @@ def test_more_sites_than_panels_are_told() -> None:
     many = [overlap("end", 0.5, f"layer.{n}.weight:grad") for n in range(6)]
     figure, caption, _ = drawn(*many)
     assert len(figure.axes) == 4
-    assert "2 further sites are in the tables" in caption
+    assert "2 further results are in the tables" in caption
 
 
 def test_the_page_has_them() -> None:
