@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -99,10 +100,8 @@ def smoothed(values: Vector) -> Vector:
     width = 2 * (len(values) // SMOOTH // 2) + 1
     if width < 3:
         return values
-    padded = np.pad(values, width // 2, mode="edge")
-    windows = np.ma.masked_invalid(np.lib.stride_tricks.sliding_window_view(padded, width))
-    middle: Vector = np.ma.filled(np.ma.median(windows, axis=1), np.nan)
-    return np.where(np.isfinite(values), middle, np.nan)
+    middle = pd.Series(values).rolling(width, center=True, min_periods=1).median()
+    return np.where(np.isfinite(values), middle.to_numpy(), np.nan)
 
 
 def trajectories(paths: Sequence[Path]) -> Figure:

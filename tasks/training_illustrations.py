@@ -141,10 +141,7 @@ def _frozen(a: StageArtifact) -> Panel:
 def _updates(artifacts: Artifacts) -> Illustration:
     groups = _by_site(artifacts)
     panels = [_ranks(group[0]) for group in groups.values()]
-    said = " ".join(
-        f"{p.title}: {short(float(np.nanmean(p.lines[1].values)))} of {p.limit:.0f} on average."
-        for p in panels
-    )
+    said = " ".join(f"{p.title}: {_mean(p.lines[1].values)} of {p.limit:.0f} on average." for p in panels)
     return Illustration(
         "updates", "How many directions updates take", draw.over_steps(panels, "rank", log=True),
         "Singular values of each update that are not rounding, and the exponential of the entropy of their squares. The axis ends at full "
