@@ -247,12 +247,48 @@ TELLING = (
     "cka",
     "adjusted_rand",
     "explained",
+    "share",
+    "dimension",
+    "dimension_above",
+    "dimension_most",
+    "first_share",
+    "first_share_null",
+    "adjacent",
+    "null",
+    "largest",
+    "converged",
 )
 """Fields of results that are shown first."""
+MOST_CAVEATS = 8
 
 
 def show_results(artifacts: Sequence[ArtifactOutcome], most: int = 5) -> None:
-    """One row per site with the numbers that tell most, at least one of every stage that differs between sites."""
+    """The numbers that tell most, and what results say of themselves.
+
+    Stages over the same sites share a table with a row for each site; where a method runs several times over them, it has one of its
+    own with a row for each stage.
+    """
+    for group in _together(artifacts):
+        if len({made.stage for made in group}) > len({made.method for made in group}):
+            for method in dict.fromkeys(made.method for made in group):
+                _by_stage([made for made in group if made.method == method], most)
+        else:
+            _by_site(group, most)
+    show_caveats(artifacts)
+
+
+def _together(artifacts: Sequence[ArtifactOutcome]) -> list[list[ArtifactOutcome]]:
+    """Results of stages that have the same sites."""
+    stages = dict.fromkeys(made.stage for made in artifacts)
+    members = {stage: [made for made in artifacts if made.stage == stage] for stage in stages}
+    groups: dict[tuple[str, ...], list[ArtifactOutcome]] = {}
+    for group in members.values():
+        groups.setdefault(tuple(made.site for made in group), []).extend(group)
+    return list(groups.values())
+
+
+def _by_site(artifacts: Sequence[ArtifactOutcome], most: int) -> None:
+    """One row per site, at least one number of every stage."""
     stages = dict.fromkeys(made.stage for made in artifacts)
     columns = telling_columns(artifacts)[: max(most, len(stages))]
     if not columns:
@@ -266,6 +302,29 @@ def show_results(artifacts: Sequence[ArtifactOutcome], most: int = 5) -> None:
         ("site", *(heading.replace("_", " ") for heading in headings)),
         ((site, *(found.get((site, *column)) for column in columns)) for site in sites),
     )
+
+
+def _by_stage(artifacts: Sequence[ArtifactOutcome], most: int) -> None:
+    """One row per stage and site of one method."""
+    fields = list(dict.fromkeys(field for made in artifacts for field in numbers(made)))
+    columns = sorted(fields, key=lambda field: _rank(("", field)))[:most]
+    write_table(
+        artifacts[0].method,
+        ("stage", "site", *(field.replace("_", " ") for field in columns)),
+        ((made.stage, made.site, *(numbers(made).get(field) for field in columns)) for made in artifacts),
+    )
+
+
+def show_caveats(artifacts: Sequence[ArtifactOutcome]) -> None:
+    """What results say of their own numbers, each sentence once."""
+    found: dict[str, list[str]] = {}
+    for made in artifacts:
+        for text in made.result.get("caveats") or ():
+            found.setdefault(str(text), []).append(made.stage)
+    for text, stages in list(found.items())[:MOST_CAVEATS]:
+        write_line(f"{', '.join(dict.fromkeys(stages))}: {text}")
+    if len(found) > MOST_CAVEATS:
+        write_line(f"{len(found) - MOST_CAVEATS} more caveats are in the artifacts.")
 
 
 def telling_columns(artifacts: Sequence[ArtifactOutcome]) -> list[tuple[str, str]]:
@@ -291,9 +350,14 @@ def _rank(column: tuple[str, str]) -> int:
     return TELLING.index(column[1]) if column[1] in TELLING else len(TELLING)
 
 
-def numbers(made: ArtifactOutcome) -> dict[str, int | float]:
-    """The numbers of a result."""
-    return {k: v for k, v in made.result.items() if isinstance(v, int | float) and not isinstance(v, bool)}
+def numbers(made: ArtifactOutcome) -> dict[str, Cell]:
+    """The numbers of a result, those that tell most also where they are not known."""
+    return {
+        k: v
+        for k, v in made.result.items()
+        if (isinstance(v, int | float) and not isinstance(v, bool))
+        or (k in TELLING and (v is None or isinstance(v, bool)))
+    }
 
 
 def show_root(status: RootStatus, everything: bool) -> None:

@@ -96,12 +96,15 @@ def _whole_or_short(value: float) -> str:
 
 
 def _caveats(rows: Sequence[SiteRow]) -> Iterator[str]:
-    """What the methods say of their own numbers: each sentence once, with the number of its sites."""
-    counts: dict[str, int] = {}
-    for note in (note for row in rows for note in row.caveats):
-        counts[note] = counts.get(note, 0) + 1
+    """What the methods say of their own numbers."""
+    yield from _counted([note for row in rows for note in row.caveats], len(rows))
+
+
+def _counted(notes: Sequence[str], results: int) -> Iterator[str]:
+    """Each sentence once, with the number of its sites."""
+    counts = {note: notes.count(note) for note in dict.fromkeys(notes)}
     for note, n in list(counts.items())[:MOST_NOTES]:
-        where = "" if n == len(rows) else f" ({n} of {len(rows)} sites)"
+        where = "" if n == results else f" ({n} of {results} sites)"
         yield f"{note[:1].upper()}{note[1:].rstrip('.')}{where}."
     if len(counts) > MOST_NOTES:
         yield f"{len(counts) - MOST_NOTES} more caveats are in the artifacts."
@@ -124,7 +127,10 @@ def stage_tables(artifacts: Sequence[StageArtifact]) -> Iterator[Table]:
             for a, fields in zip(members, flat, strict=True)
         )
         method, version = members[0].artifact.stage.method, members[0].artifact.stage.version
-        yield Table(f"{stage} ({method}, version {version})", headings, rows)
+        said = [text for a in members for text in a.artifact.result.get("caveats") or ()]
+        yield Table(
+            f"{stage} ({method}, version {version})", headings, rows, tuple(_counted(said, len(members)))
+        )
 
 
 def _scalars(result: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

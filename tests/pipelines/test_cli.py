@@ -163,6 +163,36 @@ def test_the_table_shows_something_of_every_stage_and_nothing_that_all_sites_sha
     assert telling_columns([both]) == [("one", "ratio_unbiased")]
 
 
+def test_a_method_that_runs_often_has_a_table_with_its_stages(capsys: pytest.CaptureFixture[str]) -> None:
+    def made(stage: str, method: str, site: str, **result: object) -> ArtifactOutcome:
+        return ArtifactOutcome(stage=stage, site=site, id="x", method=method, result=result)
+
+    late = ["much came late", "few samples"]
+    show_results(
+        [
+            made("begin", "hessian", "network", largest=0.5, converged=True, caveats=("few samples",)),
+            made("end", "hessian", "network", largest=4.0, converged=False),
+            made("size", "dimension", "network", dimension=None, dimension_above=30, caveats=late),
+            made("path", "trajectory", "a", first_share=0.9),
+        ]
+    )
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert lines == [
+        ["hessian"],
+        ["stage", "site", "largest", "converged"],
+        ["begin", "network", "0.5", "yes"],
+        ["end", "network", "4", "no"],
+        ["dimension"],
+        ["stage", "site", "dimension", "dimension", "above"],
+        ["size", "network", "-", "30"],
+        ["path", "(trajectory)"],
+        ["site", "first", "share"],
+        ["a", "0.9"],
+        ["begin,", "size:", "few", "samples"],
+        ["size:", "much", "came", "late"],
+    ]
+
+
 def test_the_plan_tells_units_and_bytes(done: Done, capsys: pytest.CaptureFixture[str]) -> None:
     found = answer(capsys, "plan", done.file)
     expected = make_plan(vectors_run(done.root, n=40, stages={"pca": {"method": "spectrum.pca"}}))
