@@ -164,9 +164,18 @@ def title(run: RunSpec) -> str:
 
 def run_yaml(run: RunSpec) -> str:
     """The run as a file that repeats it."""
-    return yaml.safe_dump(
-        run.model_dump(mode="json", exclude_defaults=True), sort_keys=False, allow_unicode=True
-    )
+    short = _with_kinds(run.model_dump(mode="json"), run.model_dump(mode="json", exclude_defaults=True))
+    return yaml.safe_dump(short, sort_keys=False, allow_unicode=True)
+
+
+def _with_kinds(full: Any, short: Any) -> Any:
+    """The shorter one with every `kind`, which tells what a part is even where it is the default of its class."""
+    if isinstance(short, dict):
+        kind = {"kind": full["kind"]} if "kind" in full else {}
+        return kind | {key: _with_kinds(full[key], value) for key, value in short.items()}
+    if isinstance(short, list):
+        return [_with_kinds(a, b) for a, b in zip(full, short, strict=True)]
+    return short
 
 
 def own_version() -> str:

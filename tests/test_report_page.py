@@ -3,14 +3,16 @@
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import yaml
 
+from pipelines.runfile import load_run
 from schemas.outcome import ArtifactOutcome, CaptureOutcome, RunOutcome
 from schemas.run import RunSpec
-from tasks.page import PAGE, RUN_FILE, render, write_report
+from tasks.page import PAGE, RUN_FILE, render, run_yaml, write_report
 from tasks.store.artifacts import write_artifact
 from tasks.store.location import Location
 from tests.helpers import make_capture, rows_ref, stage_of
@@ -246,3 +248,30 @@ def test_gradients_that_are_off_are_told(error: float, warned: bool) -> None:
     assert f"within {error:.1e} of those of plain autograd" in text
     assert ("more than rounding explains" in text) is warned
     assert "took a pass for each sample, such as cell.weight" in text
+
+
+EXAMPLES = sorted((Path(__file__).resolve().parent.parent / "examples").glob("*.yaml"))
+ODD: dict[str, Any] = {
+    "model": {"kind": "factory", "factory": "tests.factories:squares"},
+    "data": {"source": {"kind": "digits"}},
+    "loss": {"kind": "mse"},
+}
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_the_run_beside_a_report_is_the_run(path: Path) -> None:
+    run = load_run(path)
+    assert RunSpec.model_validate(yaml.safe_load(run_yaml(run))) == run
+
+
+@pytest.mark.parametrize(
+    "keep",
+    [{"kind": kind} for kind in ("exact", "kronecker", "global", "sketch", "norms")]
+    + [{"kind": "factors", "rank": 2}],
+)
+def test_kinds_survive_where_all_is_default(keep: dict[str, Any]) -> None:
+    captures = {"odd": {**ODD, "parameter_gradients": {"keep": keep}}}
+    run = RunSpec.model_validate({**RUN, "captures": captures})
+    again = RunSpec.model_validate(yaml.safe_load(run_yaml(run)))
+    assert again == run
+    assert again.captures["odd"].parameter_gradients == run.captures["odd"].parameter_gradients
