@@ -16,6 +16,7 @@ from cyclopts import App, CycloptsError, Parameter
 from pydantic import ValidationError
 
 from schemas.errors import SpecError, SubspanError
+from schemas.model import Head
 
 if TYPE_CHECKING:
     from pipelines.estimate import Estimate
@@ -203,27 +204,39 @@ def _planned(spec: "RunSpec", serial: bool, quiet: bool) -> "Plan":
 
 @app.command
 def sites(
-    model: str, /, *, input_shape: str | None = None, input_dtype: str = "float32", json: Json = False
+    model: str,
+    /,
+    *,
+    head: Head = "base",
+    input_shape: str | None = None,
+    input_dtype: str = "float32",
+    parameters: Annotated[bool, Parameter(negative=())] = False,
+    json: Json = False,
 ) -> int:
-    """List every site of a network with its row space, width and type.
+    """List every site of a network with its row space, width and type; or its parameters.
 
     Parameters
     ----------
     model:
         A transformers name or folder, `package:module/folder`, or `module.path:function` that makes one.
+    head:
+        Which auto class of transformers loads it, as in a run file; sites and parameters are called as it calls them.
     input_shape:
         Shape of one sample for a network made by a function, such as 3,224,224.
     input_dtype:
         NumPy name of its values.
+    parameters:
+        List the parameters of which gradients can be kept, with their shapes, instead of sites.
     json:
         Answer in JSON.
     """
     from pipelines import terminal
-    from pipelines.probe import sites_table
+    from pipelines.probe import parameters_table, sites_table
 
     with tempfile.TemporaryDirectory() as folder:
         data = example_data(input_shape, input_dtype, Path(folder))
-        rows = sites_table(parse_model(model), data)
+        chosen = parse_model(model, head)
+        rows = parameters_table(chosen) if parameters else sites_table(chosen, data)
     if json:
         terminal.write_json(rows)
     else:
@@ -232,13 +245,19 @@ def sites(
     return DONE
 
 
-def parse_model(text: str) -> Any:
-    """A model as the command line names it."""
+def parse_model(text: str, head: Head = "base") -> Any:
+    """A model as the command line names it.
+
+    Raises:
+        SpecError: if a head is asked of a function's network.
+    """
     from schemas.model import FactoryModel, TransformersModel
 
     if ":" in text and not text.startswith("package:") and "/" not in text:
+        if head != "base":
+            raise SpecError(f"--head {head}: a function makes its network whole; leave the head out")
         return FactoryModel(factory=text)
-    return TransformersModel(name=text)
+    return TransformersModel(name=text, head=head)
 
 
 def example_data(shape: str | None, dtype: str, folder: Path) -> Any:

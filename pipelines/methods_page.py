@@ -105,9 +105,13 @@ def _arrays(module: ModuleType) -> dict[str, tuple[str, ...]]:
 
 
 def _port(port: Any) -> str:
+    from tasks.methods.contract import BatchesPort
+
     made_by = getattr(port, "method", None)
     if made_by is not None:
         return f"the artifact of `{made_by}`"
+    if isinstance(port, BatchesPort):
+        return "the network of a capture that has a `loss`, with its samples: `{captures: [name]}`"
     several = (
         "rows of a site, of one or several captures" if port.several else "rows of a site of one capture"
     )

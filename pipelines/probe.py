@@ -12,6 +12,7 @@ from schemas.capture import CaptureRequest
 from schemas.data import ArrayFiles, Data, StdlibDocstrings, Subset
 from schemas.errors import SpecError
 from schemas.model import Model, TransformersModel
+from tasks.engine.network import trainable
 from tasks.extract.data import open_source
 from tasks.extract.encode import make_encoder
 from tasks.extract.models import network
@@ -43,6 +44,18 @@ def sites_table(model: Model, data: Data | None = None) -> list[dict[str, Any]]:
         encoder = make_encoder(source, range(min(PROBE_SAMPLES, len(source))), model, request)
         infos = dry_run(network(model), encoder, request)
     return [_line(info) for info in infos]
+
+
+def parameters_table(model: Model) -> list[dict[str, Any]]:
+    """Every parameter of a network that can be trained, with its shape, in the order of the network."""
+    return [
+        {
+            "parameter": name,
+            "shape": " x ".join(map(str, value.shape)),
+            "dtype": str(value.dtype).removeprefix("torch."),
+        }
+        for name, value in trainable(network(model)).items()
+    ]
 
 
 def _line(info: SiteInfo) -> dict[str, Any]:

@@ -9,6 +9,8 @@ from schemas.base import Frozen
 ImportPath = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
 """`module.path:name` of a callable."""
 
+Head = Literal["base", "causal-lm", "masked-lm", "sequence-classification", "image-classification"]
+
 FloatName = Literal["float32", "float16", "bfloat16"]
 
 
@@ -20,9 +22,7 @@ class TransformersModel(Frozen):
     """A local folder, a hub name, or `package:<module>[/<folder>]` for a folder inside an installed package."""
     revision: str | None = None
     """The hub revision; a local folder is identified by its bytes."""
-    head: Literal["base", "causal-lm", "masked-lm", "sequence-classification", "image-classification"] = (
-        "base"
-    )
+    head: Head = "base"
     """Which auto class loads it: the bare network or one with a head."""
     attention: Literal["sdpa", "eager"] = "sdpa"
     """The attention implementation; it changes the last bits of every value."""

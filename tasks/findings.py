@@ -145,8 +145,6 @@ def _samples(n_samples: int, n_failed: int) -> Finding | None:
     if n_samples == 0:
         return None
     if n_failed == 0:
-        return Finding(
-            f"{n_samples:,}", f"All {n_samples:,} samples went through the network without a failure."
-        )
+        return Finding(f"{n_samples:,}", f"None of {n_samples:,} captured samples failed.")
     failed = f"{n_failed:,} of {n_samples:,} samples failed and have no rows"
     return Finding(f"{n_failed:,}", f"{failed}; they are listed below with the reason.")

@@ -33,6 +33,8 @@ QUANTITY: dict[Recorded, Quantity] = {
     "gradient": "parameter_gradient",
 }
 FOLDER = "recordings"
+SAME = 1e-2
+"""A step that is made again lies this close, relative to its length: devices round differently each time."""
 
 
 class Recorder:
@@ -101,6 +103,7 @@ class Recorder:
             "seed": seed,
         }
         self._last = _last_step(self._place)
+        self._compared = self._last is None
         _same_as_before(self._place, about)
 
     def __enter__(self) -> "Recorder":
@@ -158,12 +161,15 @@ class Recorder:
 
         Raises:
             ModelError: if gradients or updates are wanted and `before_step` was not called.
-            SpecError: if the step is no whole number from 0 on, or a label no single number.
+            SpecError: if the step is no whole number from 0 on, a label no single number, or the first step that is written already is
+                that of another training.
             StoreError: if the storage refuses.
         """
         if not isinstance(step, int | np.integer) or step < 0:
             raise SpecError(f"step {step!r}: expected a whole number, 0 or more")
         if step % self._every or (self._last is not None and step <= self._last):
+            if step % self._every == 0 and not self._compared:
+                self._refuse_another(step)
             self._before = self._gradients = None
             return
         arrays = {
@@ -176,6 +182,28 @@ class Recorder:
         np.savez(data, allow_pickle=False, **arrays)
         self._place.write(f"step-{step:012d}.npz", data.getvalue())
         self._last, self._before, self._gradients = step, None, None
+
+    def _refuse_another(self, step: int) -> None:
+        """See that the first step that is there already is that of this training.
+
+        Raises:
+            SpecError: if its values are others than rounding explains.
+        """
+        self._compared = True
+        path = f"step-{step:012d}.npz"
+        if path not in self._place.ls():
+            return
+        with np.load(io.BytesIO(self._place.read(path))) as there:
+            for quantity in self._quantities:
+                for name, values in self._values(quantity).items():
+                    far = float(np.linalg.norm(values - there[name])) / (
+                        float(np.linalg.norm(there[name])) or 1.0
+                    )
+                    if not far <= SAME:
+                        raise SpecError(
+                            f"step {step} lies in {self._place.url} with another {name} ({far:.1g} of its length apart): it is of another "
+                            "training; choose another name, delete that folder, or go on from a checkpoint of that training"
+                        )
 
     def _values(self, quantity: Recorded) -> dict[str, np.ndarray]:
         weights = {name: p.detach() for name, p in self._parameters.items()}

@@ -73,7 +73,7 @@ def test_the_best_probe_is_told() -> None:
 
 
 def test_failures_are_told_with_their_number() -> None:
-    assert sentences([], [], 10, 0) == ["10 | All 10 samples went through the network without a failure."]
+    assert sentences([], [], 10, 0) == ["10 | None of 10 captured samples failed."]
     assert sentences([], [], 10, 2)[0].startswith("2 | 2 of 10 samples failed")
 
 

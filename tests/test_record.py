@@ -177,6 +177,19 @@ def test_labels_are_single_numbers(tmp_path: Path) -> None:
     assert recorder.last_step == 0
 
 
+def test_another_training_is_not_dropped_in_silence(tmp_path: Path) -> None:
+    train(tmp_path, steps=4)
+    train(tmp_path, steps=6)  # the same, longer
+    model = network()
+    with torch.no_grad():
+        model[0].weight.mul_(1.5)  # type: ignore[index,operator]
+    recorder = subspan.Recorder(tmp_path, "it", model, quantities=ALL)
+    model(torch.ones(2, 4)).sum().backward()
+    recorder.before_step()
+    with pytest.raises(SpecError, match="it is of another training; choose another name"):
+        recorder.record(0)
+
+
 def test_a_recording_goes_on_as_it_was_begun(tmp_path: Path) -> None:
     model = network()
     subspan.Recorder(tmp_path, "it", model, keep=Kronecker(dimension=2)).record(0)

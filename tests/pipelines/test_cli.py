@@ -374,6 +374,20 @@ def test_methods_are_listed_and_described(capsys: pytest.CaptureFixture[str]) ->
     assert "spectrum.pca" in refused(capsys, "methods", "spectrum.pac")
 
 
+def test_sites_and_parameters_with_a_head(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from tests.extract.nets import save
+
+    folder = save("gpt2", tmp_path / "gpt2", head=True)
+    found = answer(
+        capsys, "sites", folder, "--head", "causal-lm", "--input-shape", "6", "--input-dtype", "int64"
+    )
+    assert "transformer.h.0:out:0" in {row["site"] for row in found}
+    names = answer(capsys, "sites", folder, "--head", "causal-lm", "--parameters")
+    shapes = {row["parameter"]: row["shape"] for row in names}
+    assert shapes["transformer.h.0.attn.c_attn.weight"].count(" x ") == 1
+    assert "leave the head out" in refused(capsys, "sites", "tests.factories:squares", "--head", "causal-lm")
+
+
 def test_sites_of_a_function(capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("pipelines.probe")
     found = answer(capsys, "sites", "tests.factories:squares", "--input-shape", "8")
