@@ -216,7 +216,10 @@ class Recorder:
         if quantity == "gradient":
             return self._gradients or {}
         before = self._before or {}
-        return self._kept({name: weight.cpu() - before[name] for name, weight in weights.items()}, quantity)
+        # Where weights are of half precision, their difference is not one.
+        return self._kept(
+            {name: _wide(w.cpu()) - _wide(before[name]) for name, w in weights.items()}, quantity
+        )
 
     def _kept(self, tensors: dict[str, Tensor], quantity: Recorded) -> dict[str, np.ndarray]:
         """Site to array, in the form that is kept."""
@@ -230,6 +233,10 @@ class Recorder:
             .numpy()
             for name, values in keeper.finish().items()
         }
+
+
+def _wide(values: Tensor) -> Tensor:
+    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def _number(name: str, value: Any) -> float:

@@ -29,12 +29,12 @@ def caveats(inputs: Inputs, port: str = "x") -> tuple[str, ...]:
 
 
 def left_basis(matrix: Float[Tensor, "out in"], rank: int) -> Float64[Tensor, "component out"]:
-    """The leading left singular vectors of a matrix as orthonormal rows; fewer where its rank is lower.
+    """The leading left singular vectors of a matrix as orthonormal rows; fewer where its rank is lower, up to the rounding of its dtype.
 
     Cost: out in min(out, in).
     """
     exact = matrix.double()
     u, s, _ = torch.linalg.svd(exact, full_matrices=False)
-    floor = max(exact.shape) * torch.finfo(torch.float64).eps * float(s[0]) if len(s) else 0.0
+    floor = max(exact.shape) * torch.finfo(matrix.dtype).eps * float(s[0]) if len(s) else 0.0
     kept = min(rank, int((s > floor).sum()))
     return signed(u[:, :kept].T.contiguous()) if kept else u.new_zeros(0, len(u))

@@ -19,7 +19,7 @@ from schemas.capture import Precision, Rows
 from schemas.errors import ModelError
 from schemas.layout import SiteLayout
 from tasks.extract.batches import Batch
-from tasks.extract.collect import collect
+from tasks.extract.collect import collect, forward
 from tasks.extract.models import Network, load, network, wrap
 from tasks.extract.sites import list_sites, resolve
 from tests.extract.nets import (
@@ -519,3 +519,14 @@ def test_cuda_gives_the_rows_of_the_cpu():
         for name, values in there.items():
             assert values.device.type == "cpu"
             assert torch.allclose(values, here[name], atol=1e-4)
+
+
+def test_a_network_may_write_into_its_input() -> None:
+    class Doubling(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.mul_(2)
+
+    batch = Batch({"": torch.ones(2, 3)})
+    first, second = (forward(wrap(Doubling()), batch) for _ in range(2))
+    assert torch.equal(first, second)
+    assert torch.equal(batch.inputs[""], torch.ones(2, 3))

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import BackwardCFunction
 from torch.autograd.graph import _engine_run_backward
 
 _GRADS = threading.Lock()
@@ -18,8 +19,8 @@ class Graph(NamedTuple):
 
     leaves: tuple[Tensor, ...]
     reentrant: bool
-    """Whether a part of the network is to run again in the backward, with a graph of its own (reentrant checkpoints): what begins there
-    is not among the leaves."""
+    """Whether a part of the network may run again in the backward, with a graph of its own (reentrant checkpoints, functions of one's own):
+    what begins there is not among the leaves."""
 
 
 def graph_of(loss: Tensor) -> Graph:
@@ -33,7 +34,9 @@ def graph_of(loss: Tensor) -> Graph:
         if node is None or node in seen:
             continue
         seen.add(node)
-        reentrant |= "CheckpointFunction" in node.name()
+        reentrant |= isinstance(
+            node, BackwardCFunction
+        )  # a function in Python, which may run a backward of its own
         if hasattr(node, "variable"):
             leaves.append(node.variable)
         waiting += [following for following, _ in node.next_functions]

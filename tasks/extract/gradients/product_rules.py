@@ -75,10 +75,12 @@ def embedding(call: Call) -> Iterator[Use]:
     padding = call.get(2, "padding_idx")
     if padding is not None and padding < 0:
         padding += len(weight)
+    if ids.ndim == 1 and len(ids) == 1 and call.n > 1:
+        raise NoRule("it has one row for all samples")
     flat = by_sample(
         ids.expand(call.n, *ids.shape[1:])[..., None] if len(ids) == 1 else ids[..., None], call.n
     )[..., 0]
-    if ids.ndim == 1 and len(ids) != call.n:
+    if ids.ndim == 1 and (len(ids) != call.n or len(call.out) != call.n):
         raise NoRule(f"its ids of shape {tuple(ids.shape)} do not count the {call.n} samples")
     hot = Hot(flat, len(weight), None if padding is None else (flat != padding).to(weight.dtype))
     held, n = call.keeper.hold(name, hot, "rows"), call.n

@@ -20,10 +20,14 @@ from tasks.extract.gradients.keepers import Keeper
 from tasks.extract.gradients.rules import uses_of
 
 SELECTING = frozenset(
-    {"nonzero", "argwhere", "masked_select", "unique", "unique_consecutive", "compress", "nonzero_static"}
-)
+    {
+        "nonzero", "argwhere", "masked_select", "unique", "unique_consecutive", "compress", "nonzero_static", "tolist",
+        "repeat_interleave",
+    }
+)  # fmt: skip
 """Operations whose output is as long as its values say."""
 READ_ONLY = frozenset({"detach", "requires_grad_"})
+GRAD_SET: Any = vars(torch._C.TensorBase)["grad"].__set__
 TURNED = frozenset({"T", "mT", "H", "mH", "real", "imag"})
 """Properties that are a tensor with a graph."""
 
@@ -52,6 +56,8 @@ class Uses(TorchFunctionMode):
         self._waiting: Counter[str] = Counter()
         self._selected = False
         """Whether rows were chosen by their values in this forward, so that a first axis may count anything."""
+        self._moved = False
+        """Whether samples were picked by number in this forward, so that rows may be those of other samples."""
         self.refused: dict[str, str] = {}
         """Parameter to why a use of it has no rule."""
         self.forms: list[tuple[str, str, str]] = []
@@ -62,10 +68,11 @@ class Uses(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         self._selected = self._selected or _selects(func, args)
+        self._moved = self._moved or self._moves(func, args, kwargs)
         found = [a for a in _flat((*args, *kwargs.values())) if id(a) in self._all]
         if not found:
             return func(*args, **kwargs)
-        if getattr(func, "__name__", "") in ("__get__", *READ_ONLY):
+        if getattr(func, "__name__", "") in ("__get__", *READ_ONLY) or func == GRAD_SET:
             return self._property(func, found, args, kwargs)
         out = func(*_aliases(args, self._all), **_aliases(kwargs, self._all))
         wanted = [name for a in found if (name := self._names.get(id(a))) is not None]
@@ -81,6 +88,18 @@ class Uses(TorchFunctionMode):
             self._refuse(wanted, func, "it gives several tensors")
             return out
         return self._watch(func, args, kwargs, out, wanted)
+
+    def _moves(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Any) -> bool:
+        """Whether an operation takes samples, or what was made of them, in an order of its own."""
+        values = args[0] if args else None
+        if not isinstance(values, Tensor) or values.ndim == 0 or len(values) % self._n or len(values) == 0:
+            return False
+        if self.forms and not values.requires_grad:
+            return False  # a table beside the samples, as of positions
+        index = _first_axis_index(func, args, kwargs)
+        if index is None:
+            return False
+        return not torch.equal(index, torch.arange(self._n, device=index.device, dtype=index.dtype))
 
     def refuse_unseen(self, leaves: Iterable[Tensor]) -> None:
         """Refuse parameters that the graph reaches though no operation was seen to take them, as through a function of the user."""
@@ -109,8 +128,13 @@ class Uses(TorchFunctionMode):
             out = out.detach().requires_grad_().clone()  # no leaf, so that the network may write into it
         if not wanted:
             return out
+        if self._moved:
+            self._refuse(
+                wanted, func, "samples were taken in another order before it: nothing tells whose a row is"
+            )
+            return out
         try:
-            if func is F.embedding and self._n > 1 and len(out) == 1:
+            if func is F.embedding and self._n > 1 and len(out) == 1 and out.ndim > 2:
                 out = out.expand(self._n, *out.shape[1:])  # of positions, the same for all samples
             call = Call(_detached(args), _detached(kwargs), out, self._n, self._name, self._keeper)
             with _exact(out):
@@ -152,6 +176,22 @@ def _selects(func: Callable[..., Any], args: tuple[Any, ...]) -> bool:
     if name == "__getitem__":
         return any(isinstance(i, Tensor) and i.dtype in (torch.bool, torch.uint8) for i in _flat(args[1:]))
     return name in SELECTING
+
+
+def _first_axis_index(func: Callable[..., Any], args: tuple[Any, ...], kwargs: Any) -> Tensor | None:
+    """The whole numbers by which an operation picks along the first axis, if it does."""
+    name = getattr(func, "__name__", "")
+    if name == "__getitem__":
+        first = args[1][0] if isinstance(args[1], tuple | list) and len(args[1]) else args[1]
+        index = first if isinstance(first, Tensor) else None
+    elif name in ("index_select", "gather", "take_along_dim"):
+        given = kwargs.get("dim", next((a for a in args[1:] if isinstance(a, int)), None))
+        index = next((a for a in (*args[1:], *kwargs.values()) if isinstance(a, Tensor)), None)
+        index = index if given in (0, None) or given == -args[0].ndim else None
+    else:
+        return None
+    whole = index is not None and index.ndim > 0 and not index.is_floating_point()
+    return index if whole and index is not None and index.dtype not in (torch.bool, torch.uint8) else None
 
 
 def _exact(like: Tensor) -> AbstractContextManager[Any]:

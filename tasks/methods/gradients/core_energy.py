@@ -14,7 +14,7 @@ from tasks.methods import matrices
 from tasks.methods.contract import Array, Arrays, Block, Inputs, RowsPort
 from tasks.numerics.spectrum import eigen
 
-VERSION = 1
+VERSION = 2
 KIND = "whole"
 READS = {"x": RowsPort()}
 ARRAYS = {"own": ("row",), "first": ("row",), "common": ("row",), "energy": ("row",)}

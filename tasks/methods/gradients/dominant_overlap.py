@@ -17,7 +17,7 @@ from schemas.errors import MethodError
 from tasks.methods import matrices
 from tasks.methods.contract import Array, Arrays, Block, Inputs, RowsPort
 
-VERSION = 1
+VERSION = 2
 KIND = "whole"
 READS = {"x": RowsPort()}
 ARRAYS = {"adjacent": ("pair",), "to_first": ("row",), "to_last": ("row",)}

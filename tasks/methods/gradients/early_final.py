@@ -13,7 +13,7 @@ from schemas.errors import MethodError
 from tasks.methods import matrices
 from tasks.methods.contract import Array, Arrays, Block, Inputs, RowsPort
 
-VERSION = 1
+VERSION = 2
 KIND = "whole"
 READS = {"x": RowsPort()}
 ARRAYS = {"overlap": ("row",), "concentration": ("row",), "norm": ("row",), "cosine": ("row",)}

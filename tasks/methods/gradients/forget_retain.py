@@ -14,7 +14,7 @@ from tasks.methods.classes import class_code, class_label, rows_of_class
 from tasks.methods.contract import Array, Arrays, Block, Inputs, RowsPort
 from tasks.numerics import gram
 
-VERSION = 1
+VERSION = 2
 KIND = "whole"
 READS = {"x": RowsPort(labels=True)}
 ARRAYS = {"tangential": ("forget",), "direction": ("feature",), "retain_basis": ("component", "feature")}
@@ -121,15 +121,9 @@ def _result(
 ) -> Result:
     energy, inside = shares
     mean, kept, normal = means
-    inside = inside[inside.isfinite()].clamp(max=1)
-    total = forget.square().sum()
-    share = (
-        float((inside * forget.square().sum(1)[: len(inside)]).sum() / total)
-        if len(inside) == len(forget)
-        else None
-    )
-    if share is None and len(inside):
-        share = float(inside.mean())
+    some = inside.isfinite()  # of rows that are not zero
+    energies, inside = forget.square().sum(1)[some], inside[some].clamp(max=1)
+    share = float((inside * energies).sum() / energies.sum()) if len(inside) else None
     size, rest, other = (float(torch.linalg.vector_norm(v)) for v in (mean, normal, kept))
     moves = rest > 1e-12 * size
     return Result(

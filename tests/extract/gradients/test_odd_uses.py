@@ -61,6 +61,26 @@ def packed(self: Any, x: Tensor) -> Tensor:
     return out
 
 
+class Again(torch.autograd.Function):
+    """A checkpoint of one's own: its backward runs the part again, and a backward of it."""
+
+    @staticmethod
+    def forward(ctx: Any, part: nn.Module, x: Tensor) -> Tensor:
+        ctx.part = part
+        ctx.save_for_backward(x)
+        out: Tensor = part(x)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[None, Tensor | None]:
+        (x,) = ctx.saved_tensors
+        again = x.detach().requires_grad_()
+        with torch.enable_grad():
+            out = ctx.part(again)
+        torch.autograd.backward(out, g)
+        return None, again.grad
+
+
 ROWS, FLAT, SQUARE = (8, 3, 6), (8, 6), (8, 8, 6)
 BY_RULE: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "low rank": (lambda: Made(lambda s, x: x @ s.w + x @ s.a @ s.b, w=p(6, 6), a=p(6, 2), b=p(2, 6)), ROWS),
@@ -103,6 +123,11 @@ BY_LOOP: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "samples second, flat": (
         lambda: Made(lambda s, x: s.l(x.transpose(0, 1).reshape(-1, 6)).view(x.shape[1], len(x), 4).mean(0), l=nn.Linear(6, 4)), SQUARE,
     ),
+    "sorted samples": (lambda: Made(lambda s, x: torch.tanh(s.l(x[x[:, 0].argsort()])), l=nn.Linear(6, 4)), FLAT),
+    "sorted and back": (
+        lambda: Made(lambda s, x: s.l(x.index_select(0, x[:, 0, 0].argsort()))[x[:, 0, 0].argsort().argsort()], l=nn.Linear(6, 4)), ROWS,
+    ),
+    "a row for all": (lambda: Made(lambda s, x: x + s.e(torch.zeros(1).long()), e=nn.Embedding(3, 6)), ROWS),
     "inside vmap": (lambda: Made(lambda s, x: torch.func.vmap(lambda r: torch.tanh(s.l(r)))(x), l=nn.Linear(6, 4)), FLAT),
     "a Jacobian": (
         lambda: Made(lambda s, x: torch.func.vmap(torch.func.jacrev(lambda r: torch.tanh(s.l(r))))(x).sum(1), l=nn.Linear(6, 4)), FLAT,
@@ -136,3 +161,23 @@ def test_every_form_is_exact(name: str) -> None:
             )
             if keep.kind == "exact":
                 torch.testing.assert_close(rows, exact[part], rtol=1e-10, atol=1e-12 * scale)
+
+
+@pytest.mark.parametrize("slow", [False, True])
+def test_a_checkpoint_of_ones_own(slow: bool) -> None:
+    """Beside the same network without it: plain autograd.grad does not reach what such a backward forms."""
+
+    def made(through: Callable[..., Tensor]) -> nn.Module:
+        torch.manual_seed(0)
+        parts = {"f": nn.Linear(6, 5), "m": nn.Linear(5, 4), "l": nn.Linear(4, 3)}
+        return Made(lambda s, x: s.l(torch.tanh(through(s.m, s.f(x)))), **parts)
+
+    own, plain = (tensors(made(through), draw(*FLAT)) for through in (Again.apply, lambda part, x: part(x)))
+    names = [name for name, _ in own.module.named_parameters()]
+    looped = needs_loop(own.module, [(own.losses, own.n)], names)
+    assert looped == {}
+    plan = make_plan(own.module, names, Exact(), 0, frozenset(names if slow else ()))
+    found = sample_gradients(own.module, own.losses, own.n, plan).values
+    for name, rows in loop(plain).items():
+        torch.testing.assert_close(found[name], rows, rtol=1e-10, atol=1e-12)
+    assert all(parameter.grad is None for parameter in own.module.parameters())
