@@ -156,6 +156,31 @@ class TestUpdateStructure:
         result = solved(update_structure, torch.zeros(2, 12).double(), (4, 3)).result
         assert result.unchanged_rows == 2
         assert result.rank is None
+        assert result.effective_rank_null is None
+
+    def test_ranks_beside_shuffled_entries(self) -> None:
+        rows, _ = low_rank(6, 40, 30, 3, 0.0)
+        low = solved(update_structure, rows, (40, 30), tolerance=0).result
+        assert (low.rank, low.rank_null) == (3, 30)
+        assert low.effective_rank < 3.01
+        noise = solved(update_structure, randn(6, 1200), (40, 30), tolerance=0).result
+        assert noise.effective_rank == pytest.approx(noise.effective_rank_null, rel=0.02)
+        assert low.effective_rank_null == pytest.approx(noise.effective_rank_null, rel=0.1)
+
+    def test_few_entries_have_few_directions_by_chance(self) -> None:
+        row = torch.zeros(1, 40 * 30).double()
+        row[0, :5] = torch.arange(1.0, 6)
+        answer = solved(update_structure, row, (40, 30), tolerance=0)
+        assert (answer.result.rank, answer.result.rank_null) == (1, 5)
+
+    def test_shuffling_depends_on_seed_and_step_alone(self) -> None:
+        rows = randn(3, 200).cumsum(1)
+        first, second = (
+            solved(update_structure, x, (20, 10)).arrays["effective_rank_null"] for x in (rows, rows[:2])
+        )
+        torch.testing.assert_close(first[:2], second, rtol=0, atol=0)
+        other = solved(update_structure, rows, (20, 10), seed=1).arrays["effective_rank_null"]
+        assert not torch.equal(first, other)
 
 
 class TestFlagAggregation:

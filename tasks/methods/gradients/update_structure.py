@@ -1,9 +1,12 @@
 """The structure of updates: how many entries they change, of what rank they are, and whether different updates change the same ones.
 
 Rows are updates of one matrix: of several runs, or of the steps of one. Overlaps of the changed entries come beside what chance gives for
-updates of that sparsity.
+updates of that sparsity, ranks beside those of the same entries in shuffled places, which keep sparsity and sizes and lose all structure.
 """
 
+from collections.abc import Iterable
+
+import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -13,11 +16,12 @@ from schemas.errors import MethodError
 from tasks.methods import matrices
 from tasks.methods.contract import Array, Arrays, Block, Inputs, RowsPort
 
-VERSION = 1
+VERSION = 2
 KIND = "whole"
 READS = {"x": RowsPort()}
 ARRAYS = {
-    "sparsity": ("row",), "rank": ("row",), "effective_rank": ("row",), "overlap": ("row", "other"), "null": ("row", "other"),
+    "sparsity": ("row",), "rank": ("row",), "rank_null": ("row",), "effective_rank": ("row",), "effective_rank_null": ("row",),
+    "overlap": ("row", "other"), "null": ("row", "other"),
 }  # fmt: skip
 REFERENCE = (
     "Mukherjee et al.: Reinforcement Learning Finetunes Small Subnetworks in Large Language Models (2025): sparsity of updates at a "
@@ -25,6 +29,7 @@ REFERENCE = (
 )
 SEEDS = (255,)
 MAX_ROWS = 512
+RANKS = ("rank", "rank_null", "effective_rank", "effective_rank_null")
 
 
 class Config(Frozen):
@@ -34,6 +39,8 @@ class Config(Frozen):
     """Entries of at most this magnitude count as unchanged; 0 takes exact zeros only. The paper takes 1e-5."""
     rank_tolerance: float | None = Field(default=None, ge=0)
     """Singular values of at most this times the largest count as zero; None: the larger side times the spacing of the stored float32."""
+    seed: int = 0
+    """Of the shuffled places."""
 
 
 class Result(Frozen):
@@ -49,10 +56,14 @@ class Result(Frozen):
     """The least and the most."""
     rank: float | None
     """Mean numerical rank."""
+    rank_null: float | None
+    """The same of updates with shuffled entries."""
     rank_share: float | None
     """The same over the smaller side: 1 for updates of full rank."""
     effective_rank: float | None
     """Mean exp of the entropy of squared singular values."""
+    effective_rank_null: float | None
+    """The same of updates with shuffled entries."""
     overlap: float | None
     """Mean share of an update's changed entries that another one changes too; None for a single update."""
     overlap_null: float | None
@@ -75,7 +86,7 @@ def solve(block: Block, inputs: Inputs, config: Config) -> tuple[Result, Arrays]
     Raises:
         MethodError: for no rows at all.
 
-    Cost: a singular value decomposition per row, and row^2 entries.
+    Cost: two singular value decompositions per row, and row^2 entries.
     """
     x, (m, n) = matrices.in_order(block), matrices.sides(inputs)
     if len(x) == 0:
@@ -83,22 +94,36 @@ def solve(block: Block, inputs: Inputs, config: Config) -> tuple[Result, Arrays]
     changed = x.abs() > config.tolerance
     both = torch.stack([(changed & one).sum(1).double() for one in changed])
     counts = both.diagonal().clone()
-    limit = (
-        max(m, n) * torch.finfo(torch.float32).eps if config.rank_tolerance is None else config.rank_tolerance
-    )
-    ranks = torch.tensor([_ranks(row.reshape(m, n), limit) for row in x], dtype=torch.float64)
+    shuffled = [_shuffled(row, config.seed, step) for step, row in enumerate(x)]
+    ranks, chance = (_all_ranks(rows, (m, n), config) for rows in (x, shuffled))
     share = counts / x.shape[1]
     null = share.expand(len(x), len(x)).clone()
     arrays = {
         "sparsity": 1 - share,
         "rank": ranks[:, 0],
+        "rank_null": chance[:, 0],
         "effective_rank": ranks[:, 1],
+        "effective_rank_null": chance[:, 1],
         "overlap": both / counts[:, None],
         "null": null,
     }
     return _result(arrays, both, counts, (m, n), inputs), {
         name: Array(values, ARRAYS[name]) for name, values in arrays.items()
     }
+
+
+def _shuffled(row: Tensor, seed: int, step: int) -> Tensor:
+    """The entries in an order that seed and step alone decide."""
+    generator = np.random.Generator(np.random.Philox(np.random.SeedSequence((seed, step))))
+    return row[torch.from_numpy(generator.permutation(len(row))).to(row.device)]
+
+
+def _all_ranks(rows: Iterable[Tensor], shape: tuple[int, int], config: Config) -> Tensor:
+    """[row, 2]: numerical and effective."""
+    limit = config.rank_tolerance
+    if limit is None:
+        limit = max(shape) * torch.finfo(torch.float32).eps
+    return torch.tensor([_ranks(row.reshape(shape), limit) for row in rows], dtype=torch.float64)
 
 
 def _ranks(matrix: Tensor, limit: float) -> tuple[float, float]:
@@ -118,7 +143,7 @@ def _result(
 ) -> Result:
     kept = torch.nonzero(counts > 0)[:, 0]
     pairs = [(a, b) for a in kept.tolist() for b in kept.tolist() if a != b]
-    rank = float(arrays["rank"][kept].mean()) if len(kept) else None
+    means = {name: float(arrays[name][kept].mean()) if len(kept) else None for name in RANKS}
     one_sided = [float(arrays["overlap"][a, b]) for a, b in pairs]
     jaccard = [float(both[a, b] / (counts[a] + counts[b] - both[a, b])) for a, b in pairs]
     return Result(
@@ -128,9 +153,8 @@ def _result(
         sparsity=float(arrays["sparsity"].mean()),
         sparsity_low=float(arrays["sparsity"].min()),
         sparsity_high=float(arrays["sparsity"].max()),
-        rank=rank,
-        rank_share=None if rank is None else rank / min(shape),
-        effective_rank=float(arrays["effective_rank"][kept].mean()) if len(kept) else None,
+        rank_share=None if means["rank"] is None else means["rank"] / min(shape),
+        **means,
         overlap=sum(one_sided) / len(pairs) if pairs else None,
         overlap_null=sum(float(arrays["null"][a, b]) for a, b in pairs) / len(pairs) if pairs else None,
         jaccard=sum(jaccard) / len(pairs) if pairs else None,
