@@ -111,6 +111,9 @@ def test_stages_read_them(tmp_path: Path) -> None:
     results = {a.stage: subspan.open_artifact(tmp_path, a.id).result for a in outcome.artifacts}
     assert (results["early"]["rows"], results["early"]["columns"]) == (6, 4)
     assert results["path"]["n_rows"] == 30
+    for made in outcome.artifacts:
+        steps = subspan.open_artifact(tmp_path, made.id).arrays["step"].values
+        assert steps.tolist() == list(range(30)), made.stage
 
 
 def test_the_training_is_not_changed(tmp_path: Path) -> None:
@@ -287,6 +290,14 @@ class TestCheckpoints:
         update = capture.site("0.weight:update")["update"].values
         np.testing.assert_allclose(update, np.concatenate([rows[:1] * 0, np.diff(rows, axis=0)]))
         assert capture.samples["step"].tolist() == [0, 50, 100, 150, 200]
+
+    def test_results_name_the_steps(self, tmp_path: Path) -> None:
+        self.write(tmp_path / "weights")
+        stages = {"rank": {"method": "gradients.update_structure", "sites": "0.weight:update"}}
+        source = {"kind": "checkpoints", "path": f"{tmp_path}/weights/*", "quantities": ["update"]}
+        outcome = run_serial(run_of(tmp_path / "out", source, stages))
+        view = subspan.open_artifact(tmp_path / "out", outcome.artifacts[0].id)
+        assert view.arrays["step"].values.tolist() == [0, 50, 100, 150, 200]
 
     def test_one_of_another_shape_fails_and_others_are_kept(self, tmp_path: Path) -> None:
         self.write(tmp_path / "weights")

@@ -155,7 +155,7 @@ def case(method: str, n: int = N) -> Case:
 def _block(rows: dict[str, Tensor], n: int, with_labels: bool) -> Block:
     index = torch.arange(n)
     sample = index // PER_SAMPLE
-    labels = {"side": sample % 2, "size": sample.double() / 3} if with_labels else {}
+    labels = {"side": sample % 2, "size": sample.double() / 3, "step": sample.double()} if with_labels else {}
     return Block(rows=rows, sample=sample, position=index % PER_SAMPLE, index=index, labels=labels)
 
 

@@ -14,13 +14,13 @@ from torch import Tensor
 
 from schemas.base import Frozen
 from schemas.errors import MethodError
-from tasks.methods import matrices
+from tasks.methods import matrices, steps
 from tasks.methods.contract import Array, Arrays, Block, Inputs, RowsPort
 
 VERSION = 2
 KIND = "whole"
-READS = {"x": RowsPort()}
-ARRAYS = {"adjacent": ("pair",), "to_first": ("row",), "to_last": ("row",)}
+READS = {"x": RowsPort(labels=True)}
+ARRAYS = {"adjacent": ("pair",), "to_first": ("row",), "to_last": ("row",), "step": ("row",)}
 REFERENCE = (
     "Zhang et al.: Breaking the Frozen Subspace: Importance Sampling for Low-Rank Optimization in LLM Pretraining (2025): overlap of "
     "adjacent subspaces, and sampling of singular vectors by their singular values (variant `sampled`, without replacement)"
@@ -90,6 +90,7 @@ def solve(block: Block, inputs: Inputs, config: Config) -> tuple[Result, Arrays]
         "adjacent": adjacent,
         "to_first": torch.tensor([_overlap(bases[0], b) for b in bases], dtype=torch.float64),
         "to_last": torch.tensor([_overlap(bases[-1], b) for b in bases], dtype=torch.float64),
+        "step": steps.in_order(block),
     }
     result = _result(bases, adjacent, arrays, rank, (m, n), inputs)
     return result, {name: Array(values, ARRAYS[name]) for name, values in arrays.items()}

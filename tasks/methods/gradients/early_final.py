@@ -10,13 +10,15 @@ from torch import Tensor
 
 from schemas.base import Frozen
 from schemas.errors import MethodError
-from tasks.methods import matrices
+from tasks.methods import matrices, steps
 from tasks.methods.contract import Array, Arrays, Block, Inputs, RowsPort
 
 VERSION = 2
 KIND = "whole"
-READS = {"x": RowsPort()}
-ARRAYS = {"overlap": ("row",), "concentration": ("row",), "norm": ("row",), "cosine": ("row",)}
+READS = {"x": RowsPort(labels=True)}
+ARRAYS = {
+    "overlap": ("row",), "concentration": ("row",), "norm": ("row",), "cosine": ("row",), "step": ("row",),
+}  # fmt: skip
 REFERENCE = (
     "Learning to Foresee: Unveiling the Unlocking Efficiency of On-Policy Distillation (2025): concentration of updates in few "
     "singular directions, and overlap of early with final update subspaces; formulas reconstructed from the abstract"
@@ -85,6 +87,7 @@ def solve(block: Block, inputs: Inputs, config: Config) -> tuple[Result, Arrays]
         "concentration": torch.stack([_concentration(u, rank) for u in updates]),
         "norm": torch.stack([torch.linalg.vector_norm(u) for u in updates]),
         "cosine": torch.stack([_cosine(u, updates[-1]) for u in updates]),
+        "step": steps.in_order(block),
     }
     return _result(arrays, updates[-1], rank, (m, n), inputs, config), {
         name: Array(values, ARRAYS[name]) for name, values in arrays.items()

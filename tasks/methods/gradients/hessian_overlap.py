@@ -1,7 +1,7 @@
 """How much of each gradient lies in the leading eigenspace of the loss's Hessian, beside what a random subspace holds.
 
 Rows are gradients of the very parameters whose Hessian was decomposed: of samples, or of the steps of a training. Output: `share` (row),
-|P g|^2 / |g|^2.
+|P g|^2 / |g|^2, with its `step` where rows have one.
 """
 
 import math
@@ -10,12 +10,13 @@ import torch
 
 from schemas.base import Frozen
 from schemas.errors import MethodError
+from tasks.methods import steps
 from tasks.methods.contract import Arrays, ArtifactPort, Block, Inputs, RowOutput, RowsPort, State
 
-VERSION = 1
+VERSION = 2
 KIND = "map"
-READS = {"x": RowsPort(), "hessian": ArtifactPort("gradients.hessian")}
-ARRAYS = {"share": ("row",)}
+READS = {"x": RowsPort(labels=True), "hessian": ArtifactPort("gradients.hessian")}
+ARRAYS = {"share": ("row",), "step": ("row",)}
 REFERENCE = "Gur-Ari, Roberts, Dyer: Gradient Descent Happens in a Tiny Subspace (2018), equation 3"
 SEEDS = (15,)
 
@@ -70,19 +71,19 @@ def start(inputs: Inputs, config: Config) -> State:
 
 
 def outputs(inputs: Inputs, config: Config) -> dict[str, RowOutput]:
-    """One share per row."""
-    return {"share": RowOutput("float64")}
+    """A share and a step per row."""
+    return {"share": RowOutput("float64"), "step": RowOutput("float64")}
 
 
 def apply(block: Block, carry: State, config: Config) -> dict[str, torch.Tensor]:
-    """NaN for gradients of zero.
+    """Shares of zero gradients are NaN, steps of rows without one too.
 
     Cost: 2 row component parameter flops.
     """
     x = block["x"].double()
     # Row by row, so that a row's share does not depend on those beside it.
     inside = torch.stack([(carry["basis"] @ row).square().sum() for row in x]) if len(x) else x.new_zeros(0)
-    return {"share": inside / x.square().sum(1)}
+    return {"share": inside / x.square().sum(1), "step": steps.of_rows(block)}
 
 
 def partial(block: Block, outputs: dict[str, torch.Tensor], carry: State, config: Config) -> State:

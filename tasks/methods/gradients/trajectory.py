@@ -11,13 +11,14 @@ from pydantic import Field
 
 from schemas.base import Frozen
 from schemas.errors import MethodError
+from tasks.methods import steps as steps_of
 from tasks.methods.contract import Array, Arrays, Block, Inputs, RowsPort
 from tasks.numerics import gram, walk
 from tasks.numerics.gram import Components
 
-VERSION = 1
+VERSION = 2
 KIND = "whole"
-READS = {"x": RowsPort()}
+READS = {"x": RowsPort(labels=True)}
 ARRAYS = {
     "share": ("component",),
     "null_share": ("component",),
@@ -25,6 +26,7 @@ ARRAYS = {
     "null_high": ("component",),
     "cosine_match": ("component",),
     "projection": ("row", "component"),
+    "step": ("row",),
 }
 REFERENCE = (
     "Antognini, Sohl-Dickstein: PCA of high dimensional random walks with comparison to neural network training, NeurIPS 2018, "
@@ -89,7 +91,7 @@ def solve(block: Block, inputs: Inputs, config: Config) -> tuple[Result, Arrays]
     found = gram.components(x, center=True)
     steps = x[1:].double() - x[:-1].double()
     dimension = gram.participation(steps, center=True)
-    arrays = _arrays(found, len(x), dimension or math.inf, config)
+    arrays = _arrays(found, len(x), dimension or math.inf, config) | {"step": steps_of.in_order(block)}
     return _result(x, found, steps, dimension, arrays), {
         name: Array(values, ARRAYS[name]) for name, values in arrays.items()
     }

@@ -13,15 +13,15 @@ from torch import Tensor
 
 from schemas.base import Frozen
 from schemas.errors import MethodError
-from tasks.methods import matrices
+from tasks.methods import matrices, steps
 from tasks.methods.contract import Array, Arrays, Block, Inputs, RowsPort
 
 VERSION = 2
 KIND = "whole"
-READS = {"x": RowsPort()}
+READS = {"x": RowsPort(labels=True)}
 ARRAYS = {
     "sparsity": ("row",), "rank": ("row",), "rank_null": ("row",), "effective_rank": ("row",), "effective_rank_null": ("row",),
-    "overlap": ("row", "other"), "null": ("row", "other"),
+    "overlap": ("row", "other"), "null": ("row", "other"), "step": ("row",),
 }  # fmt: skip
 REFERENCE = (
     "Mukherjee et al.: Reinforcement Learning Finetunes Small Subnetworks in Large Language Models (2025): sparsity of updates at a "
@@ -106,6 +106,7 @@ def solve(block: Block, inputs: Inputs, config: Config) -> tuple[Result, Arrays]
         "effective_rank_null": chance[:, 1],
         "overlap": both / counts[:, None],
         "null": null,
+        "step": steps.in_order(block),
     }
     return _result(arrays, both, counts, (m, n), inputs), {
         name: Array(values, ARRAYS[name]) for name, values in arrays.items()
