@@ -13,18 +13,19 @@ from torch import Tensor
 
 from schemas.base import Frozen
 from schemas.errors import MethodError
-from tasks.methods import matrices
+from tasks.methods import matrices, steps
 from tasks.methods.contract import Array, Arrays, ArtifactPort, Block, Inputs, RowsPort
 
-VERSION = 1
+VERSION = 2
 KIND = "whole"
-READS = {"x": RowsPort(), "activations": ArtifactPort("spectrum.pca")}
+READS = {"x": RowsPort(labels=True), "activations": ArtifactPort("spectrum.pca")}
 ARRAYS = {
     "overlap": ("row",),
     "null": ("row",),
     "energy": ("row",),
     "rank": ("row",),
     "between": ("row", "other"),
+    "step": ("row",),
 }
 REFERENCE = (
     "Safety Subspaces are Not Distinct: A Fine-Tuning Case Study (2025): mode subspace overlap |Q_V' Q_W|_F^2 / min(k_V, k_W) of "
@@ -106,6 +107,7 @@ def solve(block: Block, inputs: Inputs, config: Config) -> tuple[Result, Arrays]
         "energy": torch.stack([_inside(row.reshape(m, n).double(), active) for row in x]).cpu(),
         "rank": torch.tensor([float(len(side)) for side in sides]).double(),
         "between": torch.tensor([[_overlap(a, b) for b in sides] for a in sides]).double(),
+        "step": steps.in_order(block),
     }
     return _result(arrays, moved, sides, len(active), (m, n)), {
         name: Array(values, ARRAYS[name]) for name, values in arrays.items()
