@@ -1,7 +1,7 @@
 """Which figures of a training a page shows, with their words: one for each question that stages of family `gradients` answer."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -9,28 +9,28 @@ from tasks import training_figures as draw
 from tasks.figures import Vector, percent, short
 from tasks.illustrations import Illustration
 from tasks.measures import StageArtifact
+from tasks.module_ranks import ModuleRank, ranks_by_module
 from tasks.palette import CATEGORY
 from tasks.tables import short_site
 from tasks.training_figures import Line, Panel, Path, Reached
 
 MOST_PANELS = 4
 MOST_LINES = len(CATEGORY)
-NAMES = ("trajectory", "eigenspace", "subspaces", "updates", "early", "eigenvalues", "density", "dimension")
-"""Of the figures, in the order of the page."""
+MOST_MODULES = 48
 
 Artifacts = Sequence[StageArtifact]
 
 
 def training_illustrations(artifacts: Artifacts) -> Iterator[Illustration]:
     """What can be drawn, in the order of NAMES."""
-    groups: dict[Callable[[Artifacts], Illustration], list[StageArtifact]] = {
-        make: [] for make, _ in _NEEDED.values()
-    }
-    for a in artifacts:
-        make, names = _NEEDED.get(a.artifact.stage.method, (None, ()))
-        if make is not None and all(name in a.arrays and a.arrays[name].size for name in names):
-            groups[make].append(a)
-    yield from (make(group) for make, group in groups.items() if group)
+    for source in _FIGURES.values():
+        group = [a for a in artifacts if a.artifact.stage.method == source.method and _has(a, source.arrays)]
+        if group and (made := source.make(group)) is not None:
+            yield made
+
+
+def _has(a: StageArtifact, names: Sequence[str]) -> bool:
+    return all(name in a.arrays and a.arrays[name].size for name in names)
 
 
 def _by_site(artifacts: Artifacts) -> dict[str, list[StageArtifact]]:
@@ -43,6 +43,25 @@ def _by_site(artifacts: Artifacts) -> dict[str, list[StageArtifact]]:
 
 def _vector(a: StageArtifact, name: str) -> Vector:
     return np.asarray(a.arrays[name], dtype=np.float64)
+
+
+def _steps(a: StageArtifact) -> Vector | None:
+    """The steps of an artifact's rows, where they have some that rise."""
+    if not _has(a, ("step",)):
+        return None
+    step = _vector(a, "step")
+    known = step[np.isfinite(step)]
+    return step if len(known) and bool((np.diff(known) > 0).all()) else None
+
+
+def _counted(a: StageArtifact) -> str:
+    """What is on the axis of steps."""
+    return "row" if _steps(a) is None else "step"
+
+
+def _smoothing(panels: Sequence[Panel]) -> str:
+    some = any(draw.is_smoothed(line.values) for panel in panels for line in panel.lines)
+    return " Thin: each row; thick: their running median." if some else ""
 
 
 def _result(a: StageArtifact) -> dict[str, Any]:
@@ -66,6 +85,7 @@ def _trajectory(artifacts: Artifacts) -> Illustration:
         Path(
             short_site(a.site), _vector(a, "share"), _vector(a, "null_share"), _vector(a, "null_low"),
             _vector(a, "null_high"), np.asarray(a.arrays["projection"], dtype=np.float64),
+            _steps(a), _counted(a),
         )
         for a in first
     ]  # fmt: skip
@@ -86,8 +106,9 @@ def _eigenspace(artifacts: Artifacts) -> Illustration:
     panels = [
         Panel(
             short_site(site),
-            tuple(Line(a.stage, _vector(a, "share")) for a in group),
+            tuple(Line(a.stage, _vector(a, "share"), _steps(a)) for a in group),
             tuple(dict.fromkeys(float(_result(a)["null"]) for a in group)),
+            xlabel=_counted(group[0]),
         )
         for site, group in groups.items()
     ]
@@ -100,9 +121,9 @@ def _eigenspace(artifacts: Artifacts) -> Illustration:
     )
     return Illustration(
         "eigenspace", "Gradients in the leading eigenspace of the curvature",
-        draw.over_steps(panels, "share of |g|²", log=True, xlabel="row: recorded step, or sample"),
+        draw.over_steps(panels, "share of |g|²", log=True),
         "Share of each squared gradient that lies in the leading eigenvectors; one line for each Hessian, such as those of several moments "
-        f"of a training. Dashed: a random direction.{_more(artifacts, sum(map(len, groups.values())))}",
+        f"of a training. Dashed: a random direction.{_smoothing(panels)}{_more(artifacts, sum(map(len, groups.values())))}",
         f"Shares by row. {said}",
     )  # fmt: skip
 
@@ -117,24 +138,26 @@ def _subspaces(artifacts: Artifacts) -> Illustration:
     return Illustration(
         "subspaces", "Do gradients stay in one subspace?", draw.over_steps(panels, "overlap"),
         "Overlap of the leading subspaces of gradients, each step's with the one before it, with the first and with the last. Dashed: "
-        f"unrelated subspaces, with twice their standard deviation.{_more(artifacts, len(groups))}",
+        f"unrelated subspaces, with twice their standard deviation.{_smoothing(panels)}{_more(artifacts, len(groups))}",
         f"Overlaps over steps. {said}",
     )  # fmt: skip
 
 
 def _frozen(a: StageArtifact) -> Panel:
     null, std = float(_result(a)["null"]), float(_result(a)["null_std"])
-    adjacent = _vector(a, "adjacent")
+    adjacent, steps = _vector(a, "adjacent"), _steps(a)
+    later = np.arange(1, len(adjacent) + 1, dtype=np.float64) if steps is None else steps[1:]
     return Panel(
         short_site(a.site),
         (
-            Line("with the step before", adjacent, np.arange(1, len(adjacent) + 1, dtype=np.float64)),
-            Line("with the first step", _vector(a, "to_first")),
-            Line("with the last step", _vector(a, "to_last")),
+            Line("with the step before", adjacent, later),
+            Line("with the first step", _vector(a, "to_first"), steps),
+            Line("with the last step", _vector(a, "to_last"), steps),
         ),
         (null,),
         (max(null - 2 * std, 0.0), null + 2 * std),
         1.0,
+        xlabel=_counted(a),
     )
 
 
@@ -144,8 +167,8 @@ def _updates(artifacts: Artifacts) -> Illustration:
     said = " ".join(f"{p.title}: {_mean(p.lines[1].values)} of {p.limit:.0f} on average." for p in panels)
     return Illustration(
         "updates", "How many directions updates take", draw.over_steps(panels, "rank", log=True),
-        "Singular values of each update that are not rounding, and the exponential of the entropy of their squares. The axis ends at full "
-        f"rank.{_more(artifacts, len(groups))}",
+        "Singular values of each update that are not rounding, and the exponential of the entropy of their squares. Dashed: the same "
+        f"entries in shuffled places.{_smoothing(panels)}{_more(artifacts, len(groups))}",
         f"Effective rank of updates over steps. {said}",
     )  # fmt: skip
 
@@ -161,24 +184,83 @@ def _early(artifacts: Artifacts) -> Illustration:
     return Illustration(
         "early", "When is the final subspace found?", draw.over_steps(panels, "overlap, share"),
         "Overlap of the leading subspace of all that was changed so far with that at the end, and the share of the change that it holds. "
-        f"Dashed: the overlap of unrelated subspaces.{_more(artifacts, len(groups))}",
+        f"Dashed: the overlap of unrelated subspaces.{_smoothing(panels)}{_more(artifacts, len(groups))}",
         f"Overlap with the final subspace over steps. {said}",
     )  # fmt: skip
 
 
 def _ranks(a: StageArtifact) -> Panel:
     side = float(min(_result(a)["rows"], _result(a)["columns"]))
-    lines = Line("rank", _vector(a, "rank")), Line("effective rank", _vector(a, "effective_rank"))
-    return Panel(short_site(a.site), lines, limit=side)
+    lines = _rank_line(a, "rank"), _rank_line(a, "effective_rank")
+    return Panel(short_site(a.site), lines, limit=side, limit_name="full rank", xlabel=_counted(a))
+
+
+def _rank_line(a: StageArtifact, name: str) -> Line:
+    """Updates of zero are gaps; results of earlier versions have no null."""
+    null = f"{name}_null"
+    chance = _positive(_vector(a, null)) if _has(a, (null,)) else None
+    return Line(name.replace("_", " "), _positive(_vector(a, name)), _steps(a), null=chance)
+
+
+def _positive(values: Vector) -> Vector:
+    return np.where(values > 0, values, np.nan)
+
+
+def _modules(artifacts: Artifacts) -> Illustration | None:
+    """Of all modules at once, where they are more than have a panel of their own."""
+    first = {a.site: a for a in reversed(artifacts) if _result(a).get("effective_rank") is not None}
+    found = [first[a.site] for a in artifacts if first.get(a.site) is a]
+    if len(found) <= MOST_PANELS:
+        return None
+    shown = [
+        ModuleRank(short_site(a.site), _result(a)["effective_rank"], _result(a).get("effective_rank_null"))
+        for a in found[:MOST_MODULES]
+    ]
+    least, most = (pick(shown, key=lambda m: m.rank) for pick in (min, max))
+    return Illustration(
+        "modules", "How many directions updates take, module by module", ranks_by_module(shown),
+        f"Effective rank of updates, mean over them; bars: of the same entries in shuffled places.{_more(artifacts, len(shown))}",
+        f"Effective ranks of {len(shown)} modules. The least is {short(least.rank)} at {least.site}, the most {short(most.rank)} at "
+        f"{most.site}.",
+    )  # fmt: skip
+
+
+def _activations(artifacts: Artifacts) -> Illustration:
+    groups = _by_site(artifacts)
+    panels = [_acted_on(group[0]) for group in groups.values()]
+    said = " ".join(
+        f"{p.title}: {_mean(line.values)} on average, {_mean(line.null)} by chance."
+        for p in panels
+        for line in p.lines[:1]
+        if line.null is not None
+    )
+    return Illustration(
+        "activations", "Do updates act on the directions of the activations?", draw.over_steps(panels, "overlap, share"),
+        "Overlap of each update's input side with the leading components of the layer's input, and the share of its energy that acts on "
+        f"them. Dashed: random subspaces, and a random update.{_smoothing(panels)}{_more(artifacts, len(groups))}",
+        f"Overlaps of updates with activations. {said}",
+    )  # fmt: skip
+
+
+def _acted_on(a: StageArtifact) -> Panel:
+    energy, steps = _vector(a, "energy"), _steps(a)
+    chance = np.full(len(energy), float(_result(a)["energy_null"]))
+    moved = np.where(np.isfinite(energy), 1.0, np.nan)
+    lines = (
+        Line("overlap", moved * _vector(a, "overlap"), steps, null=moved * _vector(a, "null")),
+        Line("share of energy", energy, steps, null=chance),
+    )
+    return Panel(short_site(a.site), lines, limit=1.0, xlabel=_counted(a))
 
 
 def _final(a: StageArtifact) -> Panel:
     moved = np.where(_vector(a, "norm") > 0, 1.0, np.nan)
     lines = (
-        Line("overlap with the end", moved * _vector(a, "overlap")),
-        Line("share of the leading directions", moved * _vector(a, "concentration")),
+        Line("overlap with the end", moved * _vector(a, "overlap"), _steps(a)),
+        Line("share of the leading directions", moved * _vector(a, "concentration"), _steps(a)),
     )
-    return Panel(short_site(a.site), lines, (float(_result(a)["overlap_null"]),), limit=1.0)
+    null = float(_result(a)["overlap_null"])
+    return Panel(short_site(a.site), lines, (null,), limit=1.0, xlabel=_counted(a))
 
 
 def _eigenvalues(artifacts: Artifacts) -> Illustration:
@@ -187,8 +269,8 @@ def _eigenvalues(artifacts: Artifacts) -> Illustration:
     said = " ".join(f"{a.stage}: the largest is {short(float(_result(a)['largest']))}." for a in shown)
     return Illustration(
         "eigenvalues", "Curvature: leading eigenvalues", draw.eigenvalues(lines),
-        "Of the mean loss over all samples. A bar says how far an eigenvalue of the matrix is at most from its point (its residual)."
-        f"{_more(artifacts, len(shown))}",
+        "Of the mean loss over all samples. A bar says how far an eigenvalue of the matrix is at most from its point (its residual); where "
+        f"none is seen it is smaller than the point.{_more(artifacts, len(shown))}",
         f"Leading eigenvalues of the curvature. {said}",
     )  # fmt: skip
 
@@ -248,14 +330,30 @@ def _dimension_of(result: Mapping[str, Any]) -> str:
     return f"{found} (95 %: {sure})" if sure else found
 
 
-_NEEDED = {
-    "gradients.trajectory": (_trajectory, ("share", "null_share", "null_low", "null_high", "projection")),
-    "gradients.hessian_overlap": (_eigenspace, ("share",)),
-    "gradients.dominant_overlap": (_subspaces, ("adjacent", "to_first", "to_last")),
-    "gradients.update_structure": (_updates, ("rank", "effective_rank")),
-    "gradients.early_final": (_early, ("overlap", "concentration", "norm")),
-    "gradients.hessian": (_eigenvalues, ("eigenvalue", "residual")),
-    "gradients.spectral_density": (_density, ("grid", "density", "density_error")),
-    "gradients.intrinsic_dimension": (_dimension, ("dimension", "performance", "performance_error")),
+class Source(NamedTuple):
+    """What a figure is made of."""
+
+    method: str
+    arrays: tuple[str, ...]
+    """Without these an artifact is left to the tables."""
+    make: Callable[[Artifacts], Illustration | None]
+
+
+_FIGURES = {
+    "trajectory": Source(
+        "gradients.trajectory", ("share", "null_share", "null_low", "null_high", "projection"), _trajectory
+    ),
+    "eigenspace": Source("gradients.hessian_overlap", ("share",), _eigenspace),
+    "subspaces": Source("gradients.dominant_overlap", ("adjacent", "to_first", "to_last"), _subspaces),
+    "updates": Source("gradients.update_structure", ("rank", "effective_rank"), _updates),
+    "modules": Source("gradients.update_structure", (), _modules),
+    "activations": Source("gradients.update_activation_overlap", ("overlap", "null", "energy"), _activations),
+    "early": Source("gradients.early_final", ("overlap", "concentration", "norm"), _early),
+    "eigenvalues": Source("gradients.hessian", ("eigenvalue", "residual"), _eigenvalues),
+    "density": Source("gradients.spectral_density", ("grid", "density", "density_error"), _density),
+    "dimension": Source(
+        "gradients.intrinsic_dimension", ("dimension", "performance", "performance_error"), _dimension
+    ),
 }
-"""Method -> what draws it, and the arrays that this takes."""
+NAMES = tuple(_FIGURES)
+"""Of the figures, in the order of the page."""

@@ -21,31 +21,45 @@ STEPS = 40
 X = np.arange(STEPS) / STEPS
 
 
-def trajectory(site: str = "a.weight:weight") -> StageArtifact:
+def trajectory(site: str = "a.weight:weight", **more: np.ndarray) -> StageArtifact:
     null = 0.5 ** np.arange(1.0, 6)
-    arrays = {
+    arrays = more | {
         "share": 0.4 ** np.arange(1.0, 6), "null_share": null, "null_low": 0.8 * null, "null_high": 1.2 * null,
         "projection": np.stack([np.cos(np.pi * X), -np.cos(2 * np.pi * X)], 1),
     }  # fmt: skip
     return artifact("path", "gradients.trajectory", site, {}, arrays)
 
 
-def overlap(stage: str, share: float, site: str = "a.weight:grad") -> StageArtifact:
+def overlap(stage: str, share: float, site: str = "a.weight:grad", **more: np.ndarray) -> StageArtifact:
     result = {"null": 0.01, "share": share}
-    return artifact(stage, "gradients.hessian_overlap", site, result, {"share": np.full(STEPS, share)})
+    return artifact(
+        stage, "gradients.hessian_overlap", site, result, {"share": np.full(STEPS, share), **more}
+    )
 
 
-def dominant() -> StageArtifact:
-    arrays = {"adjacent": np.full(STEPS - 1, 0.9), "to_first": 1 - X, "to_last": X}
+def dominant(**more: np.ndarray) -> StageArtifact:
+    arrays = more | {"adjacent": np.full(STEPS - 1, 0.9), "to_first": 1 - X, "to_last": X}
     result = {"null": 0.2, "null_std": 0.05}
     return artifact("frozen", "gradients.dominant_overlap", "a.weight:grad", result, arrays)
 
 
-def updates() -> StageArtifact:
-    arrays = {"rank": np.full(STEPS, 10.0), "effective_rank": 3 + X}
-    return artifact(
-        "rank", "gradients.update_structure", "a.weight:update", {"rows": 10, "columns": 30}, arrays
-    )
+def updates(site: str = "a.weight:update", effective: float = 3.0, side: int = 10) -> StageArtifact:
+    arrays = {
+        "rank": np.full(STEPS, float(side)), "effective_rank": effective + X,
+        "rank_null": np.full(STEPS, float(side)), "effective_rank_null": np.full(STEPS, 8.0),
+    }  # fmt: skip
+    result = {"rows": side, "columns": 3 * side, "effective_rank": effective, "effective_rank_null": 8.0}
+    return artifact("rank", "gradients.update_structure", site, result, arrays)
+
+
+def modules(n: int) -> list[StageArtifact]:
+    return [updates(f"layer.{k}.weight:update", 1.0 + k) for k in range(n)]
+
+
+def activations() -> StageArtifact:
+    arrays = {"overlap": np.full(STEPS, 0.6), "null": np.full(STEPS, 0.3), "energy": np.full(STEPS, 0.9)}
+    result = {"energy_null": 0.25}
+    return artifact("acts", "gradients.update_activation_overlap", "a.weight:update", result, arrays)
 
 
 def early() -> StageArtifact:
@@ -83,7 +97,8 @@ EVERY = (
     overlap("begin", 0.3),
     overlap("end", 0.8),
     dominant(),
-    updates(),
+    *modules(5),
+    activations(),
     early(),
     hessian(),
     density(),
@@ -91,10 +106,28 @@ EVERY = (
 )
 
 
-def drawn(*some: StageArtifact) -> tuple[Figure, str, str]:
-    """The only figure of some artifacts, its caption and description."""
-    (made,) = training_illustrations(some)
+def drawn(*some: StageArtifact, name: str | None = None) -> tuple[Figure, str, str]:
+    """The only figure of some artifacts (or that of a name), its caption and description."""
+    (made,) = (m for m in training_illustrations(some) if name in (None, m.name))
     return made.figure, made.caption, made.description
+
+
+def band_of(collection: Any) -> tuple[float, float]:
+    """The lowest and highest that a filled band reaches."""
+    heights = np.concatenate([path.vertices[:, 1] for path in collection.get_paths()])
+    return float(heights.min()), float(heights.max())
+
+
+def legend_of(figure: Figure) -> list[str]:
+    """The labels above all panels."""
+    return [text.get_text() for legend in figure.legends for text in legend.get_texts()]
+
+
+def across(axes: Axes) -> dict[str, np.ndarray]:
+    """Label to where points lie from left to right."""
+    return {
+        str(line.get_label()): np.asarray(line.get_xdata(), dtype=np.float64) for line in axes.get_lines()
+    }
 
 
 def lines(axes: Axes) -> dict[str, np.ndarray]:
@@ -109,12 +142,17 @@ def lines(axes: Axes) -> dict[str, np.ndarray]:
 def test_every_method_has_its_figure() -> None:
     assert [made.name for made in training_illustrations(EVERY)] == list(NAMES)
     assert [made.name for made in training_illustrations(EVERY[::-1])] == list(NAMES)
+    for method in {a.artifact.stage.method for a in EVERY}:
+        names = [
+            m.name for m in training_illustrations([a for a in EVERY if a.artifact.stage.method == method])
+        ]
+        assert names, method
     assert list(training_illustrations(artifacts(bert()))) == []
 
 
 def test_what_lacks_arrays_is_left_to_the_tables() -> None:
     bare = [a._replace(arrays={}) for a in EVERY]
-    assert list(training_illustrations(bare)) == []
+    assert [m.name for m in training_illustrations(bare)] == ["modules"]  # which shows results alone
     empty = dominant()._replace(arrays=dominant().arrays | {"adjacent": np.zeros(0)})
     assert list(training_illustrations([empty])) == []
 
@@ -126,6 +164,9 @@ def test_a_trajectory_lies_beside_the_walk() -> None:
     found = lines(shares)
     np.testing.assert_allclose(found["this training"], 0.4 ** np.arange(1.0, 6))
     np.testing.assert_allclose(found["random walk"], 0.5 ** np.arange(1.0, 6))
+    ((low, high),) = [band_of(c) for c in shares.collections]
+    np.testing.assert_allclose((low, high), (0.8 * 0.5**5, 1.2 * 0.5))
+    assert (shares.get_yscale(), shares.get_ylabel()) == ("log", "share of variance")
     path = lines(components)
     assert path["component 2"][0] == pytest.approx(-1, abs=0.01)  # as it is, and the cosine is turned to it
     walk = [np.asarray(line.get_ydata()) for line in components.get_lines()][2]
@@ -142,7 +183,10 @@ def test_shares_over_time_have_a_line_for_each_moment() -> None:
     assert set(found) == {"begin", "end", "chance"}
     assert set(found["end"]) == {0.8}
     assert set(found["chance"]) == {0.01}
+    assert first.get_yscale() == "log"
     assert set(lines(second)) == {"end", "chance"}
+    assert figure.legends == []  # the panels differ: each has its own
+    assert [text.get_text() for text in second.get_legend().get_texts()] == ["end", "chance"]
     assert "80 % on average, 1.0 % by chance" in description
 
 
@@ -153,14 +197,106 @@ def test_overlaps_of_subspaces() -> None:
     assert set(found["chance"]) == {0.2}
     assert [len(found[name]) for name in ("with the step before", "with the first step")] == [39, 40]
     assert figure.axes[0].get_ylim()[1] == pytest.approx(1.04)
+    (band,) = figure.axes[0].patches
+    assert (band.get_y(), band.get_y() + band.get_height()) == pytest.approx((0.1, 0.3))  # type: ignore[attr-defined]
+    assert legend_of(figure) == [*found]
     assert "0.90 between neighbours, 0.20 by chance" in description
 
 
-def test_ranks_end_at_full_rank() -> None:
-    figure, _, description = drawn(updates())
-    assert figure.axes[0].get_ylim()[1] == pytest.approx(10.4)
-    assert set(lines(figure.axes[0])) == {"rank", "effective rank"}
+def test_ranks_lie_beside_those_of_shuffled_entries() -> None:
+    figure, caption, description = drawn(updates(), updates("b.weight:update", side=64))
+    first, second = figure.axes
+    found = lines(first)
+    names = ["full rank", "rank", "rank, by chance", "effective rank", "effective rank, by chance"]
+    assert list(found) == legend_of(figure) == names
+    assert [set(lines(axes)["full rank"]) for axes in figure.axes] == [{10}, {64}]
+    np.testing.assert_allclose(found["effective rank"][[0, -1]], [3, 3 + X[-1]], atol=0.02)
+    assert set(found["effective rank, by chance"]) == {8.0}
+    assert first.get_ylim() == second.get_ylim()
+    assert first.get_ylim() == pytest.approx((0.9, 1.15 * 64))  # the larger one is not cut
+    assert "shuffled places" in caption
     assert "3.5 of 10 on average" in description
+
+
+def test_ranks_of_earlier_versions_have_no_null() -> None:
+    old = updates()
+    for name in ("rank_null", "effective_rank_null"):
+        del old.arrays[name]
+    assert set(lines(drawn(old)[0].axes[0])) == {"full rank", "rank", "effective rank"}
+
+
+def test_updates_of_zero_are_gaps() -> None:
+    still = updates()
+    still.arrays["rank"][3] = still.arrays["effective_rank"][3] = 0
+    axes = drawn(still)[0].axes[0]
+    assert all(np.nanmin(np.asarray(line.get_ydata())) > 0 for line in axes.get_lines())
+
+
+def test_many_modules_are_drawn_at_once() -> None:
+    figure, caption, description = drawn(*modules(60), updates("layer.0.weight:update", 99), name="modules")
+    found = across(figure.axes[0])
+    np.testing.assert_allclose(found["updates"], np.arange(1, 49))
+    assert set(found["chance"]) == {8.0}
+    names = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert (names[0], names[-1], len(names)) == ("layer.0.weight:update", "layer.47.weight:update", 48)
+    low, high = figure.axes[0].get_ylim()
+    assert low > high  # the first is on top
+    assert legend_of(figure) == ["chance", "updates"]
+    assert "13 further results are in the tables" in caption
+    assert "least is 1.0 at layer.0.weight:update, the most 48.0 at layer.47.weight:update" in description
+    assert all(made.name != "modules" for made in training_illustrations(modules(4)))
+
+
+def test_modules_that_never_moved_are_left_out() -> None:
+    some = modules(6)
+    some[2].artifact.result["effective_rank"] = None
+    del some[3].artifact.result["effective_rank_null"]
+    found = across(drawn(*some, name="modules")[0].axes[0])
+    assert found["updates"].tolist() == [1, 2, 4, 5, 6]
+    assert np.isnan(found["chance"]).tolist() == [False, False, True, False, False]
+
+
+def test_updates_beside_the_activations() -> None:
+    still = activations()
+    still.arrays["energy"][0] = np.nan
+    figure, _, description = drawn(still)
+    found = lines(figure.axes[0])
+    assert set(found) == {"overlap", "overlap, by chance", "share of energy", "share of energy, by chance"}
+    assert (found["overlap"][5], found["overlap, by chance"][5]) == (0.6, 0.3)
+    assert (found["share of energy"][5], found["share of energy, by chance"][5]) == (0.9, 0.25)
+    assert np.isnan(found["overlap"][0])  # it moved nothing
+    assert "0.60 on average, 0.30 by chance" in description
+
+
+STEP = 10.0 * np.arange(STEPS)
+OVER_STEPS = (
+    trajectory(step=STEP),
+    overlap("end", 0.8, step=STEP),
+    dominant(step=STEP),
+    *(a._replace(arrays=a.arrays | {"step": STEP}) for a in (updates(), activations(), early())),
+)
+
+
+@pytest.mark.parametrize("made", OVER_STEPS, ids=lambda a: a.artifact.stage.method)
+def test_lines_lie_over_the_steps_where_rows_name_them(made: StageArtifact) -> None:
+    last = drawn(made)[0].axes[-1]
+    assert last.get_xlabel() == "step"
+    ends = {float(np.nanmax(np.asarray(line.get_xdata()))) for line in last.get_lines()}
+    assert ends - {1.0} == {390.0}  # a constant null goes from edge to edge
+    unnamed = made._replace(arrays={k: v for k, v in made.arrays.items() if k != "step"})
+    last = drawn(unnamed)[0].axes[-1]
+    assert last.get_xlabel() == "row"
+    assert max(float(np.nanmax(np.asarray(line.get_xdata()))) for line in last.get_lines()) == 39
+
+
+@pytest.mark.parametrize("step", [np.full(STEPS, np.nan), STEP[::-1], np.zeros(STEPS)])
+def test_steps_that_do_not_rise_are_no_axis(step: np.ndarray) -> None:
+    assert drawn(overlap("end", 0.8, step=step))[0].axes[0].get_xlabel() == "row"
+
+
+def test_neighbours_lie_at_the_later_step() -> None:
+    (first, *_) = drawn(dominant(step=STEP))[0].axes[0].get_lines()
+    assert np.asarray(first.get_xdata())[[0, -1]].tolist() == [10, 390]
 
 
 def test_when_the_end_is_found() -> None:
@@ -177,11 +313,24 @@ def test_eigenvalues_have_their_residuals() -> None:
     assert bars == ["begin", "end"]
     (low, high), *_ = figure.axes[0].containers[0].lines[2][0].get_segments()  # type: ignore[attr-defined]
     assert (low[1], high[1]) == pytest.approx((4.99, 5.01))
+    points = figure.axes[0].containers[0].lines[0]  # type: ignore[attr-defined]
+    assert points.get_ydata().tolist() == [5, -2, 1]
+    assert points.get_linewidth() == 0  # no line through zero and back
+    assert legend_of(figure) == ["begin", "end"]
 
 
 def test_density_is_logarithmic() -> None:
     figure, _, description = drawn(density())
-    assert figure.axes[0].get_yscale() == "log"
+    (axes,) = figure.axes
+    assert (axes.get_yscale(), axes.get_xlabel(), axes.get_ylabel()) == ("log", "eigenvalue", "density")
+    (line,) = axes.get_lines()
+    np.testing.assert_allclose(line.get_ydata(), density().arrays["density"])
+    low, high = band_of(axes.collections[0])
+    assert (low, high) == pytest.approx((np.exp(-1) - 0.02, density().arrays["density"].max() + 0.02))
+    deep = density()
+    deep.arrays["density"][10:20] = 1e-12
+    (line,) = drawn(deep)[0].axes[0].get_lines()
+    assert np.isnan(np.asarray(line.get_ydata())[10:20]).all()  # no line along the axis
     assert "trace 3.0 ± 0.10" in description
 
 
@@ -249,6 +398,27 @@ def test_smoothing_keeps_a_constant_and_short_lines() -> None:
     spiked[100] = 9
     assert smoothed(spiked).max() == 0
     assert len(smoothed(np.arange(201.0))) == 201
+
+
+def test_long_lines_say_that_they_are_smoothed() -> None:
+    short = artifact(
+        "end", "gradients.hessian_overlap", "a:grad", {"null": 0.1, "share": 0.5}, {"share": X[:20]}
+    )
+    assert "running median" not in drawn(short)[1]
+    long = short._replace(arrays={"share": np.linspace(0.1, 0.9, 200)})
+    assert "running median" in drawn(long)[1]
+
+
+def test_narrow_logarithmic_axes_have_plain_numbers() -> None:
+    figure, _, _ = drawn(overlap("end", 0.5))
+    figure.draw_without_rendering()
+    low, high = figure.axes[0].get_ylim()
+    shown = [
+        tick.get_text()
+        for tick, y in zip(figure.axes[0].get_yticklabels(), figure.axes[0].get_yticks(), strict=True)
+        if low <= y <= high
+    ]
+    assert {"0.01", "0.02", "0.05", "0.1", "0.2", "0.5"} == set(shown)
 
 
 def test_more_sites_than_panels_are_told() -> None:
