@@ -42,7 +42,7 @@ def ranks_by_module(modules: Sequence[ModuleRank]) -> Figure:
     )  # fmt: skip
     axes.set_xscale("log")
     frame(axes, xlabel="effective rank")
-    axes.set_yticks(y, [shortened(module.site, 44) for module in modules])
+    axes.set_yticks(y, [shortened(module.site, 52) for module in modules])
     axes.set_ylim(len(modules) - 0.4, -0.6)
     _ticks(axes)
     figure.legend(loc="outside upper left", ncols=2, frameon=False, fontsize=8.5, labelcolor=INK)
