@@ -5,8 +5,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from tasks.gather import stage_artifact
 from tasks.measures import StageArtifact, site_rows
@@ -16,127 +14,24 @@ from tasks.training_figures import smoothed
 from tasks.training_illustrations import NAMES, training_illustrations
 from tests.helpers import make_capture, rows_ref, stage_of
 from tests.pages import artifact, artifacts, bert, report_data
-
-STEPS = 40
-X = np.arange(STEPS) / STEPS
-
-
-def trajectory(site: str = "a.weight:weight", **more: np.ndarray) -> StageArtifact:
-    null = 0.5 ** np.arange(1.0, 6)
-    arrays = more | {
-        "share": 0.4 ** np.arange(1.0, 6), "null_share": null, "null_low": 0.8 * null, "null_high": 1.2 * null,
-        "projection": np.stack([np.cos(np.pi * X), -np.cos(2 * np.pi * X)], 1),
-    }  # fmt: skip
-    return artifact("path", "gradients.trajectory", site, {}, arrays)
-
-
-def overlap(stage: str, share: float, site: str = "a.weight:grad", **more: np.ndarray) -> StageArtifact:
-    result = {"null": 0.01, "share": share}
-    return artifact(
-        stage, "gradients.hessian_overlap", site, result, {"share": np.full(STEPS, share), **more}
-    )
-
-
-def dominant(**more: np.ndarray) -> StageArtifact:
-    arrays = more | {"adjacent": np.full(STEPS - 1, 0.9), "to_first": 1 - X, "to_last": X}
-    result = {"null": 0.2, "null_std": 0.05}
-    return artifact("frozen", "gradients.dominant_overlap", "a.weight:grad", result, arrays)
-
-
-def updates(site: str = "a.weight:update", effective: float = 3.0, side: int = 10) -> StageArtifact:
-    arrays = {
-        "rank": np.full(STEPS, float(side)), "effective_rank": effective + X,
-        "rank_null": np.full(STEPS, float(side)), "effective_rank_null": np.full(STEPS, 8.0),
-    }  # fmt: skip
-    result = {"rows": side, "columns": 3 * side, "effective_rank": effective, "effective_rank_null": 8.0}
-    return artifact("rank", "gradients.update_structure", site, result, arrays)
-
-
-def modules(n: int) -> list[StageArtifact]:
-    return [updates(f"layer.{k}.weight:update", 1.0 + k) for k in range(n)]
-
-
-def activations() -> StageArtifact:
-    arrays = {"overlap": np.full(STEPS, 0.6), "null": np.full(STEPS, 0.3), "energy": np.full(STEPS, 0.9)}
-    result = {"energy_null": 0.25}
-    return artifact("acts", "gradients.update_activation_overlap", "a.weight:update", result, arrays)
-
-
-def early() -> StageArtifact:
-    arrays = {"overlap": X, "concentration": 1 - X / 2, "norm": np.arange(STEPS, dtype=float)}
-    return artifact("final", "gradients.early_final", "a.weight:weight", {"overlap_null": 0.25}, arrays)
-
-
-def hessian(stage: str = "curvature") -> StageArtifact:
-    arrays = {"eigenvalue": np.array([5.0, -2.0, 1.0]), "residual": np.array([0.01, 0.02, 0.03])}
-    return artifact(stage, "gradients.hessian", "network", {"largest": 5.0}, arrays)
-
-
-def density() -> StageArtifact:
-    grid = np.linspace(-1, 1, 50)
-    arrays = {"grid": grid, "density": np.exp(-(grid**2)), "density_error": np.full(50, 0.01)}
-    return artifact(
-        "bulk", "gradients.spectral_density", "network", {"trace": 3.0, "trace_error": 0.1}, arrays
-    )
-
-
-def dimension(**changes: Any) -> StageArtifact:
-    result = {
-        "start": 0.1, "full": 0.95, "target": 0.85, "dimension": 30, "n_parameters": 5000, "dimension_above": 3,
-        "dimension_most": 100, "measure": "accuracy",
-    }  # fmt: skip
-    arrays = {
-        "dimension": np.array([3, 30, 100]), "performance": np.array([0.3, 0.87, 0.93]),
-        "performance_error": np.full(3, 0.02),
-    }  # fmt: skip
-    return artifact("size", "gradients.intrinsic_dimension", "network", result | changes, arrays)
-
-
-EVERY = (
-    trajectory(),
-    overlap("begin", 0.3),
-    overlap("end", 0.8),
-    dominant(),
-    *modules(5),
-    activations(),
-    early(),
-    hessian(),
-    density(),
-    dimension(),
+from tests.training_pages import (
+    EVERY,
+    STEPS,
+    X,
+    activations,
+    band_of,
+    density,
+    dimension,
+    dominant,
+    drawn,
+    early,
+    hessian,
+    legend_of,
+    lines,
+    overlap,
+    trajectory,
+    updates,
 )
-
-
-def drawn(*some: StageArtifact, name: str | None = None) -> tuple[Figure, str, str]:
-    """The only figure of some artifacts (or that of a name), its caption and description."""
-    (made,) = (m for m in training_illustrations(some) if name in (None, m.name))
-    return made.figure, made.caption, made.description
-
-
-def band_of(collection: Any) -> tuple[float, float]:
-    """The lowest and highest that a filled band reaches."""
-    heights = np.concatenate([path.vertices[:, 1] for path in collection.get_paths()])
-    return float(heights.min()), float(heights.max())
-
-
-def legend_of(figure: Figure) -> list[str]:
-    """The labels above all panels."""
-    return [text.get_text() for legend in figure.legends for text in legend.get_texts()]
-
-
-def across(axes: Axes) -> dict[str, np.ndarray]:
-    """Label to where points lie from left to right."""
-    return {
-        str(line.get_label()): np.asarray(line.get_xdata(), dtype=np.float64) for line in axes.get_lines()
-    }
-
-
-def lines(axes: Axes) -> dict[str, np.ndarray]:
-    """Label to what is drawn, unnamed lines left out."""
-    return {
-        str(line.get_label()): np.asarray(line.get_ydata(), dtype=np.float64)
-        for line in axes.get_lines()
-        if not str(line.get_label()).startswith("_")
-    }
 
 
 def test_every_method_has_its_figure() -> None:
@@ -203,72 +98,8 @@ def test_overlaps_of_subspaces() -> None:
     assert "0.90 between neighbours, 0.20 by chance" in description
 
 
-def test_ranks_lie_beside_those_of_shuffled_entries() -> None:
-    figure, caption, description = drawn(updates(), updates("b.weight:update", side=64))
-    first, second = figure.axes
-    found = lines(first)
-    names = ["full rank", "rank", "rank, by chance", "effective rank", "effective rank, by chance"]
-    assert list(found) == legend_of(figure) == names
-    assert [set(lines(axes)["full rank"]) for axes in figure.axes] == [{10}, {64}]
-    np.testing.assert_allclose(found["effective rank"][[0, -1]], [3, 3 + X[-1]], atol=0.02)
-    assert set(found["effective rank, by chance"]) == {8.0}
-    assert first.get_ylim() == second.get_ylim()
-    assert first.get_ylim() == pytest.approx((0.9, 1.15 * 64))  # the larger one is not cut
-    assert "shuffled places" in caption
-    assert "3.5 of 10 on average" in description
-
-
-def test_ranks_of_earlier_versions_have_no_null() -> None:
-    old = updates()
-    for name in ("rank_null", "effective_rank_null"):
-        del old.arrays[name]
-    assert set(lines(drawn(old)[0].axes[0])) == {"full rank", "rank", "effective rank"}
-
-
-def test_updates_of_zero_are_gaps() -> None:
-    still = updates()
-    still.arrays["rank"][3] = still.arrays["effective_rank"][3] = 0
-    axes = drawn(still)[0].axes[0]
-    assert all(np.nanmin(np.asarray(line.get_ydata())) > 0 for line in axes.get_lines())
-
-
-def test_many_modules_are_drawn_at_once() -> None:
-    figure, caption, description = drawn(*modules(60), updates("layer.0.weight:update", 99), name="modules")
-    found = across(figure.axes[0])
-    np.testing.assert_allclose(found["updates"], np.arange(1, 49))
-    assert set(found["chance"]) == {8.0}
-    names = [label.get_text() for label in figure.axes[0].get_yticklabels()]
-    assert (names[0], names[-1], len(names)) == ("layer.0.weight:update", "layer.47.weight:update", 48)
-    low, high = figure.axes[0].get_ylim()
-    assert low > high  # the first is on top
-    assert legend_of(figure) == ["chance", "updates"]
-    assert "13 further results are in the tables" in caption
-    assert "least is 1.0 at layer.0.weight:update, the most 48.0 at layer.47.weight:update" in description
-    assert all(made.name != "modules" for made in training_illustrations(modules(4)))
-
-
-def test_modules_that_never_moved_are_left_out() -> None:
-    some = modules(6)
-    some[2].artifact.result["effective_rank"] = None
-    del some[3].artifact.result["effective_rank_null"]
-    found = across(drawn(*some, name="modules")[0].axes[0])
-    assert found["updates"].tolist() == [1, 2, 4, 5, 6]
-    assert np.isnan(found["chance"]).tolist() == [False, False, True, False, False]
-
-
-def test_updates_beside_the_activations() -> None:
-    still = activations()
-    still.arrays["energy"][0] = np.nan
-    figure, _, description = drawn(still)
-    found = lines(figure.axes[0])
-    assert set(found) == {"overlap", "overlap, by chance", "share of energy", "share of energy, by chance"}
-    assert (found["overlap"][5], found["overlap, by chance"][5]) == (0.6, 0.3)
-    assert (found["share of energy"][5], found["share of energy, by chance"][5]) == (0.9, 0.25)
-    assert np.isnan(found["overlap"][0])  # it moved nothing
-    assert "0.60 on average, 0.30 by chance" in description
-
-
 STEP = 10.0 * np.arange(STEPS)
+
 OVER_STEPS = (
     trajectory(step=STEP),
     overlap("end", 0.8, step=STEP),
@@ -297,14 +128,6 @@ def test_steps_that_do_not_rise_are_no_axis(step: np.ndarray) -> None:
 def test_neighbours_lie_at_the_later_step() -> None:
     (first, *_) = drawn(dominant(step=STEP))[0].axes[0].get_lines()
     assert np.asarray(first.get_xdata())[[0, -1]].tolist() == [10, 390]
-
-
-def test_when_the_end_is_found() -> None:
-    figure, _, description = drawn(early())
-    found = lines(figure.axes[0])
-    assert set(found["chance"]) == {0.25}
-    assert np.isnan(found["overlap with the end"][0])  # nothing has moved yet
-    assert "0.10 after a tenth of the steps, 0.25 by chance" in description
 
 
 def test_eigenvalues_have_their_residuals() -> None:

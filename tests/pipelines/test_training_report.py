@@ -26,8 +26,9 @@ def record(root: Path, steps: int = 12) -> None:
     torch.manual_seed(0)
     net = torch.nn.Sequential(torch.nn.Linear(8, 12), torch.nn.Tanh(), torch.nn.Linear(12, 3))
     optimizer = torch.optim.SGD(net.parameters(), 0.1)
-    quantities = ("weight", "update", "gradient")
-    with subspan.Recorder(root, "it", net, ("*.weight",), quantities=quantities, every=EVERY) as recorder:
+    with subspan.Recorder(
+        root, "it", net, ("*.weight",), quantities=("weight", "update", "gradient"), every=EVERY
+    ) as recorder:
         for step in range(EVERY * steps):
             loss = net(torch.randn(16, 8)).square().mean()
             optimizer.zero_grad()
