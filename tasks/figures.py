@@ -304,7 +304,11 @@ def short(value: float) -> str:
     return f"{value:,.0f}" if 100 <= abs(value) < 1e5 else f"{value:.1e}"
 
 
+def cut(text: str, most: int = 30) -> str:
+    """A name cut in its middle."""
+    return text if len(text) <= most else f"{text[: most // 2 - 1]}…{text[-(most // 2 - 1) :]}"
+
+
 def shortened(text: str, most: int = 30) -> str:
-    """A name cut in its middle, as it is: dollar signs begin no formula."""
-    cut = text if len(text) <= most else f"{text[: most // 2 - 1]}…{text[-(most // 2 - 1) :]}"
-    return cut.replace("$", r"\$")
+    """A name for a figure, cut in its middle, as it is: dollar signs begin no formula."""
+    return cut(text, most).replace("$", r"\$")

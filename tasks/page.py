@@ -12,7 +12,7 @@ from schemas.outcome import RunOutcome
 from schemas.receipts import Failure, Fingerprint, Manifest, Receipt
 from schemas.run import RunSpec
 from tasks.drawing import draw, inline
-from tasks.figures import shortened
+from tasks.figures import cut
 from tasks.findings import RowCounts, findings
 from tasks.illustrations import SampleMap, illustrations
 from tasks.measures import SiteRow, StageArtifact, site_rows
@@ -128,7 +128,7 @@ def html(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["shortened"] = shortened
+    environment.filters["shortened"] = cut
     n_samples = sum(capture.spec.layout.n_samples for capture in data.captures)
     n_failed = sum(len(capture.failures) for capture in data.captures)
     counts = [count for capture in data.captures for count in capture.counts]

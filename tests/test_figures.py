@@ -143,7 +143,8 @@ def test_a_percentage_is_right_to_two_digits(share: float) -> None:
 
 @given(st.text(max_size=80), st.integers(8, 40))
 def test_a_shortened_name_fits(text: str, most: int) -> None:
-    assert len(figures.shortened(text, most)) <= most
+    assert len(figures.cut(text, most)) <= most
+    assert figures.shortened(text, most).replace(r"\$", "$") == figures.cut(text, most)
 
 
 def test_the_dots_of_the_map_are_drawn_in_a_png() -> None:

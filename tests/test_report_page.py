@@ -11,6 +11,7 @@ import yaml
 
 from pipelines.runfile import load_run
 from schemas.outcome import ArtifactOutcome, CaptureOutcome, RunOutcome
+from schemas.receipts import Failure
 from schemas.run import RunSpec
 from tasks.page import PAGE, RUN_FILE, render, run_yaml, write_report
 from tasks.store.artifacts import write_artifact
@@ -142,6 +143,13 @@ def test_the_run_file_beside_it_repeats_the_run(whole: dict[str, bytes]) -> None
 def test_what_is_absent_is_left_out(changes: dict) -> None:
     page = read(render(report_data(**{"run": ONLY_SVG, **changes})))
     assert {link[1:] for link in page.links if link.startswith("#")} <= set(page.ids)
+
+
+def test_dollar_signs_are_told_as_they_are() -> None:
+    failed = capture(bert(), failures=(Failure(sample=7, key="costs $5", reason="the network gave NaN"),))
+    page = render(report_data()._replace(captures=(failed,)))[PAGE].decode()
+    assert "costs $5" in page
+    assert r"costs \$5" not in page
 
 
 def test_formats_are_those_asked_for() -> None:
