@@ -162,7 +162,7 @@ def run(
     json:
         Answer in JSON.
     """
-    from pipelines import terminal
+    from pipelines import results, terminal
     from pipelines.progress import Terminal
     from pipelines.runfile import load_run
 
@@ -183,7 +183,7 @@ def run(
     if json:
         terminal.write_json({**outcome.model_dump(mode="json"), "failures": outcome.failures})
     else:
-        terminal.show_outcome(outcome)
+        results.show_outcome(outcome)
     return outcome.exit_code
 
 

@@ -169,9 +169,8 @@ def _seeded(seed: int, devices: Sequence[torch.device]) -> AbstractContextManage
 def _place(value: Tensor, network: Network) -> Tensor:
     dtype = network.input_dtype if value.is_floating_point() else None
     placed = value.to(device=network.device, dtype=dtype, non_blocking=True)
-    return (
-        placed.clone() if placed is value else placed
-    )  # a network may write into what it is given; the batch is used again
+    # A network may write into what it is given, and the batch is used again.
+    return placed.clone() if placed is value else placed
 
 
 def _places(tensor: Tensor, layout: SiteLayout, batch: Batch, rows: Rows) -> int:

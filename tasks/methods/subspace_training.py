@@ -103,7 +103,7 @@ def empty(carry: State) -> State:
 def sums(network: NetworkBlock, index: Tensor, carry: State, training: Training) -> State:
     """Sums over some samples: gradients and losses of those trained on, and second moments of the performance of the others.
 
-    Moments are of 1, the performance of each trial, of full training, and of the network as it was.
+    Moments are of 1, the performance of each trial, of full training, and of the network as it was, which is 0 before the last pass.
 
     Args:
         network: with the samples.
@@ -111,7 +111,7 @@ def sums(network: NetworkBlock, index: Tensor, carry: State, training: Training)
         carry: where the training is.
         training: how it goes.
 
-    Cost: trials + 1 forwards and backwards, one forward, and for each trial the subspace's map and its transpose.
+    Cost: trials + 1 forwards and backwards, and for each trial the subspace's map and its transpose.
     """
     state, held = empty(carry), _held(index, training)
     begin = _weights(network, training)
@@ -128,7 +128,9 @@ def sums(network: NetworkBlock, index: Tensor, carry: State, training: Training)
         performance.append(found.performance)
     found = _pass(network, begin + carry["full"].to(begin), held, training)
     state["full"], state["loss"][-1] = found.gradient.to(state["full"]), found.loss
-    unchanged = _pass(network, begin, torch.ones_like(held), training).performance
+    unchanged = torch.zeros_like(found.performance)
+    if len(carry["history"]) == training.steps:  # only the last pass is asked how far all have come
+        unchanged = _pass(network, begin, torch.ones_like(held), training).performance
     table = torch.stack([*performance, found.performance, unchanged], 1)
     measured = table[held] if training.holdout else table
     state["moment"] = (measured.T @ measured).to(state["moment"])

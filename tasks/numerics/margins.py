@@ -2,8 +2,8 @@
 
 Differences are taken sample by sample, so that what samples do to both sides cancels. For shares of right answers a sample is added
 at each of the four corners (right or wrong on either side), after Agresti and Caffo (The American Statistician 54, 2000), without
-which agreement on few samples would look like certainty; from 30 samples on, intervals of 95 % then hold the truth in 93 % of cases or
-more (simulated in the tests). What samples and what draws leave open is added in squares, each with its own quantile of Student's t.
+which agreement on few samples would look like certainty; from 30 samples on, intervals of 95 % then hold the truth in 92.5 % of cases
+or more (simulated in the tests). What samples and what draws leave open is added in squares, each with its own quantile of Student's t.
 """
 
 from typing import NamedTuple

@@ -12,8 +12,8 @@ import yaml
 
 from pipelines.cli import main
 from pipelines.plan import make_plan
+from pipelines.results import show_results, telling_columns
 from pipelines.serial import run_serial
-from pipelines.terminal import show_results, telling_columns
 from schemas.outcome import ArtifactOutcome, RunOutcome
 from tasks.methods.spectrum import pca as spectrum_pca
 from tasks.store.location import Location

@@ -1,5 +1,6 @@
 """Forms that no sum of terms gives: the terms of a parameter are kept until the last has come. Norms are the simplest."""
 
+from abc import ABC, abstractmethod
 from math import prod
 
 import torch
@@ -10,7 +11,7 @@ from tasks.extract.gradients.projections import Side as SideName
 from tasks.extract.gradients.terms import Outer, Side, Term, chunks, form, form_cost, inner, inner_cost
 
 
-class GatheringKeeper:
+class GatheringKeeper(ABC):
     """Keeps the terms of each parameter until the end, for forms that no sum of terms gives."""
 
     def __init__(self, plan: Plan, n: int) -> None:
@@ -43,12 +44,13 @@ class GatheringKeeper:
         found = self._done.get(name)
         return self._plan.zeros(self._n, self._width(name)) if found is None else found
 
+    @abstractmethod
     def _make(self, name: str) -> Tensor:
         """[sample, feature] from the terms."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _width(self, name: str) -> int:
-        raise NotImplementedError
+        """Features of a parameter."""
 
     def _formed(self, name: str, some: slice) -> Tensor:
         """[sample, row, column] or [sample, entry]: the gradient of some samples."""

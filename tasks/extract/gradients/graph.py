@@ -34,9 +34,8 @@ def graph_of(loss: Tensor) -> Graph:
         if node is None or node in seen:
             continue
         seen.add(node)
-        reentrant |= isinstance(
-            node, BackwardCFunction
-        )  # a function in Python, which may run a backward of its own
+        # A function in Python may run a backward of its own.
+        reentrant |= isinstance(node, BackwardCFunction)
         if hasattr(node, "variable"):
             leaves.append(node.variable)
         waiting += [following for following, _ in node.next_functions]

@@ -22,12 +22,14 @@ from tasks.extract.gradients.rules import uses_of
 SELECTING = frozenset(
     {
         "nonzero", "argwhere", "masked_select", "unique", "unique_consecutive", "compress", "nonzero_static", "tolist",
-        "repeat_interleave",
     }
 )  # fmt: skip
 """Operations whose output is as long as its values say."""
+PICKING = frozenset({"__getitem__", "index_select", "gather", "take_along_dim"})
+"""Operations that take rows by their numbers."""
 READ_ONLY = frozenset({"detach", "requires_grad_"})
 GRAD_SET: Any = vars(torch._C.TensorBase)["grad"].__set__
+"""What a backward of its own does beside the network."""
 TURNED = frozenset({"T", "mT", "H", "mH", "real", "imag"})
 """Properties that are a tensor with a graph."""
 
@@ -91,15 +93,17 @@ class Uses(TorchFunctionMode):
 
     def _moves(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Any) -> bool:
         """Whether an operation takes samples, or what was made of them, in an order of its own."""
+        if getattr(func, "__name__", "") not in PICKING:
+            return False
         values = args[0] if args else None
         if not isinstance(values, Tensor) or values.ndim == 0 or len(values) % self._n or len(values) == 0:
             return False
         if self.forms and not values.requires_grad:
             return False  # a table beside the samples, as of positions
         index = _first_axis_index(func, args, kwargs)
-        if index is None:
-            return False
-        return not torch.equal(index, torch.arange(self._n, device=index.device, dtype=index.dtype))
+        return index is not None and not torch.equal(
+            index, torch.arange(self._n, device=index.device, dtype=index.dtype)
+        )
 
     def refuse_unseen(self, leaves: Iterable[Tensor]) -> None:
         """Refuse parameters that the graph reaches though no operation was seen to take them, as through a function of the user."""
@@ -173,6 +177,8 @@ def _selects(func: Callable[..., Any], args: tuple[Any, ...]) -> bool:
     name = getattr(func, "__name__", "")
     if name == "where":
         return len(args) == 1
+    if name == "repeat_interleave":  # as often as numbers in a tensor say
+        return len(args) == 1 or isinstance(args[1], Tensor)
     if name == "__getitem__":
         return any(isinstance(i, Tensor) and i.dtype in (torch.bool, torch.uint8) for i in _flat(args[1:]))
     return name in SELECTING
@@ -184,12 +190,10 @@ def _first_axis_index(func: Callable[..., Any], args: tuple[Any, ...], kwargs: A
     if name == "__getitem__":
         first = args[1][0] if isinstance(args[1], tuple | list) and len(args[1]) else args[1]
         index = first if isinstance(first, Tensor) else None
-    elif name in ("index_select", "gather", "take_along_dim"):
+    else:
         given = kwargs.get("dim", next((a for a in args[1:] if isinstance(a, int)), None))
         index = next((a for a in (*args[1:], *kwargs.values()) if isinstance(a, Tensor)), None)
         index = index if given in (0, None) or given == -args[0].ndim else None
-    else:
-        return None
     whole = index is not None and index.ndim > 0 and not index.is_floating_point()
     return index if whole and index is not None and index.dtype not in (torch.bool, torch.uint8) else None
 
