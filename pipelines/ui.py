@@ -32,7 +32,12 @@ def environment(port: int, home: Path) -> dict[str, str]:
 
 
 def main(port: int = 4200) -> int:
-    """Start everything, say where it is, and stop everything on Ctrl-C."""
+    """Start everything, say where it is, and stop everything on Ctrl-C or SIGTERM."""
+    for number in (
+        signal.SIGINT,
+        signal.SIGTERM,
+    ):  # a shell has what it starts in the background ignore Ctrl-C
+        signal.signal(number, signal.default_int_handler)
     home = Path(os.environ.get("PREFECT_HOME", Path.cwd() / ".prefect"))
     env = environment(port, home)
     prefect = [sys.executable, "-m", "prefect"]
