@@ -1,25 +1,35 @@
 """What a request's gradients are, found before the first unit: parameters, forms, losses, and what needs the slow way."""
 
+import copy
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
 
 from schemas.capture import CaptureRequest
-from schemas.errors import ModelError, SubspanError, UnknownNameError, nearest
+from schemas.errors import ModelError, ResourceError, SubspanError, UnknownNameError, nearest
 from schemas.gradients import Norms, ParameterGradients
 from schemas.layout import GradientLayout, Quantity, Site, SiteLayout
 from tasks.extract.backward import losses_of, without_gradient
 from tasks.extract.batches import Batch
 from tasks.extract.collect import running
 from tasks.extract.encode import Encoder
-from tasks.extract.gradients.sample_gradients import needs_loop, outputs
+from tasks.extract.gradients.agreement import Exactly, Probe, needs_loop
+from tasks.extract.gradients.sample_gradients import outputs
+from tasks.extract.guard import untouched
 from tasks.extract.losses import Objective
 from tasks.extract.models import Network
+from tasks.extract.pretrained import free_bytes
 from tasks.extract.sites import SiteInfo, glob
 from tasks.extract.sources.base import Source
 from tasks.extract.targets import count_classes
 
+MIXED = {torch.float64: 1e-8, torch.float32: 1e-3}
+MIXED_COARSE = 0.1
+"""How far the loss of a sample in a batch may lie from its loss alone, by dtype; and in half precision."""
+WIDE_COPIES = 2
+"""Of the network's size in float64, for the copy and the gradients of a sample."""
 COUNTED = 256
 """Samples whose targets are counted at a time."""
 
@@ -68,11 +78,10 @@ def resolve_gradients(
         loss_digest=counting.digest,
     )
     wanted = request.parameter_gradients
+    names = () if wanted is None else match_parameters(network, wanted.parameters)
+    looped = _tried(network, batch, request, objective_of(request, layout), names)
     if wanted is None:
-        _check_loss(network, batch, request, objective_of(request, layout))
         return Resolved((), layout)
-    names = match_parameters(network, wanted.parameters)
-    looped = _looped(network, batch, request, objective_of(request, layout), names)
     shapes = {name: tuple(network.module.get_parameter(name).shape) for name in names}
     layout = layout.model_copy(update={"parameters": names, "looped": looped})
     return Resolved(_layouts(shapes, wanted), layout)
@@ -159,15 +168,21 @@ def _layouts(shapes: dict[str, tuple[int, ...]], wanted: ParameterGradients) -> 
     )
 
 
-def _looped(
+def _tried(
     network: Network, batch: Batch, request: CaptureRequest, objective: Objective, names: Sequence[str]
 ) -> dict[str, str]:
-    """What a pass for each sample is needed for, measured on a batch and on a smaller one."""
+    """What a pass for each sample is needed for, measured on a batch and on a smaller one.
+
+    Raises:
+        ModelError: if the loss does not fit the network, or a sample has a part in another's loss.
+    """
     smaller = batch.take(torch.arange(max(1, batch.n_samples - 1)))
-    probes = [(losses_of(network, here, objective), here.n_samples) for here in (batch, smaller)]
+    probes = [Probe(losses_of(network, here, objective), here.n_samples) for here in (batch, smaller)]
     try:
         with running(network, batch, request.precision), torch.enable_grad():
-            return needs_loop(network.module, probes, names)
+            _refuse_mixed(probes[0], _rounding(network, request))
+            exactly = partial(_in_float64, network, smaller, objective)
+            return needs_loop(network.module, probes, names, exactly) if names else {}
     except SubspanError:
         raise
     except Exception as error:
@@ -178,9 +193,44 @@ def _looped(
         ) from error
 
 
-def _check_loss(network: Network, batch: Batch, request: CaptureRequest, objective: Objective) -> None:
-    with running(network, batch, request.precision), torch.no_grad():
-        losses_of(network, batch, objective)(None)
+def _rounding(network: Network, request: CaptureRequest) -> float:
+    """How far a loss may lie from itself in another batch, relative to the largest."""
+    if request.precision.autocast != "off":
+        return MIXED_COARSE
+    return MIXED.get(network.input_dtype, MIXED_COARSE)
+
+
+def _refuse_mixed(probe: Probe, tolerance: float) -> None:
+    """Refuse losses in which other samples of the batch have a part.
+
+    A network that draws random numbers draws others in a batch than alone; its losses tell nothing.
+    """
+    undrawn = untouched()
+    together = probe.losses(None).detach().double()
+    alone = torch.cat([probe.losses(sample).detach().double() for sample in range(probe.n)])
+    apart = (together - alone).abs()
+    worst = int(apart.nan_to_num().argmax())
+    if float(apart[worst]) > tolerance * float(alone.abs().nan_to_num().max()) and undrawn():
+        raise ModelError(
+            f"the loss of a sample is {float(together[worst]):.6g} in a batch of {probe.n} and {float(alone[worst]):.6g} alone: the loss "
+            "divides by the size of the batch or compares its samples, or the network lets samples meet, so that no sample has a "
+            "gradient of its own; give a loss that sees each sample alone, such as one against fixed prototypes (kind: similarity)"
+        )
+
+
+def _in_float64(network: Network, batch: Batch, objective: Objective) -> Exactly:
+    """A copy of the network with every number in float64.
+
+    Raises:
+        ResourceError: if there is no memory for it.
+    """
+    tensors = (*network.module.parameters(), *network.module.buffers())
+    needed = WIDE_COPIES * sum(8 * tensor.numel() for tensor in tensors)
+    if needed > free_bytes(network.device):
+        raise ResourceError(f"a copy in float64 takes {needed:,} bytes, more than is free here")
+    module = copy.deepcopy(network.module).double()
+    wide = network._replace(module=module, input_dtype=torch.float64)
+    return Exactly(module, Probe(losses_of(wide, batch, objective), batch.n_samples))
 
 
 def _mean_targets(encoder: Encoder, objective: Objective) -> float:

@@ -52,7 +52,8 @@ class Receipt(Digested):
     looped: tuple[str, ...] = ()
     """Parameters whose gradients took a pass for each sample."""
     max_gradient_error: float | None = None
-    """Largest relative error, by norm, of a parameter's gradient against plain autograd, at the probed sample of the unit."""
+    """Largest error, by norm, of a parameter's gradient against plain autograd, at the probed sample of the unit: relative to that
+    gradient, or to the part of the sample's whole one below which it would be nothing but rounding (1e-2 in float32)."""
     seconds: float
     forward_seconds: float
     write_seconds: float

@@ -1,5 +1,6 @@
 """The backward part of a unit: what its batches are sent through, and how exact that was."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -10,6 +11,7 @@ from schemas.errors import DataError
 from schemas.layout import GradientLayout, SiteLayout, Space
 from tasks.extract.backward import activations_only, collect_backward
 from tasks.extract.batches import Batch
+from tasks.extract.gradients.agreement import largest_error
 from tasks.extract.gradients.sample_gradients import GradientPlan, make_plan
 from tasks.extract.losses import Objective
 from tasks.extract.models import Network
@@ -35,7 +37,7 @@ class Gradients:
     def error(
         self, network: Network, batch: Batch, sites: Sequence[SiteLayout], found: dict[str, Tensor]
     ) -> float | None:
-        """The largest relative error, by norm, of a parameter's gradient against plain autograd; None where there are none.
+        """How far gradients of parameters lie from plain autograd, see `largest_error`; None where there are none.
 
         Args:
             network: as the unit has it.
@@ -47,9 +49,10 @@ class Gradients:
         if self._slow is None or not parameters:
             return None
         exact, _ = self._collect(network, batch, parameters, self._slow)
-        errors = [_error(found[site], rows) for site, rows in exact.items()]
-        worst = max(errors)
-        return worst if worst < float("inf") else None
+        autocast = self._spec.request.precision.autocast
+        dtype = network.input_dtype if autocast == "off" else getattr(torch, autocast)
+        worst = largest_error(found, exact, dtype)
+        return worst if math.isfinite(worst) else None
 
     def _collect(
         self, network: Network, batch: Batch, sites: Sequence[SiteLayout], plan: GradientPlan
@@ -103,9 +106,3 @@ def make_objective(spec: CaptureSpec) -> Objective:
             "prototypes changed; plan the run again: another loss is another capture"
         )
     return objective
-
-
-def _error(found: Tensor, exact: Tensor) -> float:
-    norm = torch.linalg.vector_norm(exact.double())
-    difference = torch.linalg.vector_norm(found.double() - exact.double())
-    return float(difference / norm) if norm > 0 else float(difference)

@@ -342,24 +342,22 @@ def _probe(context: _Context, tally: _Tally, batch: list[int], rows: dict[str, T
     """Once in some units: the largest difference between a sample alone and in its batch, as stored."""
     if tally.difference is not None or len(batch) < 2 or context.job.unit.index % PROBE_EVERY:
         return
+    chosen = len(batch) - 1 - context.job.unit.index // PROBE_EVERY % len(batch)  # another place in each unit
+    first = int(context.samples.rows[batch[:chosen]].sum())
+    size = int(context.samples.rows[batch[chosen]])
     try:
-        alone = _forward(context, _Tally(), batch[-1:])
+        alone = _forward(context, _Tally(), [batch[chosen]])
     except Exception:  # noqa: BLE001  some networks take no batch of one: then there is nothing to compare
         return
-    size = int(context.samples.rows[batch[-1]])
+    beside = {site: values[first : first + size] for site, values in rows.items()}
     dtype = context.spec.request.store.dtype
     difference = max(
-        float(
-            (to_stored(values[-size:], dtype)[0].double() - to_stored(alone[site], dtype)[0].double())
-            .abs()
-            .max()
-        )
-        for site, values in rows.items()
+        float((to_stored(values, dtype)[0].double() - to_stored(alone[site], dtype)[0].double()).abs().max())
+        for site, values in beside.items()
     )
     tally.difference = difference if np.isfinite(difference) else None
     if context.gradients is not None:
-        inputs = context.encoder.batch(batch[-1:])
-        beside = {site: values[-size:] for site, values in rows.items()}
+        inputs = context.encoder.batch([batch[chosen]])
         tally.gradient_error = context.gradients.error(context.network, inputs, context.buffers.sites, beside)
 
 

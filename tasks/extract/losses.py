@@ -1,5 +1,6 @@
 """One loss per sample from what a network returns. No sample has a part in another's."""
 
+from collections.abc import Mapping
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from schemas.base import sha256
-from schemas.errors import MethodError, ModelError, SpecError
+from schemas.errors import MethodError, ModelError, SpecError, SubspanError
 from schemas.loss import (
     IGNORED,
     ClassificationLoss,
@@ -108,7 +109,7 @@ class Objective:
         """The loss of each sample from the tensor that `tensor` gives."""
         loss = self.loss
         if isinstance(loss, FactoryLoss):
-            return _checked_tensor(self._function(value, batch, **loss.arguments), loss.function)
+            return self._called(loss, value, batch)
         return self._of(value, batch)
 
     def right(self, value: Tensor, batch: Batch) -> Tensor:
@@ -139,7 +140,7 @@ class Objective:
         loss = self.loss
         if isinstance(loss, FactoryLoss):
             given = self._tensor(output) if loss.output else output
-            return _checked_tensor(self._function(given, batch, **loss.arguments), loss.function)
+            return self._called(loss, given, batch)
         value = _at_least_float32(output if isinstance(output, Tensor) else self._tensor(output))
         if isinstance(loss, LanguageModelLoss):
             return self._tokens(value, batch, loss)
@@ -151,6 +152,22 @@ class Objective:
             _refuse_classes(codes, value.shape[1], "logits")
             return F.cross_entropy(value, codes, reduction="none")
         return self._similarity(value, codes, batch, loss)
+
+    def _called(self, loss: FactoryLoss, given: Any, batch: Batch) -> Tensor:
+        try:
+            value = self._function(given, batch, **loss.arguments)
+        except (SubspanError, MemoryError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:
+            raise ModelError(
+                f"the loss {loss.function} raised {type(error).__name__}: {error}; it was called with {_described(given)}, a batch of "
+                f"{batch.n_samples} samples{_described_arguments(loss.arguments)}"
+            ) from error
+        if not isinstance(value, Tensor):
+            raise ModelError(
+                f"the loss {loss.function} gave a {type(value).__name__}; expected a tensor, one number for each sample"
+            )
+        return value
 
     def _tensor(self, output: Any) -> Tensor:
         found = dict(tensors(output))
@@ -299,12 +316,14 @@ def _at_least_float32(value: Tensor) -> Tensor:
     return value.float() if value.dtype in (torch.bfloat16, torch.float16) else value
 
 
-def _checked_tensor(value: Any, name: str) -> Tensor:
-    if not isinstance(value, Tensor):
-        raise ModelError(
-            f"the loss {name} gave a {type(value).__name__}; expected a tensor, one number for each sample"
-        )
-    return value
+def _described(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return f"a tensor of shape {tuple(value.shape)}"
+    return f"a {type(value).__name__} of {', '.join(name for name, _ in tensors(value)) or 'no tensors'}"
+
+
+def _described_arguments(arguments: Mapping[str, Any]) -> str:
+    return f" and the arguments {', '.join(arguments)}" if arguments else ""
 
 
 def _refuse_shape(value: Tensor, codes: Tensor, axes: int, expected: str) -> None:

@@ -292,6 +292,27 @@ class TestRefusals:
         with pytest.raises(ModelError, match="one number for each"):
             make_plan(vectors(tmp_path, loss={"kind": "factory", "function": f"{__name__}:mean_of_all"}))
 
+    @pytest.mark.parametrize("loss", ["shared_out", "contrasted"])
+    @pytest.mark.parametrize("parameters", [{"keep": SMALL}, None])
+    def test_a_loss_that_mixes_samples(self, loss: str, parameters: Any, tmp_path: Path) -> None:
+        run = vectors(
+            tmp_path,
+            loss={"kind": "factory", "function": f"{__name__}:{loss}"},
+            parameter_gradients=parameters,
+            sites=["first"],
+            quantities=["activation_gradient"],
+        )
+        with pytest.raises(ModelError, match=r"in a batch of 3 and .* alone: the loss divides by the size"):
+            make_plan(run)
+
+    @pytest.mark.parametrize("parameters", [{"keep": SMALL}, None])
+    def test_a_loss_that_raises(self, parameters: Any, tmp_path: Path) -> None:
+        loss = {"kind": "factory", "function": f"{__name__}:no_such_key", "arguments": {"scale": 2}}
+        run = vectors(tmp_path, loss=loss, parameter_gradients=parameters)
+        said = r"no_such_key raised KeyError: 'digit'; it was called with a tensor of shape \(3, 8\), .*3 samples and the arguments scale"
+        with pytest.raises(ModelError, match=said):
+            make_plan(run)
+
     def test_a_compiled_network(self, tmp_path: Path) -> None:
         with pytest.raises(ModelError, match="compiled"):
             make_plan(vectors(tmp_path, model={"kind": "factory", "factory": f"{__name__}:compiled"}))
@@ -314,6 +335,42 @@ class TestRefusals:
             vectors(tmp_path, loss={"kind": "factory", "function": f"{__name__}:second_output"})
         )
         assert other.captures[0].id != spec.id
+
+
+def test_a_network_that_draws_random_numbers_is_not_taken_for_one_that_mixes(tmp_path: Path) -> None:
+    run = vectors(tmp_path, model={"kind": "factory", "factory": f"{__name__}:noisy"})
+    layout = make_plan(run).captures[0].spec.layout.gradients
+    assert layout is not None
+    assert set(layout.looped) == {"weight", "bias"}
+
+
+class Noisy(nn.Linear):
+    """A layer whose input is disturbed."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x + torch.randn_like(x))
+
+
+def noisy() -> nn.Module:
+    """The network."""
+    return Noisy(8, 8)
+
+
+def shared_out(output: Tensor, batch: Any) -> Tensor:
+    """Losses of which the batch's mean would be the sum."""
+    return output.square().sum(1) / batch.n_samples
+
+
+def contrasted(output: Tensor, batch: Any) -> Tensor:
+    """Each sample against those of its batch."""
+    rows = F.normalize(output, dim=1)
+    return F.cross_entropy(rows @ rows.T, torch.arange(len(rows)), reduction="none")
+
+
+def no_such_key(output: Tensor, batch: Any, scale: int) -> Tensor:
+    """A loss that asks for a label under a wrong name."""
+    loss: Tensor = scale * (output - batch.targets["digit"] if batch.targets else {}["digit"])
+    return loss
 
 
 def test_the_plan_tells_what_takes_the_slow_way(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

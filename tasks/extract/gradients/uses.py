@@ -38,12 +38,19 @@ class Uses(TorchFunctionMode):
     """Active during a forward and its backward (a checkpointed part of a network runs again there)."""
 
     def __init__(
-        self, names: Mapping[int, str], frozen: Iterable[int], n: int, keeper: Keeper, open_all: bool
+        self,
+        names: Mapping[int, str],
+        looped: Iterable[int],
+        frozen: Iterable[int],
+        n: int,
+        keeper: Keeper,
+        open_all: bool,
     ) -> None:
         """Prepare.
 
         Args:
             names: `id` of each parameter whose gradient is wanted to its name.
+            looped: `id` of those that take a pass for each sample, if the backward reaches a use of them.
             frozen: `id` of every other parameter.
             n: samples of the batch.
             keeper: takes the terms.
@@ -51,7 +58,8 @@ class Uses(TorchFunctionMode):
         """
         super().__init__()
         self._names = dict(names)
-        self._all = frozenset(names) | frozenset(frozen)
+        self._looped = frozenset(looped)
+        self._all = frozenset(names) | self._looped | frozenset(frozen)
         self._n = n
         self._keeper = keeper
         self._open_all = open_all
@@ -60,6 +68,8 @@ class Uses(TorchFunctionMode):
         """Whether rows were chosen by their values in this forward, so that a first axis may count anything."""
         self._moved = False
         """Whether samples were picked by number in this forward, so that rows may be those of other samples."""
+        self.reached: set[int] = set()
+        """`id` of every looped parameter with a use that the backward reached, or may have."""
         self.refused: dict[str, str] = {}
         """Parameter to why a use of it has no rule."""
         self.forms: list[tuple[str, str, str]] = []
@@ -77,6 +87,9 @@ class Uses(TorchFunctionMode):
         if getattr(func, "__name__", "") in ("__get__", *READ_ONLY) or func == GRAD_SET:
             return self._property(func, found, args, kwargs)
         out = func(*_aliases(args, self._all), **_aliases(kwargs, self._all))
+        slow = self._looped.intersection(id(a) for a in found)
+        if slow and torch.is_grad_enabled():
+            out = self._look_for(slow, out)
         wanted = [name for a in found if (name := self._names.get(id(a))) is not None]
         if not torch.is_grad_enabled() or not isinstance(out, Tensor | tuple | list | None):
             return out
@@ -119,9 +132,27 @@ class Uses(TorchFunctionMode):
     ) -> Any:
         name = getattr(getattr(func, "__self__", None), "__name__", "")
         if name in TURNED:
+            self.reached |= self._looped.intersection(id(a) for a in found)
             self._refuse([n for a in found if (n := self._names.get(id(a)))], func, f"its .{name} is used")
             return func(*_aliases(args, self._all), **kwargs)
         return func(*args, **kwargs)
+
+    def _look_for(self, slow: frozenset[int], out: Any) -> Any:
+        """Finds out whether a gradient comes by what looped parameters gave; where that cannot be seen, one may."""
+        if isinstance(out, Tensor) and not out.is_floating_point():
+            return out
+        if not isinstance(out, Tensor) or torch._C._functorch.peek_interpreter_stack() is not None:
+            self.reached |= slow
+            return out
+        if not out.requires_grad:
+            out = _opened(out)
+
+        def arrived(g: Tensor) -> None:
+            if slow - self.reached and bool(g.any()):
+                self.reached |= slow
+
+        out.register_hook(arrived)
+        return out
 
     def _watch(
         self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Any, out: Tensor, wanted: list[str]
@@ -129,7 +160,7 @@ class Uses(TorchFunctionMode):
         if not out.is_floating_point():
             return out
         if not out.requires_grad and (wanted or self._open_all):
-            out = out.detach().requires_grad_().clone()  # no leaf, so that the network may write into it
+            out = _opened(out)
         if not wanted:
             return out
         if self._moved:
@@ -170,6 +201,11 @@ class Uses(TorchFunctionMode):
     def _refuse(self, names: list[str], func: Callable[..., Any], reason: str) -> None:
         for name in names:
             self.refused.setdefault(name, f"{_title(func)}: {reason}")
+
+
+def _opened(out: Tensor) -> Tensor:
+    """The same values at the beginning of a graph; no leaf, so that the network may write into it."""
+    return out.detach().requires_grad_().clone()
 
 
 def _selects(func: Callable[..., Any], args: tuple[Any, ...]) -> bool:

@@ -10,7 +10,8 @@ import torch.nn.utils.parametrizations as parametrizations
 from torch import Tensor, nn
 
 from schemas.gradients import Exact, Factors, Keep, Kronecker, Norms, Sketch
-from tasks.extract.gradients.sample_gradients import make_plan, needs_loop, sample_gradients
+from tasks.extract.gradients.agreement import Probe, needs_loop
+from tasks.extract.gradients.sample_gradients import make_plan, sample_gradients
 from tests.extract.gradients.zoo import draw, loop, tensors
 
 FORMS: tuple[Keep, ...] = (
@@ -149,7 +150,7 @@ def test_every_form_is_exact(name: str) -> None:
     sample = tensors(make(), draw(*shape))
     fewer = tensors(sample.module, draw(*shape)[: shape[0] - 1])
     names = [name for name, _ in sample.module.named_parameters()]
-    looped = frozenset(needs_loop(sample.module, [(s.losses, s.n) for s in (sample, fewer)], names))
+    looped = frozenset(needs_loop(sample.module, [Probe(s.losses, s.n) for s in (sample, fewer)], names))
     assert bool(looped) == (name in BY_LOOP)
     exact = loop(sample)
     for keep in FORMS:
@@ -178,7 +179,7 @@ def test_a_checkpoint_of_ones_own(slow: bool) -> None:
 
     own, plain = (tensors(made(through), draw(*FLAT)) for through in (Again.apply, lambda part, x: part(x)))
     names = [name for name, _ in own.module.named_parameters()]
-    looped = needs_loop(own.module, [(own.losses, own.n)], names)
+    looped = needs_loop(own.module, [Probe(own.losses, own.n)], names)
     assert looped == {}
     plan = make_plan(own.module, names, Exact(), 0, frozenset(names if slow else ()))
     found = sample_gradients(own.module, own.losses, own.n, plan).values

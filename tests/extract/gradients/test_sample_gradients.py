@@ -16,7 +16,8 @@ from torch.utils.checkpoint import checkpoint
 
 from schemas.errors import ModelError
 from schemas.gradients import Exact, Kronecker, Norms
-from tasks.extract.gradients.sample_gradients import make_plan, needs_loop, sample_gradients
+from tasks.extract.gradients.agreement import Probe, needs_loop
+from tasks.extract.gradients.sample_gradients import make_plan, sample_gradients
 from tests.extract.gradients.zoo import (
     FAST,
     LENGTHS,
@@ -68,7 +69,7 @@ def assert_close(found: dict[str, Tensor], expected: dict[str, Tensor], toleranc
 
 
 def looped_of(sample: Sample) -> frozenset[str]:
-    return frozenset(needs_loop(sample.module, [(sample.losses, sample.n)], names_of(sample)))
+    return frozenset(needs_loop(sample.module, [Probe(sample.losses, sample.n)], names_of(sample)))
 
 
 @pytest.mark.parametrize("kind", list(MAKERS))
@@ -210,7 +211,7 @@ def test_checkpoints(reentrant: bool, chosen: list[str]) -> None:
     sample = tensors(Checkpointed(reentrant), draw(5, 6))
     torch.manual_seed(0)
     plain = tensors(Checkpointed(False), draw(5, 6))
-    looped = frozenset(needs_loop(sample.module, [(sample.losses, 5)], chosen))
+    looped = frozenset(needs_loop(sample.module, [Probe(sample.losses, 5)], chosen))
     plan = make_plan(sample.module, chosen, Exact(), 0, looped)
     found = sample_gradients(sample.module, sample.losses, 5, plan).values
     expected = loop(plain)
@@ -369,7 +370,7 @@ def test_a_layer_that_no_probe_reached_is_not_guessed() -> None:
     values = torch.rand(4, 4, 4, generator=torch.Generator().manual_seed(0))
     module, probe = Idle(), values[:3].clone()
     sample = tensors(module, probe)
-    looped = needs_loop(module, [(sample.losses, 3)], names_of(sample))
+    looped = needs_loop(module, [Probe(sample.losses, 3)], names_of(sample))
     assert "seldom.weight" in looped
     values[0, :3, 0], values[1, 0, 0] = 5, 5  # as many rows as samples, of two of them
     reached = tensors(module, values)
@@ -401,7 +402,7 @@ def test_autocast_alone_is_no_reason_to_loop(kind: str) -> None:
     sample = MAKERS[kind]()
     sample.module.float()
     with torch.autocast("cpu", torch.bfloat16):
-        looped = needs_loop(sample.module, [(sample.losses, sample.n)], names_of(sample))
+        looped = needs_loop(sample.module, [Probe(sample.losses, sample.n)], names_of(sample))
     assert looped == {}
 
 

