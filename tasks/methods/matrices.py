@@ -28,6 +28,24 @@ def caveats(inputs: Inputs, port: str = "x") -> tuple[str, ...]:
     return (VECTOR,) if sides(inputs, port)[1] == 1 else ()
 
 
+def overlap(a: Float64[Tensor, "one feature"], b: Float64[Tensor, "other feature"]) -> float:
+    """Of the subspaces of two sets of orthonormal rows: |A B'|_F^2 over the larger dimension; 0 where one is empty."""
+    larger = max(len(a), len(b))
+    return float((a @ b.T).square().sum() / larger) if larger else 0.0
+
+
+def chance(a: int, b: int, n: int) -> tuple[float, float]:
+    """Mean and standard deviation of `overlap` for random subspaces of these dimensions in n.
+
+    From the Beta laws of their angles: |A B'|_F^2 has mean a b / n and variance 2 a b (n - a) (n - b) / (n^2 (n - 1) (n + 2)).
+    """
+    larger = max(a, b)
+    if not larger:
+        return 0.0, 0.0
+    variance = 2 * a * b * (n - a) * (n - b) / (n**2 * (n - 1) * (n + 2)) if n > 1 else 0.0
+    return a * b / n / larger, variance**0.5 / larger
+
+
 def left_basis(matrix: Float[Tensor, "out in"], rank: int) -> Float64[Tensor, "component out"]:
     """The leading left singular vectors of a matrix as orthonormal rows; fewer where its rank is lower, up to the rounding of its dtype.
 

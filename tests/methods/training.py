@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tasks.methods.contract import Inputs
+from tasks.methods.contract import Block, Inputs
 from tasks.numerics.random_subspace import Kind, Subspace, random_subspaces
 from tests.methods import cases
 from tests.methods.cases import Answer, Case
@@ -41,3 +41,15 @@ def subspace(kind: Kind, entries: int, coordinates: int, seed: int = 0) -> Subsp
     like = torch.empty(0, dtype=torch.float64)
     (only,) = random_subspaces(kind, entries, coordinates, seed, 1, like)
     return only
+
+
+def labelled(module: ModuleType, groups: dict[str, Tensor], **options: Any) -> Answer:
+    """A method over rows whose label `task` names their group, mixed up."""
+    x = torch.cat(list(groups.values()))
+    names = tuple(sorted(groups))
+    code = torch.tensor([names.index(name) for name, rows in groups.items() for _ in rows])
+    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
+    inputs = Inputs(widths={"x": x.shape[1]}, n_rows=len(x), n_samples=len(x), categories={"task": names})
+    index = torch.arange(len(x))
+    block = Block({"x": x[order]}, index, torch.zeros_like(index), index, {"task": code[order]})
+    return cases.run(Case(module, module.Config(**options), inputs, block))

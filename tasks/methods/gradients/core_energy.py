@@ -14,7 +14,7 @@ from tasks.methods import matrices
 from tasks.methods.contract import Array, Arrays, Block, Inputs, RowsPort
 from tasks.numerics.spectrum import eigen
 
-VERSION = 2
+VERSION = 3
 KIND = "whole"
 READS = {"x": RowsPort()}
 ARRAYS = {"own": ("row",), "first": ("row",), "common": ("row",), "energy": ("row",)}
@@ -52,7 +52,11 @@ class Result(Frozen):
     bulk: float | None
     """1 - common: what a fixed core loses."""
     null: float
-    """Share that a random subspace holds on average, r / m."""
+    """Share that random subspaces of the cores' own dimensions hold on average: r / m where no step has a lower rank."""
+    first_null: float
+    """The same for the core of the first step."""
+    common_null: float
+    """The same for the core of all steps."""
     slope: float | None
     """Change of the own share from the first to the last step of a straight line through it."""
     zero_steps: int
@@ -80,17 +84,26 @@ def solve(block: Block, inputs: Inputs, config: Config) -> tuple[Result, Arrays]
     steps = [row.reshape(m, n).double() for row in x]
     energy = torch.stack([step.square().sum() for step in steps])
     scatter = sum((step @ step.T for step in steps), torch.zeros(m, m, dtype=torch.float64, device=x.device))
-    common = eigen(scatter).vectors[:rank]
+    common = _leading(scatter, rank)
     start = matrices.left_basis(
         steps[int(torch.nonzero(energy)[0, 0])] if bool(energy.any()) else steps[0], rank
     )
+    own = [matrices.left_basis(step, rank) for step in steps]
     shares = {
-        "own": torch.stack([_share(matrices.left_basis(step, rank), step) for step in steps]),
+        "own": torch.stack([_share(basis, step) for basis, step in zip(own, steps, strict=True)]),
         "first": torch.stack([_share(start, step) for step in steps]),
         "common": torch.stack([_share(common, step) for step in steps]),
     }
     arrays = {name: Array(values, ARRAYS[name]) for name, values in (shares | {"energy": energy}).items()}
-    return _result(shares, energy, rank, (m, n), inputs), arrays
+    sizes = {"own": [len(basis) for basis in own], "first": [len(start)], "common": [len(common)]}
+    return _result(shares, sizes, energy, rank, (m, n), inputs), arrays
+
+
+def _leading(scatter: Tensor, rank: int) -> Tensor:
+    """The leading eigenvectors whose eigenvalues are not rounding, as rows."""
+    found = eigen(scatter)
+    floor = len(scatter) * torch.finfo(torch.float64).eps * max(float(found.values[0]), 0.0)
+    return found.vectors[: min(rank, int((found.values > floor).sum()))]
 
 
 def _share(basis: Tensor, matrix: Tensor) -> Tensor:
@@ -99,7 +112,12 @@ def _share(basis: Tensor, matrix: Tensor) -> Tensor:
 
 
 def _result(
-    shares: dict[str, Tensor], energy: Tensor, rank: int, shape: tuple[int, int], inputs: Inputs
+    shares: dict[str, Tensor],
+    sizes: dict[str, list[int]],
+    energy: Tensor,
+    rank: int,
+    shape: tuple[int, int],
+    inputs: Inputs,
 ) -> Result:
     kept = torch.nonzero(energy > 0)[:, 0]
     some = len(kept) > 0
@@ -114,7 +132,9 @@ def _result(
         first=float(first[1:].mean()) if len(kept) > 1 else None,
         common=total,
         bulk=None if total is None else max(0.0, 1 - total),
-        null=rank / shape[0],
+        null=sum(sizes["own"][k] for k in kept.tolist()) / len(kept) / shape[0] if some else rank / shape[0],
+        first_null=sizes["first"][0] / shape[0],
+        common_null=sizes["common"][0] / shape[0],
         slope=_slope(kept.double(), own) if len(kept) > 1 else None,
         zero_steps=len(energy) - len(kept),
         caveats=matrices.caveats(inputs),

@@ -1,10 +1,12 @@
 """How much the dominant subspace of a gradient moves from step to step, beside what random subspaces would share.
 
 Rows are gradients (or updates) of one matrix in order. Overlap is (1 / r) |U_t' U_s|_F^2 of the leading r left singular vectors: 1
-for a frozen subspace, r / m for unrelated ones.
+for a frozen subspace, r / m for unrelated ones. Steps of a rank below r are compared with what they have: of two dimensions the larger
+divides, and chance is the smaller over m.
 """
 
 from itertools import pairwise
+from statistics import fmean
 from typing import Literal
 
 import numpy as np
@@ -17,7 +19,7 @@ from schemas.errors import MethodError
 from tasks.methods import matrices, steps
 from tasks.methods.contract import Array, Arrays, Block, Inputs, RowsPort
 
-VERSION = 2
+VERSION = 3
 KIND = "whole"
 READS = {"x": RowsPort(labels=True)}
 ARRAYS = {"adjacent": ("pair",), "to_first": ("row",), "to_last": ("row",), "step": ("row",)}
@@ -57,9 +59,9 @@ class Result(Frozen):
     first_last: float | None
     """Overlap of the first and the last step."""
     null: float
-    """Expected overlap of unrelated subspaces, r / m."""
+    """Expected overlap of unrelated subspaces, on average over neighbouring steps: r / m where all have r dimensions."""
     null_std: float
-    """Its standard deviation: what is within two of it is chance."""
+    """Standard deviation of the overlap of two unrelated subspaces, the largest over neighbouring steps."""
     frozen: bool | None
     """Whether neighbours overlap by more than half of what lies between chance and a frozen subspace."""
     empty_steps: int
@@ -85,11 +87,11 @@ def solve(block: Block, inputs: Inputs, config: Config) -> tuple[Result, Arrays]
         raise MethodError("found no steps; gradients of at least one step are needed")
     rank = min(config.rank, m, n)
     bases = [_basis(row.reshape(m, n), rank, config, step) for step, row in enumerate(x)]
-    adjacent = torch.tensor([_overlap(a, b) for a, b in pairwise(bases)], dtype=torch.float64)
+    adjacent = torch.tensor([matrices.overlap(a, b) for a, b in pairwise(bases)], dtype=torch.float64)
     arrays = {
         "adjacent": adjacent,
-        "to_first": torch.tensor([_overlap(bases[0], b) for b in bases], dtype=torch.float64),
-        "to_last": torch.tensor([_overlap(bases[-1], b) for b in bases], dtype=torch.float64),
+        "to_first": torch.tensor([matrices.overlap(bases[0], b) for b in bases], dtype=torch.float64),
+        "to_last": torch.tensor([matrices.overlap(bases[-1], b) for b in bases], dtype=torch.float64),
         "step": steps.in_order(block),
     }
     result = _result(bases, adjacent, arrays, rank, (m, n), inputs)
@@ -110,12 +112,6 @@ def _basis(matrix: Tensor, rank: int, config: Config, step: int) -> Tensor:
     return basis
 
 
-def _overlap(a: Tensor, b: Tensor) -> float:
-    """(1 / r) |A B'|_F^2 with r the larger number of vectors; two empty subspaces share nothing."""
-    size = max(len(a), len(b))
-    return float((a @ b.T).square().sum() / size) if size else 0.0
-
-
 def _result(
     bases: list[Tensor],
     adjacent: Tensor,
@@ -125,9 +121,10 @@ def _result(
     inputs: Inputs,
 ) -> Result:
     m = shape[0]
-    null = rank / m
-    # The variance of |U'V|^2 / r for uniform subspaces, from the Beta laws of its angles.
-    spread = (2 * (m - rank) ** 2 / (m**2 * (m - 1) * (m + 2))) ** 0.5 if m > 1 else 0.0
+    by_chance = [matrices.chance(len(a), len(b), m) for a, b in pairwise(bases)] or [
+        matrices.chance(rank, rank, m)
+    ]
+    null = fmean(mean for mean, _ in by_chance)
     some = len(adjacent) > 0
     return Result(
         n_rows=len(bases),
@@ -139,7 +136,7 @@ def _result(
         adjacent_high=float(adjacent.quantile(0.75)) if some else None,
         first_last=float(arrays["to_first"][-1]) if some else None,
         null=null,
-        null_std=spread,
+        null_std=max(std for _, std in by_chance),
         frozen=bool(adjacent.mean() > (1 + null) / 2) if some and rank < m else None,
         empty_steps=sum(len(basis) < rank for basis in bases),
         caveats=matrices.caveats(inputs),

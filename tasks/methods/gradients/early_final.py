@@ -13,7 +13,7 @@ from schemas.errors import MethodError
 from tasks.methods import matrices, steps
 from tasks.methods.contract import Array, Arrays, Block, Inputs, RowsPort
 
-VERSION = 2
+VERSION = 3
 KIND = "whole"
 READS = {"x": RowsPort(labels=True)}
 ARRAYS = {
@@ -55,7 +55,7 @@ class Result(Frozen):
     early_overlap: float | None
     """Overlap of the early subspace with the final one."""
     overlap_null: float
-    """Of unrelated subspaces, r / m."""
+    """Of unrelated subspaces of their dimensions: r / m where neither update has a lower rank."""
     step_found: int | None
     """The first row from which on the overlap stays above `found`."""
     early_cosine: float | None
@@ -81,21 +81,17 @@ def solve(block: Block, inputs: Inputs, config: Config) -> tuple[Result, Arrays]
         raise MethodError(f"found {len(x)} positions; a first and a later one are needed")
     rank = min(config.rank, m, n)
     updates = [(row.double() - x[0].double()).reshape(m, n) for row in x]
-    final = matrices.left_basis(updates[-1], rank)
+    bases = [matrices.left_basis(u, rank) for u in updates]
     arrays = {
-        "overlap": torch.stack([_overlap(matrices.left_basis(u, rank), final) for u in updates]),
+        "overlap": torch.tensor([matrices.overlap(basis, bases[-1]) for basis in bases]).double(),
         "concentration": torch.stack([_concentration(u, rank) for u in updates]),
         "norm": torch.stack([torch.linalg.vector_norm(u) for u in updates]),
         "cosine": torch.stack([_cosine(u, updates[-1]) for u in updates]),
         "step": steps.in_order(block),
     }
-    return _result(arrays, updates[-1], rank, (m, n), inputs, config), {
+    return _result(arrays, updates[-1], [len(basis) for basis in bases], rank, (m, n), inputs, config), {
         name: Array(values, ARRAYS[name]) for name, values in arrays.items()
     }
-
-
-def _overlap(a: Tensor, b: Tensor) -> Tensor:
-    return (a @ b.T).square().sum() / max(1, len(a), len(b))
 
 
 def _concentration(matrix: Tensor, rank: int) -> Tensor:
@@ -112,6 +108,7 @@ def _cosine(a: Tensor, b: Tensor) -> Tensor:
 def _result(
     arrays: dict[str, Tensor],
     final: Tensor,
+    sizes: list[int],
     rank: int,
     shape: tuple[int, int],
     inputs: Inputs,
@@ -129,7 +126,7 @@ def _result(
         concentration_null=float(_concentration(noise, rank)),
         effective_rank=_effective_rank(final) if moved else None,
         early_overlap=float(arrays["overlap"][early]) if moved else None,
-        overlap_null=rank / shape[0],
+        overlap_null=matrices.chance(sizes[early], sizes[-1], shape[0])[0],
         step_found=_found(arrays["overlap"], config.found) if moved else None,
         early_cosine=float(arrays["cosine"][early]) if moved and bool(arrays["norm"][early] > 0) else None,
         caveats=matrices.caveats(inputs)

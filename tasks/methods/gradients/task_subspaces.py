@@ -4,17 +4,20 @@ Rows are gradients labelled with their task. What a new task's gradients lose wh
 what it must give up not to disturb them.
 """
 
+from itertools import combinations
+
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from schemas.base import Frozen
 from schemas.errors import MethodError
+from tasks.methods import matrices
 from tasks.methods.classes import class_label, rows_of_class
 from tasks.methods.contract import Array, Arrays, Block, Inputs, RowsPort
 from tasks.numerics import gram
 
-VERSION = 1
+VERSION = 2
 KIND = "whole"
 READS = {"x": RowsPort(labels=True)}
 ARRAYS = {
@@ -58,7 +61,7 @@ class Result(Frozen):
     overlap: float | None
     """Mean overlap (1 / r) |U' V|^2 of the subspaces of two tasks, before anything is taken out; None for a single task."""
     overlap_null: float
-    """Of unrelated subspaces, r / width."""
+    """Of unrelated subspaces of their dimensions: r / width where each task has r."""
     history: int
     """Directions that all tasks use together."""
     caveats: tuple[str, ...]
@@ -83,12 +86,13 @@ def solve(block: Block, inputs: Inputs, config: Config) -> tuple[Result, Arrays]
     groups = [(name, rows) for name, rows in groups if len(rows) and bool(rows.any())]
     if not groups:
         raise MethodError(f"found no gradients with a class of label {label!r}")
-    own = [_leading(rows, config.rank) for _, rows in groups]
+    floors = [_rounding(rows) for _, rows in groups]
+    own = [_leading(rows, config.rank, floor) for (_, rows), floor in zip(groups, floors, strict=True)]
     history, numbers = own[0][:0], []
-    for (_, rows), basis in zip(groups, own, strict=True):
+    for (_, rows), basis, floor in zip(groups, own, floors, strict=True):
         rest = rows.double() - (rows.double() @ history.T) @ history
         total = float(rows.double().square().sum())
-        new = _leading(rest, config.rank) if _matters(rest, total) else history[:0]
+        new = _leading(rest, config.rank, floor)
         shares = [
             _inside(rows, basis, total),
             _inside(rest, new, total),
@@ -98,9 +102,7 @@ def solve(block: Block, inputs: Inputs, config: Config) -> tuple[Result, Arrays]
         numbers.append(shares)
         history = _extended(history, new)
     table = torch.tensor(numbers, dtype=torch.float64)
-    overlap = torch.tensor(
-        [[float((a @ b.T).square().sum()) / max(1, len(a), len(b)) for b in own] for a in own]
-    ).double()
+    overlap = torch.tensor([[matrices.overlap(a, b) for b in own] for a in own]).double()
     arrays = {
         "energy": table[:, 0],
         "energy_kept": table[:, 1],
@@ -108,17 +110,20 @@ def solve(block: Block, inputs: Inputs, config: Config) -> tuple[Result, Arrays]
         "overlap": overlap,
         "history": history,
     }
-    return _result(block, [name for name, _ in groups], table, overlap, history, own), {
+    sizes = [len(basis) for basis in own]
+    return _result(block, [name for name, _ in groups], table, overlap, len(history), sizes, config), {
         name: Array(values, ARRAYS[name]) for name, values in arrays.items()
     }
 
 
-def _leading(rows: Tensor, rank: int) -> Tensor:
-    return gram.directions(rows, gram.components(rows, center=False), rank, center=False)
+def _rounding(rows: Tensor) -> float:
+    """The squared singular value below which a task's rows hold nothing but the rounding of their dtype."""
+    return 16 * torch.finfo(rows.dtype).eps ** 2 * float(rows.double().square().sum())
 
 
-def _matters(rest: Tensor, total: float) -> bool:
-    return float(rest.square().sum()) > 1e-20 * total
+def _leading(rows: Tensor, rank: int, floor: float) -> Tensor:
+    found = gram.components(rows, center=False)
+    return gram.directions(rows, found, min(rank, int((found.variances > floor).sum())), center=False)
 
 
 def _inside(rows: Tensor, basis: Tensor, total: float) -> float:
@@ -134,11 +139,18 @@ def _extended(history: Tensor, new: Tensor) -> Tensor:
 
 
 def _result(
-    block: Block, names: list[str], table: Tensor, overlap: Tensor, history: Tensor, own: list[Tensor]
+    block: Block,
+    names: list[str],
+    table: Tensor,
+    overlap: Tensor,
+    history: int,
+    sizes: list[int],
+    config: Config,
 ) -> Result:
     width, n = block["x"].shape[1], len(names)
     off = overlap[~torch.eye(n, dtype=torch.bool)]
-    few = any(len(basis) < len(own[0]) for basis in own)
+    pairs = list(combinations(sizes, 2)) or [(sizes[0], sizes[0])]
+    few = [name for name, size in zip(names, sizes, strict=True) if size < min(config.rank, width)]
     return Result(
         n_rows=len(block),
         width=width,
@@ -148,7 +160,7 @@ def _result(
         energy_lost=tuple(table[:, 2].tolist()),
         lost_null=tuple(table[:, 3].tolist()),
         overlap=float(off.mean()) if n > 1 else None,
-        overlap_null=min(1.0, max(len(basis) for basis in own) / width),
-        history=len(history),
-        caveats=("some tasks have fewer directions than asked for",) if few else (),
+        overlap_null=sum(matrices.chance(a, b, width)[0] for a, b in pairs) / len(pairs),
+        history=history,
+        caveats=(f"fewer directions than the {config.rank} asked for: {', '.join(few[:5])}",) if few else (),
     )

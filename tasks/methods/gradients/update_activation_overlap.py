@@ -16,7 +16,7 @@ from schemas.errors import MethodError
 from tasks.methods import matrices, steps
 from tasks.methods.contract import Array, Arrays, ArtifactPort, Block, Inputs, RowsPort
 
-VERSION = 2
+VERSION = 3
 KIND = "whole"
 READS = {"x": RowsPort(labels=True), "activations": ArtifactPort("spectrum.pca")}
 ARRAYS = {
@@ -52,6 +52,8 @@ class Result(Frozen):
     inputs: int
     activation_rank: int
     """Dimensions of the activations' subspace."""
+    activation_energy: float
+    """Share of the activations' variance that it holds: below `energy` where the artifact has too few components, or `most` is reached."""
     overlap: float | None
     """Mean over updates of the overlap with it."""
     overlap_null: float | None
@@ -98,7 +100,8 @@ def solve(block: Block, inputs: Inputs, config: Config) -> tuple[Result, Arrays]
     x, (m, n) = matrices.in_order(block), _sides(inputs)
     if len(x) == 0:
         raise MethodError("found no updates; at least one is needed")
-    active = _active(inputs, config).to(x.device)
+    active, held = _active(inputs, config)
+    active = active.to(x.device)
     sides = [_right(row.reshape(m, n).double(), config) for row in x]
     moved = torch.tensor([len(side) > 0 for side in sides])
     arrays = {
@@ -109,7 +112,7 @@ def solve(block: Block, inputs: Inputs, config: Config) -> tuple[Result, Arrays]
         "between": torch.tensor([[_overlap(a, b) for b in sides] for a in sides]).double(),
         "step": steps.in_order(block),
     }
-    return _result(arrays, moved, sides, len(active), (m, n)), {
+    return _result(arrays, moved, sides, len(active), held, (m, n)), {
         name: Array(values, ARRAYS[name]) for name, values in arrays.items()
     }
 
@@ -120,13 +123,12 @@ def _sides(inputs: Inputs) -> tuple[int, int]:
     return (shape[0], prod(shape[1:])) if len(shape) > 1 else (1, shape[0])
 
 
-def _active(inputs: Inputs, config: Config) -> Tensor:
-    """The leading components of the activations as orthonormal rows."""
+def _active(inputs: Inputs, config: Config) -> tuple[Tensor, float]:
+    """Leading components of the activations as orthonormal rows, and the share of their whole variance that these hold."""
     found = inputs.artifacts["activations"]
-    values, basis = found["eigenvalue"].double().nan_to_num(0.0), found["components"].double()
-    values = values[: len(basis)]
-    k = int((values.cumsum(0) < config.energy * values.sum() * (1 - 1e-12)).sum()) + 1
-    return basis[: min(k, config.most)]
+    shares = found["explained"].double().nan_to_num(0.0)
+    k = min(int((shares.cumsum(0) < config.energy * (1 - 1e-12)).sum()) + 1, config.most, len(shares))
+    return found["components"].double()[:k], float(shares[:k].sum())
 
 
 def _right(matrix: Tensor, config: Config) -> Tensor:
@@ -151,7 +153,12 @@ def _inside(matrix: Tensor, basis: Tensor) -> Tensor:
 
 
 def _result(
-    arrays: dict[str, Tensor], moved: Tensor, sides: list[Tensor], active: int, shape: tuple[int, int]
+    arrays: dict[str, Tensor],
+    moved: Tensor,
+    sides: list[Tensor],
+    active: int,
+    held: float,
+    shape: tuple[int, int],
 ) -> Result:
     kept = torch.nonzero(moved)[:, 0].tolist()
     pairs = [(a, b) for a in kept for b in kept if a != b]
@@ -162,6 +169,7 @@ def _result(
         outputs=shape[0],
         inputs=shape[1],
         activation_rank=active,
+        activation_energy=held,
         overlap=float(arrays["overlap"][kept].mean()) if some else None,
         overlap_null=float(arrays["null"][kept].mean()) if some else None,
         energy=float(arrays["energy"][kept].mean()) if some else None,
