@@ -12,17 +12,20 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
 from schemas.base import canonical_json
 from schemas.errors import ModelError, SpecError, UnknownNameError, nearest
 from schemas.gradients import Exact, Keep, Norms
 from schemas.layout import Quantity, Site
+from schemas.run import Name
 from tasks.extract.gradients.keepers import make_keeper
 from tasks.extract.gradients.plan import Plan
 from tasks.extract.gradients.projections import outputs
 from tasks.extract.gradients.terms import Values
 from tasks.extract.sites import glob
+from tasks.extract.sources.base import check_label_name
 from tasks.extract.sources.steps import LABEL
 from tasks.store.location import Location
 
@@ -76,7 +79,7 @@ class Recorder:
 
         Raises:
             UnknownNameError: if a glob matches no parameter.
-            SpecError: if the form does not fit, or every is below 1.
+            SpecError: if the form or the name does not fit, every is below 1, or there are no parameters.
         """
         if every < 1 or not quantities or set(quantities) - QUANTITY.keys():
             raise SpecError(
@@ -86,6 +89,12 @@ class Recorder:
             raise SpecError(
                 "a recording keeps no norms alone; choose another form, whose norms a capture computes"
             )
+        try:
+            TypeAdapter(Name).validate_python(name)
+        except ValidationError as error:
+            raise SpecError(
+                f"a recording is called {name!r}; expected up to 64 letters, digits, dots, dashes and underscores, a letter or digit first"
+            ) from error
         self._place = Location(os.fspath(root)).child(FOLDER, name)
         self._model = model
         self._names = tuple(_chosen(model, parameters))
@@ -163,6 +172,7 @@ class Recorder:
             ModelError: if gradients or updates are wanted and `before_step` was not called.
             SpecError: if the step is no whole number from 0 on, a label no single number, or the first step that is written already is
                 that of another training.
+            DataError: if a label's name cannot be one on disk.
             StoreError: if the storage refuses.
         """
         if not isinstance(step, int | np.integer) or step < 0:
@@ -172,6 +182,8 @@ class Recorder:
                 self._refuse_another(step)
             self._before = self._gradients = None
             return
+        for label in labels:
+            check_label_name(label)
         arrays = {
             f"{LABEL}{name}": np.asarray(_number(name, value))
             for name, value in {"step": step, **labels}.items()
@@ -250,6 +262,10 @@ def _number(name: str, value: Any) -> float:
 
 def _chosen(model: nn.Module, patterns: Sequence[str]) -> dict[str, nn.Parameter]:
     there = dict(model.named_parameters())
+    if not patterns or not there:
+        raise SpecError(
+            f"nothing is to be recorded: {len(patterns)} patterns over the names of {len(there)} parameters; expected some of both"
+        )
     for pattern in patterns:
         if not any(glob(pattern).fullmatch(name) for name in there):
             raise UnknownNameError(

@@ -165,6 +165,28 @@ def test_what_a_recorder_refuses(tmp_path: Path) -> None:
         recorder.record(0)
 
 
+@pytest.mark.parametrize("name", ["", "../x", "a/b", ".x", "a b", "x" * 65])
+def test_a_name_is_one_of_a_folder(tmp_path: Path, name: str) -> None:
+    with pytest.raises(SpecError, match="a recording is called"):
+        subspan.Recorder(tmp_path / "r", name, network())
+    assert not (tmp_path / "r").exists()
+
+
+def test_a_label_whose_name_no_file_can_have_is_refused_before_it_is_written(tmp_path: Path) -> None:
+    recorder = subspan.Recorder(tmp_path, "r", network())
+    with pytest.raises(DataError, match="a label is called 'a/b c'"):
+        recorder.record(0, **{"a/b c": 1.0})
+    recorder.record(0, loss=1.0)
+    assert recorder.last_step == 0
+
+
+def test_nothing_to_record(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match="nothing is to be recorded"):
+        subspan.Recorder(tmp_path, "r", network(), parameters=[])
+    with pytest.raises(SpecError, match="names of 0 parameters"):
+        subspan.Recorder(tmp_path, "r", nn.ReLU())
+
+
 @pytest.mark.parametrize("step", [4.0, -1, "4", None])
 def test_a_step_is_a_whole_number(tmp_path: Path, step: Any) -> None:
     with pytest.raises(SpecError, match="expected a whole number"):

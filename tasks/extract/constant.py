@@ -1,6 +1,7 @@
 """Samples of one constant shape: a tensor for the one positional input, or a mapping of keyword inputs."""
 
 from collections.abc import Mapping, Sequence
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -41,6 +42,10 @@ class ConstantEncoder:
             name: (tuple(value.shape), value.dtype)
             for name, value in self._tensors(first_readable(source)).items()
         }
+        if self._form and not any(prod(shape) for shape, _ in self._form.values()):
+            raise DataError(
+                f"the samples hold no values: the first is {_describe(self._form)}; expected some"
+            )
 
     def __len__(self) -> int:
         return len(self._indices)

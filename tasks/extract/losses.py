@@ -141,7 +141,7 @@ class Objective:
         if isinstance(loss, FactoryLoss):
             given = self._tensor(output) if loss.output else output
             return self._called(loss, given, batch)
-        value = _at_least_float32(output if isinstance(output, Tensor) else self._tensor(output))
+        value = _at_least_float32(self._tensor(output))
         if isinstance(loss, LanguageModelLoss):
             return self._tokens(value, batch, loss)
         if isinstance(loss, MseLoss):
@@ -173,8 +173,11 @@ class Objective:
         found = dict(tensors(output))
         name = self.loss.output or next(iter(found), "")
         if name not in found:
+            there = (
+                ", ".join(path or "one without a name: leave `output` out" for path in found) or "no tensors"
+            )
             raise ModelError(
-                f"the network's output has no tensor {name!r} for the loss; it has {', '.join(found) or 'none'}"
+                f"the network's output has no tensor {name!r} for the loss, it is a {type(output).__name__} with {there}"
             )
         return found[name]
 
@@ -244,11 +247,12 @@ class Objective:
         if path is None:
             return None
         try:
-            return torch.from_numpy(np.load(path, allow_pickle=False)).double()
+            found = np.load(path, allow_pickle=False)
         except (OSError, ValueError) as error:
             raise SpecError(
                 f"loss: the prototypes {path!r} cannot be read: {error}; expected an .npy file of one row per class"
             ) from error
+        return _checked_prototypes(found, path)
 
     @property
     def _seed(self) -> int:
@@ -314,6 +318,26 @@ def _target(batch: Batch, name: str) -> Tensor:
 
 def _at_least_float32(value: Tensor) -> Tensor:
     return value.float() if value.dtype in (torch.bfloat16, torch.float16) else value
+
+
+def _checked_prototypes(found: Any, path: str) -> Tensor:
+    """float64 [class, feature]."""
+    if not isinstance(found, np.ndarray) or found.dtype.kind not in "fiub":
+        kind = found.dtype if isinstance(found, np.ndarray) else type(found).__name__
+        raise SpecError(
+            f"loss: the prototypes {path!r} are {kind}; expected an .npy file of real numbers, one row per class"
+        )
+    values = torch.from_numpy(found.astype(np.float64))
+    bad = (
+        (values.flatten(1).norm(dim=1) == 0) | ~values.flatten(1).isfinite().all(1)
+        if values.ndim > 1
+        else None
+    )
+    if bad is not None and bool(bad.any()):
+        raise SpecError(
+            f"loss: row {int(bad.nonzero()[0])} (from 0) of the prototypes {path!r} is zero or not finite and has no direction"
+        )
+    return values
 
 
 def _described(value: Any) -> str:

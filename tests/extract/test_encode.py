@@ -349,6 +349,13 @@ def test_dicts_of_constant_shape_are_keyword_inputs():
         encode([values[0], {"x": values[1]["x"]}], MADE, "inputs").batch([1])
 
 
+@pytest.mark.parametrize("value", [torch.zeros(0, 8), {"x": torch.zeros(0)}])
+def test_samples_without_any_value_are_refused(value):
+    kind = "inputs" if isinstance(value, dict) else "tensor"
+    with pytest.raises(DataError, match=r"hold no values: the first is .*shape \(0,"):
+        encode([value, value], MADE, kind)
+
+
 def test_dicts_of_token_ids_are_padded_sequences():
     values = [
         {"input_ids": torch.tensor([5, 6, 7]), "token_type_ids": np.array([0, 1, 1]), "image": torch.ones(2)},

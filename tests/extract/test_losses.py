@@ -138,6 +138,35 @@ def test_similarity(form: Any, pooling: Any, tmp_path: Path) -> None:
         assert float(found[n]) == pytest.approx(float(expected), rel=1e-9)
 
 
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        (np.array(["a", "b"]), "are <U1; expected an .npy file of real numbers"),
+        (np.ones((3, 6), complex), "are complex128; expected"),
+        (np.eye(3, 6) * [1, 1, 0, 0, 0, 0], r"row 2 \(from 0\) .* is zero or not finite"),
+        (np.full((3, 6), np.nan), "row 0 .* not finite"),
+        (np.ones(6), r"shape \(6,\); expected \(3, 6\)"),
+    ],
+)
+def test_prototypes_without_directions(values: np.ndarray, said: str, tmp_path: Path) -> None:
+    np.save(tmp_path / "p.npy", values)
+    loss = SimilarityLoss(label="side", prototypes=str(tmp_path / "p.npy"))
+    batch = Batch({"": torch.ones(1, 6)}, targets={"side": torch.tensor([0])})
+    with pytest.raises((SpecError, ModelError), match=said):
+        Objective(loss, n_classes=3)(torch.ones(1, 6), batch)
+
+
+def test_an_output_that_is_not_there() -> None:
+    batch = Batch({"": torch.ones(1, 6)}, targets={"side": torch.tensor([0])})
+    objective = Objective(ClassificationLoss(label="side", output="logits"))
+    with pytest.raises(
+        ModelError, match="no tensor 'logits' for the loss, it is a Tensor with one without a name"
+    ):
+        objective(torch.ones(1, 6), batch)
+    with pytest.raises(ModelError, match="it is a dict with scores, 1"):
+        objective({"scores": torch.ones(1, 6), 1: torch.ones(1)}, batch)
+
+
 def test_random_prototypes_are_seeded_and_ordered() -> None:
     values = torch.randn(4, 6)
     batch = Batch({"": values}, targets={"side": torch.tensor([0, 1, 1, 0])})

@@ -149,16 +149,25 @@ def refuse_half_characters(text: str, where: str) -> None:
         )
 
 
+def check_label_name(name: str) -> None:
+    """Refuse what cannot be the name of an array on disk.
+
+    Raises:
+        DataError: if a name is empty, too long or holds a slash.
+    """
+    if not name or len(name) > LONGEST_LABEL or name in (".", "..") or any(c in name for c in "/\\\0"):
+        raise DataError(
+            f"a label is called {name!r}; expected 1 to {LONGEST_LABEL} characters without / and \\: give it another name"
+        )
+
+
 def label_column(name: str, values: Sequence[Any]) -> Sequence[Label]:
     """A column of labels of one type: str, int, or float.
 
     Raises:
         DataError: if a value is none of these, is missing, or if text and numbers are mixed.
     """
-    if not name or len(name) > LONGEST_LABEL or name in (".", "..") or any(c in name for c in "/\\\0"):
-        raise DataError(
-            f"a label is called {name!r}; expected 1 to {LONGEST_LABEL} characters without / and \\: rename the column"
-        )
+    check_label_name(name)
     plain = [value.item() if isinstance(value, np.generic) else value for value in values]
     types = {type(value) for value in plain}
     if types <= {str}:
