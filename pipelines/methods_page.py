@@ -45,7 +45,7 @@ class MethodText(NamedTuple):
     """Port to what it takes."""
     version: int
     seeds: tuple[int, ...]
-    """Rows of the method list that it runs."""
+    """Numbers of the papers that it runs, in the team's list."""
     reference: str
     summary: str
     """First line of the file."""
@@ -153,7 +153,6 @@ def method_page(method: MethodText) -> str:
     lines = [f"### {method.name}", "", method.summary, ""]
     lines += [method.description, ""] if method.description else []
     lines += [f"Kind: `{method.kind}`. Version {method.version}. Source: {method.reference.rstrip('.')}.", ""]
-    lines += [f"Runs rows {seeds_text(method)} of the method list.", ""] if method.seeds else []
     lines += [f"- reads `{name}`: {text}" for name, text in method.reads.items()]
     lines += [f"- array `{name}` ({', '.join(dims)})" for name, dims in method.arrays.items()]
     lines += ["", *_table("Option", method.options, default=True)] if method.options else []
@@ -188,11 +187,11 @@ def methods_page() -> str:
         "",
     ]
     lines += [
-        "| Method | Kind | Version | Rows of the method list | What it does |",
-        "| --- | --- | --- | --- | --- |",
+        "| Method | Kind | Version | What it does |",
+        "| --- | --- | --- | --- |",
     ]
     lines += [
-        f"| [{m.name}](#{m.name.replace('.', '')}) | {m.kind} | {m.version} | {seeds_text(m)} | {_cell(m.summary)} |"
+        f"| [{m.name}](#{m.name.replace('.', '')}) | {m.kind} | {m.version} | {_cell(m.summary)} |"
         for m in methods
     ]
     lines += ["", "Kinds:", "", *(f"- `{kind}`: {text}" for kind, text in KINDS.items())]

@@ -62,7 +62,8 @@ def _default(field: FieldInfo) -> str:
         return "required"
     value = field.get_default(call_default_factory=True)
     if isinstance(value, BaseModel):
-        return "its defaults"
+        kind = getattr(value, "kind", None)
+        return "its defaults" if kind is None else f"`{kind}`, its defaults"
     return "" if value is PydanticUndefined else f"`{value!r}`"
 
 

@@ -161,8 +161,20 @@ def plan_line(plan: "Plan", found: "Estimate | None") -> str:
     memory = f" {_memory_text(plan, found)}" if plan.memory_bytes else ""
     return (
         f"To do: {units:,} units, {stages:,} artifacts. To write: at most {size_text(plan.bytes_on_disk)}.{memory}"
-        f"{f' {estimate_text(found)}' if units else ''}"
+        f"{f' {estimate_text(found)}' if units else ''}{_network_text(plan)}"
     )
+
+
+def _network_text(plan: "Plan") -> str:
+    """What to say of stages that send samples through the network again, whose time nobody knows before."""
+    from tasks.methods.contract import BatchesPort, load_method
+
+    todo = [stage.stage.method for stage in plan.stages if not stage.done]
+    ports = {method: load_method(method).READS.values() for method in set(todo)}
+    n = sum(any(isinstance(port, BatchesPort) for port in ports[method]) for method in todo)
+    if not n:
+        return ""
+    return f" {n:,} of the artifacts send all samples through the network again, some of them often: their time is not known."
 
 
 def _memory_text(plan: "Plan", found: "Estimate | None") -> str:

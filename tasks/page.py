@@ -19,6 +19,7 @@ from tasks.measures import SiteRow, StageArtifact, site_rows
 from tasks.palette import css
 from tasks.store.location import Location
 from tasks.tables import measure_table, stage_tables
+from tasks.training_findings import training_findings
 from tasks.training_illustrations import NAMES as TRAINING
 from tasks.training_illustrations import training_illustrations
 
@@ -137,7 +138,7 @@ def html(
         run=data.run,
         outcome=data.outcome,
         n_sites=len({a.site for a in data.artifacts}),
-        findings=findings(rows, counts, n_samples, n_failed),
+        findings=[*training_findings(data.artifacts), *findings(rows, counts, n_samples, n_failed)],
         figures=shown,
         training=[name for name in TRAINING if name in shown],
         formats=formats,

@@ -25,7 +25,7 @@ def trajectory(site: str = "a.weight:weight", **more: np.ndarray) -> StageArtifa
 
 
 def overlap(stage: str, share: float, site: str = "a.weight:grad", **more: np.ndarray) -> StageArtifact:
-    result = {"null": 0.01, "share": share}
+    result = {"null": 0.01, "share": share, "components": 10}
     return artifact(
         stage, "gradients.hessian_overlap", site, result, {"share": np.full(STEPS, share), **more}
     )

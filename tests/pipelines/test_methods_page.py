@@ -28,14 +28,6 @@ def test_ports_and_options_are_those_of_the_file() -> None:
     assert found.arrays["components"] == ("component", "feature")
 
 
-def test_the_page_names_the_rows_of_the_method_list() -> None:
-    page = PAGE.read_text(encoding="utf-8")
-    found = describe_method("spectrum.pca")
-    assert found.seeds
-    assert f"Runs rows {', '.join(map(str, found.seeds))} of the method list." in page
-    assert "Runs rows - " not in page
-
-
 def test_an_unknown_method_names_the_nearest() -> None:
     with pytest.raises(UnknownNameError, match=r"spectrum\.pca"):
         describe_method("spectrum.pac")

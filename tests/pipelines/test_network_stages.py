@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from pipelines.plan import make_plan
 from pipelines.serial import run_serial
+from pipelines.terminal import plan_line
 from schemas.errors import SpecError
 from schemas.run import RunSpec
 from schemas.stage import NETWORK, RowsRef
@@ -207,3 +208,10 @@ def test_other_weights_are_those_of_a_network_with_them(tmp_path: Path, tied: bo
         torch.testing.assert_close(found, expected, rtol=0, atol=0)
         torch.testing.assert_close(view.losses().detach(), at_start, rtol=0, atol=0)
         torch.testing.assert_close(view.loss_of(view.output(at={name: moved})).detach(), found)
+
+
+def test_the_plan_says_that_no_time_is_known(tmp_path: Path) -> None:
+    plan = make_plan(run_of(tmp_path))
+    assert "1 of the artifacts send all samples through the network again" in plan_line(plan, None)
+    done = tuple(stage.model_copy(update={"done": True}) for stage in plan.stages)
+    assert "again" not in plan_line(plan.model_copy(update={"stages": done}), None)
