@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.resolve import dry_run
+from pipelines.dry_run import dry_run
 from schemas.capture import CaptureRequest
 from schemas.data import ArrayFiles, Data, StdlibDocstrings, Subset
 from schemas.errors import SpecError

@@ -1,20 +1,20 @@
 """A request with its network and data loaded: sites, rows, ids. Everything that needs torch before the first unit."""
 
-import time
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
-from torch import Tensor
 
+from pipelines.dry_run import DryRun, first_batch, timed_dry_run
 from pipelines.geometry import item_bytes, make_space, rows_per_sample
 from pipelines.gradients import gradient_sites, resolve_gradients, with_quantities
 from pipelines.plan import CapturePlan, StagePlan
+from pipelines.sizes import BASE_BYTES, OPEN_SHARDS, OPEN_TENSORS, batch_bytes, graph_bytes, state_bytes
 from pipelines.stages import allowed_packages, resolve_stages, select_sites
 from schemas.base import canonical_json
 from schemas.capture import CaptureRequest, CaptureSpec
-from schemas.errors import DataError, ModelError, SpecError, UnknownNameError, nearest
+from schemas.errors import DataError, SpecError, UnknownNameError, nearest
 from schemas.layout import Layout, Site, SiteLayout, Space
 from schemas.run import RunSpec
 from tasks.engine.fusion import check_fusable
@@ -22,16 +22,12 @@ from tasks.extract.batches import Batch
 from tasks.extract.data import Source, fingerprint, open_source, partitions
 from tasks.extract.encode import Encoder, make_encoder
 from tasks.extract.geometry import space_size
-from tasks.extract.models import Network, network
-from tasks.extract.sites import SiteInfo, cut, list_sites, resolve
+from tasks.extract.models import network
+from tasks.extract.sites import resolve
 from tasks.extract.subset import choose
 from tasks.extract.weights import tokenizer_digest, weights_digest
 from tasks.store.arrays import SampleTable
 
-PROBE_SAMPLES = 3
-"""Samples of the dry run."""
-MOST_UNREADABLE = 100
-"""Samples that may be unreadable before the dry run gives up."""
 MOST_CLASSES = 256
 """Whole numbers with at most this many different values are classes, with more they are measurements."""
 
@@ -49,18 +45,7 @@ class Prepared(NamedTuple):
     """The largest tensor of a forward at the full token budget."""
     graph_bytes: int
     """What a forward keeps for its backward at the full token budget; 0 where there is none."""
-    dry_run: "DryRun"
-
-
-class DryRun(NamedTuple):
-    """What two small forwards told, and what they cost."""
-
-    sites: list[SiteInfo]
-    seconds: float
-    tokens: int
-    """Real tokens (or samples) of both."""
-    device: str
-    """`cpu` or `cuda`."""
+    dry_run: DryRun
 
 
 def resolve_run(run: RunSpec) -> tuple[tuple[CapturePlan, ...], tuple[StagePlan, ...]]:
@@ -149,7 +134,7 @@ def _prepare(request_json: bytes, partition: str | None, prints: tuple[str | Non
     recorded = request.model.kind == "recorded"
     dry = DryRun([], 0.0, 0, "cpu") if recorded else timed_dry_run(net, encoder, request)
     infos = dry.sites
-    batch = _first_batch(encoder)
+    batch = first_batch(encoder)
     gradients = None if recorded else resolve_gradients(net, source, encoder, batch, request)
     layout = gradients.layout if gradients else None
     sites = (
@@ -180,8 +165,8 @@ def _prepare(request_json: bytes, partition: str | None, prints: tuple[str | Non
         n_tokens=int(encoder.lengths().sum()),
         weight_bytes=weight_bytes,
         buffer_bytes=buffer_bytes,
-        batch_bytes=_batch_bytes(infos, encoder, request),
-        graph_bytes=_graph_bytes(infos, encoder, request) if request.wants_gradients else 0,
+        batch_bytes=batch_bytes(infos, encoder, request),
+        graph_bytes=graph_bytes(infos, encoder, request) if request.wants_gradients else 0,
         dry_run=dry,
     )
 
@@ -207,79 +192,6 @@ def recorded_sites(request: CaptureRequest, batch: Batch) -> tuple[SiteLayout, .
 def identity_request(request: CaptureRequest) -> CaptureRequest:
     """The part of a request that changes stored values: fused methods only where nothing else is kept."""
     return request if request.keep == "states" else request.model_copy(update={"fuse": ()})
-
-
-def dry_run(net: Network, encoder: Encoder, request: CaptureRequest) -> list[SiteInfo]:
-    """Every site of the network with its geometry, from two small forwards over real samples."""
-    return timed_dry_run(net, encoder, request).sites
-
-
-def timed_dry_run(net: Network, encoder: Encoder, request: CaptureRequest) -> DryRun:
-    """See `dry_run`; the time is that of the two forwards.
-
-    Raises:
-        ModelError: if the network raises, or its forward changes its buffers.
-    """
-    batch = _first_batch(encoder)
-    before = {name: tensor.clone() for name, tensor in net.module.named_buffers()}
-    begun = time.perf_counter()
-    try:
-        smaller = cut(batch)
-        infos = list_sites(net, batch, smaller)
-    except (ModelError, DataError):
-        raise
-    except Exception as error:
-        raise ModelError(
-            f"the network {_model_name(request)} raised {type(error).__name__} in a dry run over {len(batch.inputs)} inputs "
-            f"({', '.join(f'{k or 0}: {tuple(v.shape)}' for k, v in batch.inputs.items())}): {error}; "
-            "check that the data fit what its forward takes"
-        ) from error
-    seconds = time.perf_counter() - begun
-    _refuse_changed_buffers(net, before, request)
-    return DryRun(infos, seconds, _tokens(batch) + _tokens(smaller), net.device.type)
-
-
-def _first_batch(encoder: Encoder) -> Batch:
-    """A few samples from the first that can be read on."""
-    for first in range(len(encoder)):
-        try:
-            return encoder.batch(_probe_indices(encoder, first))
-        except DataError:
-            if first + 1 == len(encoder) or first >= MOST_UNREADABLE:
-                raise
-    raise DataError("the data hold no samples; expected at least one")
-
-
-def _tokens(batch: Batch) -> int:
-    """Real tokens of a batch; samples where there are none."""
-    return len(next(iter(batch.inputs.values()))) if batch.mask is None else int(batch.mask.sum())
-
-
-def _refuse_changed_buffers(net: Network, before: dict[str, Tensor], request: CaptureRequest) -> None:
-    changed = [
-        name
-        for name, tensor in net.module.named_buffers()
-        if name not in before or not _same(tensor, before[name])
-    ]
-    if changed:
-        raise ModelError(
-            f"the forward of {_model_name(request)} changes its buffer {changed[0]!r} also in evaluation mode: what a sample gives "
-            "would depend on how many ran before it; freeze the buffer in the factory"
-        )
-
-
-def _same(a: Tensor, b: Tensor) -> bool:
-    return a.shape == b.shape and bool(
-        ((a == b) | (a.isnan() & b.isnan()) if a.is_floating_point() else a == b).all()
-    )
-
-
-def _probe_indices(encoder: Encoder, first: int) -> list[int]:
-    return [i % len(encoder) for i in range(first, first + min(PROBE_SAMPLES, max(1, len(encoder))))]
-
-
-def _model_name(request: CaptureRequest) -> str:
-    return str(getattr(request.model, "name", None) or getattr(request.model, "factory", request.model.kind))
 
 
 def _draw(source: Source, request: CaptureRequest) -> tuple[np.ndarray, Encoder]:
@@ -353,40 +265,6 @@ def _table(
     )
 
 
-def _batch_bytes(infos: Sequence[SiteInfo], encoder: Encoder, request: CaptureRequest) -> int:
-    """Largest tensor of the dry run, scaled from its samples to a full batch."""
-    return _scale(encoder, request) * max((_per_sample(info) for info in infos if info.shape), default=0)
-
-
-def _graph_bytes(infos: Sequence[SiteInfo], encoder: Encoder, request: CaptureRequest) -> int:
-    """What all modules give in a full batch: about what lies between a forward and its backward."""
-    given = (info for info in infos if info.shape and info.site.side == "out" and not info.site.element)
-    return _scale(encoder, request) * sum(_per_sample(info) for info in given)
-
-
-def _per_sample(info: SiteInfo) -> int:
-    return int(np.prod(info.shape, dtype=np.int64)) // max(1, info.shape[0])
-
-
-def _scale(encoder: Encoder, request: CaptureRequest) -> int:
-    """Bytes of a full batch for each value of a sample of the dry run."""
-    longest = int(encoder.lengths().max())
-    in_batch = (
-        max(1, min(request.batch_samples, request.batch_tokens // max(1, longest)))
-        if encoder.is_text
-        else request.batch_samples
-    )
-    probe = max(1, int(encoder.lengths()[:PROBE_SAMPLES].max())) if encoder.is_text else 1
-    return 4 * in_batch * (-(-longest // probe) if encoder.is_text else 1)
-
-
-def _state_bytes(layout: Layout) -> int:
-    """Fused states: at each unit and site about one matrix of float64."""
-    return sum(
-        8 * space.n_units * site.width**2 for space in layout.spaces for site in layout.sites_of(space.name)
-    )
-
-
 def _capture_plan(name: str, request: CaptureRequest, partition: str) -> CapturePlan:
     prepared = prepare(request, partition)
     spec, layout = prepared.spec, prepared.spec.layout
@@ -405,7 +283,7 @@ def _capture_plan(name: str, request: CaptureRequest, partition: str) -> Capture
         id=spec.id,
         spec=spec,
         n_units=sum(space.n_units for space in layout.spaces),
-        bytes=(on_disk if request.keep == "rows" else 0) + len(request.fuse) * _state_bytes(layout),
+        bytes=(on_disk if request.keep == "rows" else 0) + len(request.fuse) * state_bytes(layout),
         shared_memory_bytes=shared,
         worker_memory_bytes=shared
         + prepared.buffer_bytes
@@ -413,17 +291,5 @@ def _capture_plan(name: str, request: CaptureRequest, partition: str) -> Capture
         + OPEN_TENSORS * prepared.batch_bytes
         + prepared.graph_bytes,
         n_tokens=prepared.n_tokens,
-        dry_run_seconds=_seconds_per_token(prepared.dry_run),
+        dry_run_seconds=prepared.dry_run.seconds_per_token,
     )
-
-
-def _seconds_per_token(dry: DryRun) -> float | None:
-    return dry.seconds / dry.tokens if dry.tokens and dry.device == "cpu" else None
-
-
-BASE_BYTES = 700 << 20
-"""A Python process with torch, transformers and zarr loaded."""
-OPEN_SHARDS = 3
-"""Shard sets in a worker: being filled, being written where the root is remote, and what encoding takes."""
-OPEN_TENSORS = 6
-"""Tensors of the largest size alive at one time in a forward."""

@@ -1,11 +1,10 @@
 """One loss per sample from what a network returns. No sample has a part in another's."""
 
 from collections.abc import Mapping
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -25,6 +24,7 @@ from schemas.loss import (
 from tasks.extract.batches import Batch
 from tasks.extract.hooks import tensors
 from tasks.extract.imports import imported, source_file
+from tasks.extract.prototypes import Prototypes
 from tasks.extract.targets import OWN
 
 
@@ -80,7 +80,7 @@ class Objective:
             imported(self.loss.function, "the loss", ModelError)
             file = source_file(self.loss.function)
             return sha256(Path(file).read_bytes() if file else b"")
-        return "" if self._given is None else sha256(self._given.numpy().tobytes())
+        return self._prototypes.digest if isinstance(self.loss, SimilarityLoss) else ""
 
     @property
     def _name(self) -> str:
@@ -133,7 +133,7 @@ class Objective:
         codes = _target(batch, loss.label).to(value.device)
         scores = value
         if isinstance(loss, SimilarityLoss):
-            scores = self._cosines(_at_least_float32(value), batch, loss)
+            scores = self._prototypes.cosines(_at_least_float32(value), batch)
         return (scores.argmax(1) == codes).double()
 
     def _of(self, output: Any, batch: Batch) -> Tensor:
@@ -218,58 +218,23 @@ class Objective:
         return total / self.mean_targets
 
     def _similarity(self, value: Tensor, codes: Tensor, batch: Batch, loss: SimilarityLoss) -> Tensor:
-        cosines = self._cosines(value, batch, loss)
+        cosines = self._prototypes.cosines(value, batch)
         _refuse_classes(codes, cosines.shape[1], "prototypes")
         if loss.form == "cosine":
             return 1 - cosines.gather(1, codes[:, None])[:, 0]
         return F.cross_entropy(cosines / loss.temperature, codes, reduction="none")
 
-    def _cosines(self, value: Tensor, batch: Batch, loss: SimilarityLoss) -> Tensor:
-        """[sample, class]."""
-        rows = F.normalize(_pooled(value, batch, loss), dim=1)
-        return rows @ self._prototypes(rows.shape[1]).to(rows).T
-
-    def _prototypes(self, width: int) -> Tensor:
-        """float64 [class, feature], of length 1."""
-        given = self._given
-        if given is None:
-            given = _random_directions(self.n_classes, width, self._seed)
-        if given.ndim != 2 or given.shape[1] != width or len(given) < self.n_classes:
-            raise ModelError(
-                f"the loss 'similarity' has prototypes of shape {tuple(given.shape)}; expected ({self.n_classes}, {width}): one row per "
-                "class, as wide as the network's embedding"
-            )
-        return F.normalize(given, dim=1)
-
     @cached_property
-    def _given(self) -> Tensor | None:
-        path = self.loss.prototypes if isinstance(self.loss, SimilarityLoss) else None
-        if path is None:
-            return None
-        try:
-            found = np.load(path, allow_pickle=False)
-        except (OSError, ValueError) as error:
-            raise SpecError(
-                f"loss: the prototypes {path!r} cannot be read: {error}; expected an .npy file of one row per class"
-            ) from error
-        return _checked_prototypes(found, path)
-
-    @property
-    def _seed(self) -> int:
-        return self.loss.seed if isinstance(self.loss, SimilarityLoss) else 0
+    def _prototypes(self) -> Prototypes:
+        if not isinstance(self.loss, SimilarityLoss):
+            raise SpecError(f"the loss {self._name} has no prototypes")
+        return Prototypes(self.loss, self.n_classes)
 
     @cached_property
     def _function(self) -> Any:
         if not isinstance(self.loss, FactoryLoss):
             raise SpecError(f"the loss {self._name} is no function of one's own")
         return imported(self.loss.function, "the loss", ModelError)
-
-
-@lru_cache(maxsize=4)
-def _random_directions(n: int, width: int, seed: int) -> Tensor:
-    """float64 [n, width]: seeded, row by row, so that more of them change none."""
-    rows = [np.random.Generator(np.random.Philox(key=[seed, k])).standard_normal(width) for k in range(n)]
-    return torch.from_numpy(np.stack(rows))
 
 
 def _token_targets(loss: LanguageModelLoss, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -292,23 +257,6 @@ def _token_targets(loss: LanguageModelLoss, batch: Batch) -> tuple[Tensor, Tenso
     return ids, wanted[:, 1:].masked_fill(~mask[:, :-1], IGNORED)
 
 
-def _pooled(value: Tensor, batch: Batch, loss: SimilarityLoss) -> Tensor:
-    """[sample, feature]."""
-    if value.ndim == 2:
-        return value
-    if value.ndim != 3:
-        raise ModelError(
-            f"the loss 'similarity' takes rows [sample, token, feature] or [sample, feature], found {tuple(value.shape)}"
-        )
-    if batch.mask is None:
-        return value.mean(1) if loss.pooling == "mean" else value[:, 0]
-    mask = batch.mask.to(value.device)
-    if loss.pooling == "cls":
-        return value[torch.arange(len(value), device=value.device), mask.int().argmax(1)]
-    kept = mask[:, :, None].to(value.dtype)
-    return (value * kept).sum(1) / kept.sum(1).clamp(min=1)
-
-
 def _target(batch: Batch, name: str) -> Tensor:
     found = (batch.targets or {}).get(name)
     if found is None:
@@ -318,26 +266,6 @@ def _target(batch: Batch, name: str) -> Tensor:
 
 def _at_least_float32(value: Tensor) -> Tensor:
     return value.float() if value.dtype in (torch.bfloat16, torch.float16) else value
-
-
-def _checked_prototypes(found: Any, path: str) -> Tensor:
-    """float64 [class, feature]."""
-    if not isinstance(found, np.ndarray) or found.dtype.kind not in "fiub":
-        kind = found.dtype if isinstance(found, np.ndarray) else type(found).__name__
-        raise SpecError(
-            f"loss: the prototypes {path!r} are {kind}; expected an .npy file of real numbers, one row per class"
-        )
-    values = torch.from_numpy(found.astype(np.float64))
-    bad = (
-        (values.flatten(1).norm(dim=1) == 0) | ~values.flatten(1).isfinite().all(1)
-        if values.ndim > 1
-        else None
-    )
-    if bad is not None and bool(bad.any()):
-        raise SpecError(
-            f"loss: row {int(bad.nonzero()[0])} (from 0) of the prototypes {path!r} is zero or not finite and has no direction"
-        )
-    return values
 
 
 def _described(value: Any) -> str:
