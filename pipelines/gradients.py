@@ -17,17 +17,14 @@ from tasks.extract.collect import running
 from tasks.extract.encode import Encoder
 from tasks.extract.gradients.agreement import Exactly, Probe, needs_loop
 from tasks.extract.gradients.sample_gradients import outputs
-from tasks.extract.guard import untouched
 from tasks.extract.losses import Objective
+from tasks.extract.mixing import refuse_mixed
 from tasks.extract.models import Network
 from tasks.extract.pretrained import free_bytes
 from tasks.extract.sites import SiteInfo, glob
 from tasks.extract.sources.base import Source
 from tasks.extract.targets import count_classes
 
-MIXED = {torch.float64: 1e-8, torch.float32: 1e-3}
-MIXED_COARSE = 0.1
-"""How far the loss of a sample in a batch may lie from its loss alone, by dtype; and in half precision."""
 WIDE_COPIES = 2
 """Of the network's size in float64, for the copy and the gradients of a sample."""
 COUNTED = 256
@@ -180,8 +177,8 @@ def _tried(
     probes = [Probe(losses_of(network, here, objective), here.n_samples) for here in (batch, smaller)]
     try:
         with running(network, batch, request.precision), torch.enable_grad():
-            _refuse_mixed(probes[0], _rounding(network, request))
-            exactly = partial(_in_float64, network, smaller, objective)
+            refuse_mixed(network, (batch, smaller), objective)
+            exactly = partial(_in_float64, network, (batch, smaller), objective)
             return needs_loop(network.module, probes, names, exactly) if names else {}
     except SubspanError:
         raise
@@ -193,32 +190,7 @@ def _tried(
         ) from error
 
 
-def _rounding(network: Network, request: CaptureRequest) -> float:
-    """How far a loss may lie from itself in another batch, relative to the largest."""
-    if request.precision.autocast != "off":
-        return MIXED_COARSE
-    return MIXED.get(network.input_dtype, MIXED_COARSE)
-
-
-def _refuse_mixed(probe: Probe, tolerance: float) -> None:
-    """Refuse losses in which other samples of the batch have a part.
-
-    A network that draws random numbers draws others in a batch than alone; its losses tell nothing.
-    """
-    undrawn = untouched()
-    together = probe.losses(None).detach().double()
-    alone = torch.cat([probe.losses(sample).detach().double() for sample in range(probe.n)])
-    apart = (together - alone).abs()
-    worst = int(apart.nan_to_num().argmax())
-    if float(apart[worst]) > tolerance * float(alone.abs().nan_to_num().max()) and undrawn():
-        raise ModelError(
-            f"the loss of a sample is {float(together[worst]):.6g} in a batch of {probe.n} and {float(alone[worst]):.6g} alone: the loss "
-            "divides by the size of the batch or compares its samples, or the network lets samples meet, so that no sample has a "
-            "gradient of its own; give a loss that sees each sample alone, such as one against fixed prototypes (kind: similarity)"
-        )
-
-
-def _in_float64(network: Network, batch: Batch, objective: Objective) -> Exactly:
+def _in_float64(network: Network, batches: Sequence[Batch], objective: Objective) -> Exactly:
     """A copy of the network with every number in float64.
 
     Raises:
@@ -230,7 +202,7 @@ def _in_float64(network: Network, batch: Batch, objective: Objective) -> Exactly
         raise ResourceError(f"a copy in float64 takes {needed:,} bytes, more than is free here")
     module = copy.deepcopy(network.module).double()
     wide = network._replace(module=module, input_dtype=torch.float64)
-    return Exactly(module, Probe(losses_of(wide, batch, objective), batch.n_samples))
+    return Exactly(module, [Probe(losses_of(wide, batch, objective), batch.n_samples) for batch in batches])
 
 
 def _mean_targets(encoder: Encoder, objective: Objective) -> float:

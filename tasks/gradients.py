@@ -9,7 +9,7 @@ from torch import Tensor
 from schemas.capture import CaptureSpec
 from schemas.errors import DataError
 from schemas.layout import GradientLayout, SiteLayout, Space
-from tasks.extract.backward import activations_only, collect_backward
+from tasks.extract.backward import activations_only, collect_backward, exact_gradients
 from tasks.extract.batches import Batch
 from tasks.extract.gradients.agreement import largest_error
 from tasks.extract.gradients.sample_gradients import GradientPlan, make_plan
@@ -32,7 +32,11 @@ class Gradients:
         self, network: Network, batch: Batch, sites: Sequence[SiteLayout]
     ) -> tuple[dict[str, Tensor], tuple[str, ...]]:
         """The rows of a batch, and the parameters that took a pass for each sample: see `collect_backward`."""
-        return self._collect(network, batch, sites, self._plan)
+        request = self._spec.request
+        done = collect_backward(
+            network, batch, sites, request.rows, request.precision, self._objective, self._plan
+        )
+        return done.rows, done.looped
 
     def error(
         self, network: Network, batch: Batch, sites: Sequence[SiteLayout], found: dict[str, Tensor]
@@ -48,18 +52,12 @@ class Gradients:
         parameters = [layout for layout in sites if layout.site.is_parameter]
         if self._slow is None or not parameters:
             return None
-        exact, _ = self._collect(network, batch, parameters, self._slow)
+        exact = exact_gradients(network, batch, self._spec.request.precision, self._objective, self._slow)
+        exact = {str(site.site): exact[site.site.module] for site in parameters}
         autocast = self._spec.request.precision.autocast
         dtype = network.input_dtype if autocast == "off" else getattr(torch, autocast)
         worst = largest_error(found, exact, dtype)
         return worst if math.isfinite(worst) else None
-
-    def _collect(
-        self, network: Network, batch: Batch, sites: Sequence[SiteLayout], plan: GradientPlan
-    ) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-        request = self._spec.request
-        done = collect_backward(network, batch, sites, request.rows, request.precision, self._objective, plan)
-        return done.rows, done.looped
 
 
 def needs_backward(spec: CaptureSpec, space: Space) -> bool:

@@ -14,6 +14,7 @@ from schemas.gradients import Exact
 from schemas.layout import Side, Site, SiteLayout
 from tasks.extract.batches import Batch
 from tasks.extract.collect import RowSink, forward, running
+from tasks.extract.gradients.loop import looped_gradients
 from tasks.extract.gradients.sample_gradients import GradientPlan, make_plan, sample_gradients
 from tasks.extract.hooks import by_call, observe, tensor_at
 from tasks.extract.losses import Objective
@@ -83,6 +84,19 @@ def collect_backward(
     for site in (layout.site for layout in sites if layout.site.is_parameter):
         found[str(site)] = gathered.values[site.module].cpu()
     return Backward({str(layout.site): found[str(layout.site)] for layout in sites}, gathered.looped)
+
+
+def exact_gradients(
+    network: Network, batch: Batch, precision: Precision, objective: Objective, plan: GradientPlan
+) -> dict[str, Tensor]:
+    """Gradients of parameters by plain autograd alone, in the form of a plan: name to [sample, feature] on the CPU.
+
+    Cost: a forward and a backward for each sample, with the gradients of weights.
+    """
+    with running(network, batch, precision), torch.enable_grad():
+        losses = losses_of(network, batch, objective)
+        found = looped_gradients(plan.parameters, losses, batch.n_samples, plan.plan)
+    return {name: rows.cpu() for name, rows in found.items()}
 
 
 def losses_of(network: Network, batch: Batch, objective: Objective) -> Callable[[int | None], Tensor]:

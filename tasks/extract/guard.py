@@ -2,7 +2,7 @@
 
 import itertools
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -80,12 +80,6 @@ def undrawn() -> Iterator[None]:
             _drawn.append(before)
     if _drawn:
         raise TakeTurns("the network draws random numbers")
-
-
-def untouched() -> Callable[[], bool]:
-    """Tells, whenever it is called, whether nothing has been drawn from the generators of the CPU since."""
-    before = _states()
-    return lambda: _equal(before, _states())
 
 
 def settle() -> None:

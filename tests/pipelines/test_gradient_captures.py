@@ -25,6 +25,7 @@ from schemas.errors import ModelError, SpecError, UnknownNameError
 from schemas.execution import Execution
 from schemas.run import RunSpec
 from subspan import open_artifact, open_capture
+from tasks.extract import backward
 from tasks.produce import run_capture
 from tasks.store.location import Location
 from tasks.store.receipts import read_receipts
@@ -292,7 +293,7 @@ class TestRefusals:
         with pytest.raises(ModelError, match="one number for each"):
             make_plan(vectors(tmp_path, loss={"kind": "factory", "function": f"{__name__}:mean_of_all"}))
 
-    @pytest.mark.parametrize("loss", ["shared_out", "contrasted"])
+    @pytest.mark.parametrize("loss", ["shared_out", "contrasted", "contrasted_far_up"])
     @pytest.mark.parametrize("parameters", [{"keep": SMALL}, None])
     def test_a_loss_that_mixes_samples(self, loss: str, parameters: Any, tmp_path: Path) -> None:
         run = vectors(
@@ -302,7 +303,7 @@ class TestRefusals:
             sites=["first"],
             quantities=["activation_gradient"],
         )
-        with pytest.raises(ModelError, match=r"in a batch of 3 and .* alone: the loss divides by the size"):
+        with pytest.raises(ModelError, match="so that no sample has a gradient of its own"):
             make_plan(run)
 
     @pytest.mark.parametrize("parameters", [{"keep": SMALL}, None])
@@ -337,9 +338,12 @@ class TestRefusals:
         assert other.captures[0].id != spec.id
 
 
-def test_a_network_that_draws_random_numbers_is_not_taken_for_one_that_mixes(tmp_path: Path) -> None:
-    run = vectors(tmp_path, model={"kind": "factory", "factory": f"{__name__}:noisy"})
-    layout = make_plan(run).captures[0].spec.layout.gradients
+@pytest.mark.parametrize("source", ["global", "own", "forked", "numpy"])
+def test_a_network_that_draws_random_numbers_is_not_taken_for_one_that_mixes(
+    source: str, tmp_path: Path
+) -> None:
+    model = {"kind": "factory", "factory": f"{__name__}:noisy", "arguments": {"source": source}}
+    layout = make_plan(vectors(tmp_path, model=model)).captures[0].spec.layout.gradients
     assert layout is not None
     assert set(layout.looped) == {"weight", "bias"}
 
@@ -347,13 +351,97 @@ def test_a_network_that_draws_random_numbers_is_not_taken_for_one_that_mixes(tmp
 class Noisy(nn.Linear):
     """A layer whose input is disturbed."""
 
+    def __init__(self, source: str) -> None:
+        super().__init__(8, 8)
+        self.source = source
+        self.generator = torch.Generator().manual_seed(0)
+        self.numpy = np.random.default_rng(0)
+
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x + torch.randn_like(x))
+        return super().forward(x + self.noise(x))
+
+    def noise(self, x: Tensor) -> Tensor:
+        if self.source == "numpy":
+            return torch.from_numpy(self.numpy.standard_normal(tuple(x.shape))).to(x)
+        if self.source == "own":
+            return torch.randn(x.shape, generator=self.generator)
+        if self.source == "forked":
+            with torch.random.fork_rng():
+                return torch.randn_like(x)
+        return torch.randn_like(x)
 
 
-def noisy() -> nn.Module:
+def noisy(source: str) -> nn.Module:
+    """The network; its own generators start anew where it is made."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return Noisy(source)
+
+
+def test_losses_next_to_nothing_are_not_taken_for_mixed(tmp_path: Path) -> None:
+    model = {"kind": "factory", "factory": f"{__name__}:returning"}
+    make_plan(vectors(tmp_path, model=model, loss={"kind": "mse"}))
+
+
+class Returning(nn.Module):
+    """An autoencoder that gives back what it is given, to rounding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        turn = torch.linalg.qr(torch.randn(8, 8, generator=torch.Generator().manual_seed(0))).Q
+        self.turn = nn.Parameter(turn)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(F.linear(x, self.turn), self.turn.T.contiguous())
+
+
+def returning() -> nn.Module:
     """The network."""
-    return Noisy(8, 8)
+    return Returning()
+
+
+def test_a_filter_of_complex_numbers_is_kept_and_looked_at(tmp_path: Path) -> None:
+    run = vectors(
+        tmp_path,
+        model={"kind": "factory", "factory": f"{__name__}:filtering"},
+        parameter_gradients={"keep": {"kind": "exact"}},
+    )
+    found = captured(run).site("filter:grad")["parameter_gradient"].values
+    module, data = filtering(), factories.vectors(50)
+    losses = [F.cross_entropy(module(data[k][0][None]), torch.tensor([data[k][1]])) for k in range(50)]
+    assert_rows(found.reshape(50, -1), loop(module, losses)["filter"], 1e-5)
+
+
+class Filtering(nn.Module):
+    """Learns which frequencies pass, as complex numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        start = torch.randn(5, 2, generator=torch.Generator().manual_seed(0))
+        self.filter = nn.Parameter(start)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.fft.irfft(torch.fft.rfft(x) * torch.view_as_complex(self.filter), n=8)
+
+
+def filtering() -> nn.Module:
+    """The network."""
+    return Filtering()
+
+
+def test_what_goes_wrong_in_a_unit_is_seen_by_its_receipt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = backward.sample_gradients
+
+    def nothing(*given: Any) -> Any:
+        found = real(*given)
+        return found._replace(values={name: 0 * rows for name, rows in found.values.items()})
+
+    monkeypatch.setattr(backward, "sample_gradients", nothing)
+    capture = run_serial(vectors(tmp_path)).captures[0].id
+    first = min(read_receipts(Location(str(tmp_path)), capture).items())[1]
+    assert first.max_gradient_error == pytest.approx(1)
 
 
 def shared_out(output: Tensor, batch: Any) -> Tensor:
@@ -365,6 +453,11 @@ def contrasted(output: Tensor, batch: Any) -> Tensor:
     """Each sample against those of its batch."""
     rows = F.normalize(output, dim=1)
     return F.cross_entropy(rows @ rows.T, torch.arange(len(rows)), reduction="none")
+
+
+def contrasted_far_up(output: Tensor, batch: Any) -> Tensor:
+    """The same beside a number that hides it."""
+    return contrasted(output, batch) + 1e6
 
 
 def no_such_key(output: Tensor, batch: Any, scale: int) -> Tensor:

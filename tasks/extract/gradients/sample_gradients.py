@@ -58,7 +58,7 @@ class Passed(NamedTuple):
     forms: list[tuple[str, str, str]]
     """How each parameter was used."""
     idle: frozenset[str]
-    """Looped parameters whose gradients are zero in this batch: the backward came by no use of them."""
+    """Looped parameters that no loss of this batch depends on, so that their gradients are zero."""
 
 
 def make_plan(
@@ -124,7 +124,10 @@ def sample_gradients(module: nn.Module, losses: Losses, n: int, plan: GradientPl
 
 
 def by_rules(losses: Losses, n: int, plan: GradientPlan, looped: frozenset[str]) -> Passed:
-    """One forward and one backward of a batch; what the rules refuse, and what is looped, is left out of the values."""
+    """One forward and one backward of a batch; what the rules refuse, and what is looped, is left out of the values.
+
+    Looped parameters take part as they are, so that the graph tells whether any loss depends on them.
+    """
     keeper = make_keeper(plan.plan, n)
     names = {id(parameter): name for name, parameter in plan.parameters.items() if name not in looped}
     slow = {id(plan.parameters[name]): name for name in looped}
@@ -141,6 +144,6 @@ def by_rules(losses: Losses, n: int, plan: GradientPlan, looped: frozenset[str])
     ):  # seen after terms had come: in a checkpoint that ran again, or by no operation at all
         again = by_rules(losses, n, plan, looped | uses.refused.keys())
         return again._replace(refused=uses.refused | again.refused)
-    met = uses.reached | {id(leaf) for leaf in graph.leaves}
+    met = uses.hidden | {id(leaf) for leaf in graph.leaves}
     idle = () if graph.reentrant else (name for key, name in slow.items() if key not in met)
     return Passed(keeper.finish(), uses.refused, uses.forms, frozenset(idle))

@@ -50,7 +50,7 @@ class Uses(TorchFunctionMode):
 
         Args:
             names: `id` of each parameter whose gradient is wanted to its name.
-            looped: `id` of those that take a pass for each sample, if the backward reaches a use of them.
+            looped: `id` of those that take part as they are.
             frozen: `id` of every other parameter.
             n: samples of the batch.
             keeper: takes the terms.
@@ -58,8 +58,7 @@ class Uses(TorchFunctionMode):
         """
         super().__init__()
         self._names = dict(names)
-        self._looped = frozenset(looped)
-        self._all = frozenset(names) | self._looped | frozenset(frozen)
+        self._all = frozenset(names) | frozenset(frozen)
         self._n = n
         self._keeper = keeper
         self._open_all = open_all
@@ -68,8 +67,9 @@ class Uses(TorchFunctionMode):
         """Whether rows were chosen by their values in this forward, so that a first axis may count anything."""
         self._moved = False
         """Whether samples were picked by number in this forward, so that rows may be those of other samples."""
-        self.reached: set[int] = set()
-        """`id` of every looped parameter with a use that the backward reached, or may have."""
+        self._looped = frozenset(looped)
+        self.hidden: set[int] = set()
+        """`id` of looped parameters that were used without a graph, as a checkpoint does that runs again."""
         self.refused: dict[str, str] = {}
         """Parameter to why a use of it has no rule."""
         self.forms: list[tuple[str, str, str]] = []
@@ -81,15 +81,15 @@ class Uses(TorchFunctionMode):
         kwargs = kwargs or {}
         self._selected = self._selected or _selects(func, args)
         self._moved = self._moved or self._moves(func, args, kwargs)
-        found = [a for a in _flat((*args, *kwargs.values())) if id(a) in self._all]
+        given = _flat((*args, *kwargs.values()))
+        if self._looped and not torch.is_grad_enabled():
+            self.hidden.update(self._looped.intersection(map(id, given)))
+        found = [a for a in given if id(a) in self._all]
         if not found:
             return func(*args, **kwargs)
         if getattr(func, "__name__", "") in ("__get__", *READ_ONLY) or func == GRAD_SET:
             return self._property(func, found, args, kwargs)
         out = func(*_aliases(args, self._all), **_aliases(kwargs, self._all))
-        slow = self._looped.intersection(id(a) for a in found)
-        if slow and torch.is_grad_enabled():
-            out = self._look_for(slow, out)
         wanted = [name for a in found if (name := self._names.get(id(a))) is not None]
         if not torch.is_grad_enabled() or not isinstance(out, Tensor | tuple | list | None):
             return out
@@ -132,27 +132,9 @@ class Uses(TorchFunctionMode):
     ) -> Any:
         name = getattr(getattr(func, "__self__", None), "__name__", "")
         if name in TURNED:
-            self.reached |= self._looped.intersection(id(a) for a in found)
             self._refuse([n for a in found if (n := self._names.get(id(a)))], func, f"its .{name} is used")
             return func(*_aliases(args, self._all), **kwargs)
         return func(*args, **kwargs)
-
-    def _look_for(self, slow: frozenset[int], out: Any) -> Any:
-        """Finds out whether a gradient comes by what looped parameters gave; where that cannot be seen, one may."""
-        if isinstance(out, Tensor) and not out.is_floating_point():
-            return out
-        if not isinstance(out, Tensor) or torch._C._functorch.peek_interpreter_stack() is not None:
-            self.reached |= slow
-            return out
-        if not out.requires_grad:
-            out = _opened(out)
-
-        def arrived(g: Tensor) -> None:
-            if slow - self.reached and bool(g.any()):
-                self.reached |= slow
-
-        out.register_hook(arrived)
-        return out
 
     def _watch(
         self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Any, out: Tensor, wanted: list[str]
