@@ -180,7 +180,7 @@ def _settled(
         return _merged(_beyond_rounding(plan, verdict, probe, doubtful, None) for verdict, probe in pairs)
     if exactly is not None:
         try:
-            return _in_float64(exactly(), list(plan.parameters), doubtful, verdicts)
+            return _in_float64(exactly(), doubtful, verdicts)
         except SubspanError as error:
             why = str(error)
         except Exception as error:  # noqa: BLE001  a network may do anything with float64
@@ -193,10 +193,10 @@ def _settled(
 
 
 def _in_float64(
-    copied: Exactly, names: Sequence[str], doubtful: Mapping[str, float], verdicts: Sequence[_Verdict]
+    copied: Exactly, doubtful: Mapping[str, float], verdicts: Sequence[_Verdict]
 ) -> dict[str, str]:
     """What a copy says of the doubtful; nothing of what it does not use as the network itself does."""
-    plan = _plan(copied.module, names)
+    plan = _plan(copied.module, list(doubtful))
     found: dict[str, str] = {}
     for probe, native in zip(copied.probes, verdicts, strict=True):
         verdict = _judge(plan, probe, torch.float64)
@@ -207,12 +207,7 @@ def _in_float64(
             or (name in native.moved) > (name in verdict.moved)
         }
         untold = dict.fromkeys(other, "a copy of the network in float64 does not use it as the network does")
-        found = (
-            {name: why for name, why in verdict.refused.items() if name in doubtful}
-            | _beyond_rounding(plan, verdict, probe, doubtful, native)
-            | untold
-            | found
-        )
+        found = verdict.refused | _beyond_rounding(plan, verdict, probe, doubtful, native) | untold | found
     return found
 
 
