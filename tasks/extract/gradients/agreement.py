@@ -201,13 +201,12 @@ def _in_float64(
     for probe, native in zip(copied.probes, verdicts, strict=True):
         verdict = _judge(plan, probe, torch.float64)
         other = {
-            name
-            for name in doubtful
-            if _uses(verdict.passed.forms, name) != _uses(native.passed.forms, name)
-            or (name in native.moved) > (name in verdict.moved)
+            name for name in doubtful if _uses(verdict.passed.forms, name) != _uses(native.passed.forms, name)
         }
         untold = dict.fromkeys(other, "a copy of the network in float64 does not use it as the network does")
-        found = verdict.refused | _beyond_rounding(plan, verdict, probe, doubtful, native) | untold | found
+        found = (
+            verdict.passed.refused | _beyond_rounding(plan, verdict, probe, doubtful, native) | untold | found
+        )
     return found
 
 
@@ -224,21 +223,22 @@ def _beyond_rounding(
         coarse: about the network in its own precision, in which rounding is far larger; None: what is below 1e-15 of the whole counts as
             rounding.
     """
-    names = [name for name in among if name in verdict.doubtful]
+    errors = {name: _norm(verdict.passed.values[name] - verdict.exact[name]) for name in among}
+    own, _ = TOLERANCE[torch.float64]
+    names = [name for name, error in errors.items() if bool((error > own * _norm(verdict.exact[name])).any())]
     if not names:
         return {}
     again = split_gradients({name: plan.parameters[name] for name in names}, probe.losses, probe.n, plan.plan)
     found = {}
     for name in names:
-        rows = verdict.exact[name]
-        error, rounding = _norm(verdict.passed.values[name] - rows), _norm(again[name] - rows)
-        allowed = TOLERANCE[torch.float64][0] * _norm(rows) + ROUNDING * rounding
+        rows, error = verdict.exact[name], errors[name]
+        allowed = own * _norm(rows) + ROUNDING * _norm(again[name] - rows)
         if coarse is None:
             excused = error <= allowed + SMALLEST * _whole(verdict.exact)
         else:
             excused = (error <= allowed) | (_norm(rows) <= VANISHED * _norm(coarse.exact[name]))
         if not bool(excused.all()):
-            found[name] = _off(verdict.doubtful[name])
+            found[name] = _off(float((error / _norm(rows).clamp(min=1e-300)).max()))
     return found
 
 

@@ -114,9 +114,10 @@ class Uses(TorchFunctionMode):
         if self.forms and not values.requires_grad:
             return False  # a table beside the samples, as of positions
         index = _first_axis_index(func, args, kwargs)
-        return index is not None and not torch.equal(
-            index, torch.arange(self._n, device=index.device, dtype=index.dtype)
-        )
+        if index is None:
+            return False
+        each = torch.arange(self._n, device=index.device, dtype=index.dtype)
+        return index.shape[0] != self._n or not torch.equal(index.flatten(), each)
 
     def refuse_unseen(self, leaves: Iterable[Tensor]) -> None:
         """Refuse parameters that the graph reaches though no operation was seen to take them, as through a function of the user."""

@@ -378,6 +378,18 @@ def test_a_layer_that_no_probe_reached_is_not_guessed() -> None:
     assert_close(sample_gradients(module, reached.losses, 4, plan).values, loop(reached), 1e-9)
 
 
+@pytest.mark.parametrize("kind", ["gpt2", "llama", "albert", "bert"])
+def test_a_part_of_a_transformer_needs_no_loop(kind: str) -> None:
+    """Whatever the network does with masks and positions before the first parameter that is wanted."""
+    sample = MAKERS[kind]()
+    names = [
+        name
+        for name in names_of(sample)
+        if name.endswith("weight") and "emb" not in name and "wte" not in name
+    ]
+    assert needs_loop(sample.module, [Probe(sample.losses, sample.n)], names) == {}
+
+
 def test_autocast_does_not_reach_what_is_ours() -> None:
     module = nn.Linear(64, 64)
     x = draw(6, 10, 64)
