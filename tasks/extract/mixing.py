@@ -67,11 +67,8 @@ def _passed(network: Network, batch: Batch, objective: Objective) -> _Passed:
 
 
 def _refuse_values(network: Network, together: Tensor, alone: Tensor) -> None:
-    dtype = (
-        computed_in(network.module.parameters())
-        if any(True for _ in network.module.parameters())
-        else network.input_dtype
-    )
+    floating = [p for p in network.module.parameters() if p.is_floating_point() or p.is_complex()]
+    dtype = computed_in(floating) if floating else network.input_dtype
     apart = (together - alone).abs().nan_to_num()
     worst = int(apart.argmax())
     allowed = TOLERANCE.get(dtype, COARSE) * float(alone.abs().nan_to_num().max()) + torch.finfo(dtype).eps
@@ -101,12 +98,16 @@ def _refuse_meetings(whole: _Passed, outputs: Sequence[Tensor]) -> None:
         return  # a reentrant checkpoint takes no list of inputs
     for k, loss in enumerate(whole.losses):
         for gradient in torch.autograd.grad(loss, outputs, retain_graph=True, allow_unused=True):
-            others = None if gradient is None else gradient.abs().flatten(1).sum(1).nan_to_num()
-            if others is not None and bool((others[torch.arange(len(others)) != k] > 0).any()):
+            others = None if gradient is None else gradient.abs().reshape(len(gradient), -1).sum(1)
+            if others is not None and bool((others[_all_but(k, others)] > 0).any()):
                 raise ModelError(
                     f"what the network gives for other samples has a part in the loss of sample {k} of a batch: the loss compares its "
                     f"samples, or the network lets them meet, so that {CURE}"
                 )
+
+
+def _all_but(k: int, values: Tensor) -> Tensor:
+    return torch.arange(len(values), device=values.device) != k
 
 
 class _Draws(TorchDispatchMode):  # type: ignore[no-untyped-call]

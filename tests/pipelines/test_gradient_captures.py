@@ -378,6 +378,41 @@ def noisy(source: str) -> nn.Module:
         return Noisy(source)
 
 
+@pytest.mark.parametrize("kind", ["one number each", "whole numbers too", "nothing trained"])
+def test_networks_of_which_no_sample_meets_another(kind: str, tmp_path: Path) -> None:
+    model = {"kind": "factory", "factory": f"{__name__}:single", "arguments": {"kind": kind}}
+    loss = {"kind": "factory", "function": f"{__name__}:as_given"}
+    given = {"sites": ["layer"], "quantities": ["activation_gradient"], "parameter_gradients": None}
+    captured(vectors(tmp_path, model=model, loss=loss, **given))
+
+
+class Single(nn.Module):
+    """One number for each sample."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.layer = nn.Linear(8, 1)
+        if kind == "whole numbers too":
+            self.counts = nn.Parameter(torch.ones(3, dtype=torch.int64), requires_grad=False)
+        if kind == "nothing trained":
+            self.layer.requires_grad_(False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.tanh(self.layer(x))[:, 0]
+
+
+def single(kind: str) -> nn.Module:
+    """The network."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return Single(kind)
+
+
+def as_given(output: Tensor, batch: Any) -> Tensor:
+    """The output is the loss."""
+    return output
+
+
 def test_losses_next_to_nothing_are_not_taken_for_mixed(tmp_path: Path) -> None:
     model = {"kind": "factory", "factory": f"{__name__}:returning"}
     make_plan(vectors(tmp_path, model=model, loss={"kind": "mse"}))
