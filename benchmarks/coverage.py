@@ -296,13 +296,14 @@ def said(error: Exception) -> str:
 def ours(case: Case) -> Found:
     """Exact gradients, after a look at which parameters need a pass for each sample."""
     from schemas.gradients import Exact
-    from tasks.extract.gradients.sample_gradients import make_plan, needs_loop, sample_gradients
+    from tasks.extract.gradients.agreement import Probe, needs_loop
+    from tasks.extract.gradients.sample_gradients import make_plan, sample_gradients
 
     def losses(sample: int | None) -> Tensor:
         return case.losses(case.values if sample is None else case.values[sample : sample + 1])
 
     names = [name for name, _ in case.network.named_parameters()]
-    looped = frozenset(needs_loop(case.network, [(losses, N)], names))
+    looped = frozenset(needs_loop(case.network, [Probe(losses, N)], names))
     gathered = sample_gradients(case.network, losses, N, make_plan(case.network, names, Exact(), 0, looped))
     return Found(gathered.values, looped=gathered.looped)
 
