@@ -95,7 +95,7 @@ def exact_gradients(
     """
     with running(network, batch, precision), torch.enable_grad():
         losses = losses_of(network, batch, objective)
-        found = looped_gradients(plan.parameters, losses, batch.n_samples, plan.plan)
+        found = looped_gradients(plan.parameters, losses, batch.n_samples, plan.plan, plan.others)
     return {name: rows.cpu() for name, rows in found.items()}
 
 

@@ -146,7 +146,7 @@ def _plan(module: nn.Module, names: Sequence[str]) -> GradientPlan:
 
 def _judge(plan: GradientPlan, probe: Probe, dtype: torch.dtype) -> _Verdict:
     passed = by_rules(probe.losses, probe.n, plan, frozenset())
-    exact = looped_gradients(plan.parameters, probe.losses, probe.n, plan.plan)
+    exact = looped_gradients(plan.parameters, probe.losses, probe.n, plan.plan, plan.others)
     own, whole = TOLERANCE.get(dtype, COARSE)
     surely = own if dtype in TOLERANCE else 0.0  # half precision tells no small error from rounding
     total = _whole(exact)
@@ -228,7 +228,8 @@ def _beyond_rounding(
     names = [name for name, error in errors.items() if bool((error > own * _norm(verdict.exact[name])).any())]
     if not names:
         return {}
-    again = split_gradients({name: plan.parameters[name] for name in names}, probe.losses, probe.n, plan.plan)
+    chosen = {name: plan.parameters[name] for name in names}
+    again = split_gradients(chosen, probe.losses, probe.n, plan.plan, plan.beside(chosen))
     found = {}
     for name in names:
         rows, error = verdict.exact[name], errors[name]

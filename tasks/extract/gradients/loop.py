@@ -16,25 +16,35 @@ Losses = Callable[[int | None], Tensor]
 
 
 def looped_gradients(
-    parameters: Mapping[str, nn.Parameter], losses: Losses, n: int, plan: Plan
+    parameters: Mapping[str, nn.Parameter],
+    losses: Losses,
+    n: int,
+    plan: Plan,
+    beside: Sequence[nn.Parameter] = (),
 ) -> dict[str, Tensor]:
     """Name to [sample, feature] in the form of the plan, of the given parameters alone; zeros elsewhere.
 
+    `beside` are the network's other parameters, whose `.grad` a part that runs its own backward would change.
+
     Cost: a forward and a backward for each sample, with the gradients of these weights formed one sample at a time.
     """
-    rows = [_one(parameters, checked(losses(sample), 1), plan) for sample in range(n)]
+    rows = [_one(parameters, checked(losses(sample), 1), plan, beside) for sample in range(n)]
     return {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
 
 
 def split_gradients(
-    parameters: Mapping[str, nn.Parameter], losses: Losses, n: int, plan: Plan
+    parameters: Mapping[str, nn.Parameter],
+    losses: Losses,
+    n: int,
+    plan: Plan,
+    beside: Sequence[nn.Parameter] = (),
 ) -> dict[str, Tensor]:
     """As `looped_gradients`, from one forward over the batch: the same numbers, rounded another way, where samples do not meet.
 
     Cost: a forward over the batch, and a backward of it for each sample.
     """
     found = checked(losses(None), n)
-    rows = [_one(parameters, found[k : k + 1], plan, again=True) for k in range(n)]
+    rows = [_one(parameters, found[k : k + 1], plan, beside, again=True) for k in range(n)]
     return {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
 
 
@@ -52,12 +62,18 @@ def checked(found: Tensor, n: int) -> Tensor:
 
 
 def _one(
-    parameters: Mapping[str, nn.Parameter], loss: Tensor, plan: Plan, again: bool = False
+    parameters: Mapping[str, nn.Parameter],
+    loss: Tensor,
+    plan: Plan,
+    beside: Sequence[nn.Parameter],
+    again: bool = False,
 ) -> dict[str, Tensor]:
     """`again`: the graph is kept for others."""
     keeper = make_keeper(plan, 1)
     gradients = (
-        _gradients(list(parameters.values()), loss, again) if loss.requires_grad else [None] * len(parameters)
+        _gradients(list(parameters.values()), loss, beside, again)
+        if loss.requires_grad
+        else [None] * len(parameters)
     )
     for name, gradient in zip(parameters, gradients, strict=True):
         if gradient is not None:
@@ -65,11 +81,15 @@ def _one(
     return keeper.finish()
 
 
-def _gradients(parameters: Sequence[nn.Parameter], loss: Tensor, again: bool) -> Sequence[Tensor | None]:
+def _gradients(
+    parameters: Sequence[nn.Parameter], loss: Tensor, beside: Sequence[nn.Parameter], again: bool
+) -> Sequence[Tensor | None]:
     graph = graph_of(loss)
     if not graph.reentrant:
         return torch.autograd.grad(loss.sum(), parameters, allow_unused=True, retain_graph=again)
-    everything = {id(leaf): leaf for leaf in (*graph.leaves, *parameters) if isinstance(leaf, nn.Parameter)}
+    everything = {
+        id(leaf): leaf for leaf in (*graph.leaves, *parameters, *beside) if isinstance(leaf, nn.Parameter)
+    }
     with grads_kept(everything.values()):
         torch.autograd.backward(loss.sum(), retain_graph=again)
         return [parameter.grad for parameter in parameters]

@@ -1,6 +1,6 @@
 """Per-sample gradients of parameters from one forward and one backward of a batch."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -46,6 +46,14 @@ class GradientPlan:
     plan: Plan
     looped: frozenset[str]
     open_all: bool
+
+    def beside(self, chosen: Iterable[str]) -> list[nn.Parameter]:
+        """All parameters but the chosen."""
+        names = set(chosen)
+        return [
+            *self.others,
+            *(parameter for name, parameter in self.parameters.items() if name not in names),
+        ]
 
 
 class Passed(NamedTuple):
@@ -115,7 +123,7 @@ def sample_gradients(module: nn.Module, losses: Losses, n: int, plan: GradientPl
     values = passed.values
     if slow:
         chosen = {name: plan.parameters[name] for name in plan.parameters if name in slow}
-        for name, rows in looped_gradients(chosen, losses, n, plan.plan).items():
+        for name, rows in looped_gradients(chosen, losses, n, plan.plan, plan.beside(chosen)).items():
             if name == "":
                 values[""] = values[""] + rows
             elif name in slow:
@@ -126,12 +134,13 @@ def sample_gradients(module: nn.Module, losses: Losses, n: int, plan: GradientPl
 def by_rules(losses: Losses, n: int, plan: GradientPlan, looped: frozenset[str]) -> Passed:
     """One forward and one backward of a batch; what the rules refuse, and what is looped, is left out of the values.
 
-    Looped parameters take part as they are, so that the graph tells whether any loss depends on them.
+    Looped parameters take part as they are, so that the graph tells whether any loss depends on them; it begins at the first use of any
+    parameter, or a part that runs again in the backward would leave no trace in it.
     """
     keeper = make_keeper(plan.plan, n)
     names = {id(parameter): name for name, parameter in plan.parameters.items() if name not in looped}
     slow = {id(plan.parameters[name]): name for name in looped}
-    uses = Uses(names, slow, map(id, plan.others), n, keeper, plan.open_all)
+    uses = Uses(names, slow, map(id, plan.others), n, keeper, plan.open_all or bool(looped))
     graph = Graph((), False)
     with uses:
         found = checked(losses(None), n)

@@ -140,6 +140,9 @@ class Uses(TorchFunctionMode):
     def _watch(
         self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Any, out: Tensor, wanted: list[str]
     ) -> Tensor:
+        if out.is_complex():
+            self._refuse(wanted, func, "it gives complex numbers")
+            return out
         if not out.is_floating_point():
             return out
         if not out.requires_grad and (wanted or self._open_all):

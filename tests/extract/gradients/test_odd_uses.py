@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 import torch.nn.utils.parametrizations as parametrizations
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from schemas.gradients import Exact, Factors, Keep, Kronecker, Norms, Sketch
 from tasks.extract.gradients.agreement import Probe, needs_loop
@@ -227,3 +228,71 @@ def test_a_checkpoint_of_ones_own(slow: bool) -> None:
     for name, rows in loop(plain).items():
         torch.testing.assert_close(found[name], rows, rtol=1e-10, atol=1e-12)
     assert all(parameter.grad is None for parameter in own.module.parameters())
+
+
+def outside(self: Any, h: Tensor) -> Tensor:
+    w = self.mid.weight.t() * 1.0
+    return checkpoint(lambda rows: rows @ w, h, use_reentrant=True)
+
+
+def called(self: Any, h: Tensor) -> Tensor:
+    doubled = {name: 2 * value for name, value in self.mid.named_parameters()}
+    return checkpoint(
+        lambda rows: torch.func.functional_call(self.mid, doubled, (rows,)), h, use_reentrant=True
+    )
+
+
+def again(self: Any, h: Tensor) -> Tensor:
+    return checkpoint(lambda rows: self.mid(rows).tanh(), h, use_reentrant=True)
+
+
+@pytest.mark.filterwarnings("ignore:.*requires_grad=True. Gradients will be None:UserWarning")
+@pytest.mark.parametrize("through", [outside, called, again])
+@pytest.mark.parametrize(
+    "wanted", [("mid.weight",), ("mid.weight", "mid.bias"), ("mid.weight", "last.weight")]
+)
+def test_parts_that_run_again_leave_a_trace_though_nothing_before_them_is_wanted(
+    through: Callable[..., Tensor], wanted: tuple[str, ...]
+) -> None:
+    torch.manual_seed(0)
+    parts = {"first": nn.Linear(6, 6), "mid": nn.Linear(6, 6), "last": nn.Linear(6, 1)}
+    sample = tensors(Made(lambda s, x: s.last(through(s, s.first(x)).tanh()), **parts), draw(*FLAT))
+    parameters = dict(sample.module.named_parameters())
+    expected: dict[str, list[Tensor]] = {name: [] for name in wanted}
+    for k in range(sample.n):
+        sample.module.zero_grad()
+        sample.losses(k).sum().backward()
+        for name, rows in expected.items():
+            grad = parameters[name].grad
+            rows.append(
+                torch.zeros(parameters[name].numel()).double() if grad is None else grad.flatten().clone()
+            )
+    for parameter in parameters.values():
+        parameter.grad = torch.full_like(parameter, 7)
+    looped = frozenset(needs_loop(sample.module, [Probe(sample.losses, sample.n)], wanted))
+    for slow in (looped, frozenset(wanted)):
+        plan = make_plan(sample.module, wanted, Exact(), 0, slow)
+        found = sample_gradients(sample.module, sample.losses, sample.n, plan).values
+        for name, rows in expected.items():
+            torch.testing.assert_close(found[name], torch.stack(rows), rtol=1e-10, atol=1e-12)
+    for parameter in parameters.values():
+        assert bool((parameter.grad == 7).all())
+
+
+def test_a_complex_use_that_the_plan_did_not_see() -> None:
+    def seldom(s: Any, x: Tensor) -> Tensor:
+        h = s.mid(x)
+        if s.wild:
+            h = h + torch.fft.irfft(torch.fft.rfft(s.mid.bias) * torch.fft.rfft(h), n=6)
+        return h.tanh()
+
+    torch.manual_seed(0)
+    module = Made(seldom, mid=nn.Linear(6, 6), wild=False)
+    sample = tensors(module, draw(*FLAT))
+    names = ["mid.weight", "mid.bias"]
+    assert needs_loop(module, [Probe(sample.losses, sample.n)], names) == {}
+    module.wild = True
+    found = sample_gradients(module, sample.losses, sample.n, make_plan(module, names, Exact(), 0))
+    assert found.looped == ("mid.bias",)
+    for name, rows in loop(sample).items():
+        torch.testing.assert_close(found.values[name], rows, rtol=1e-9, atol=1e-12)
