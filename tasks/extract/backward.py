@@ -14,6 +14,7 @@ from schemas.gradients import Exact
 from schemas.layout import Side, Site, SiteLayout
 from tasks.extract.batches import Batch
 from tasks.extract.collect import RowSink, forward, running
+from tasks.extract.gradients.graph import opened
 from tasks.extract.gradients.loop import looped_gradients
 from tasks.extract.gradients.sample_gradients import GradientPlan, make_plan, sample_gradients
 from tasks.extract.hooks import by_call, observe, tensor_at
@@ -137,7 +138,7 @@ def _opened(batch: Batch) -> Batch:
     """The batch with floating inputs through which gradients pass; copies, so that the network may write into them."""
     return batch._replace(
         inputs={
-            name: value.detach().requires_grad_().clone() if value.is_floating_point() else value
+            name: opened(value) if value.is_floating_point() else value
             for name, value in batch.inputs.items()
         }
     )

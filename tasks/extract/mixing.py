@@ -6,12 +6,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
 
 from schemas.errors import ModelError
 from tasks.extract.batches import Batch
 from tasks.extract.collect import forward
 from tasks.extract.gradients.agreement import computed_in
-from tasks.extract.gradients.graph import graph_of
+from tasks.extract.gradients.graph import opened
 from tasks.extract.hooks import tensors
 from tasks.extract.losses import Objective
 from tasks.extract.models import Network
@@ -26,8 +27,8 @@ CURE = (
 
 
 class _Passed(NamedTuple):
-    outputs: dict[str, Tensor]
-    """Floating tensors that the network returned, by path."""
+    output: Any
+    """What the network returned."""
     losses: Tensor
 
 
@@ -35,7 +36,8 @@ def refuse_mixed(network: Network, batches: Sequence[Batch], objective: Objectiv
     """Refuse losses in which other samples of the batch have a part.
 
     A loss's value must be that of the sample alone, and the network's output for one sample must have no part in the loss of another.
-    Values tell nothing where the network draws random numbers: others in a batch than alone.
+    Values tell nothing where the network draws random numbers: others in a batch than alone. A loss that differentiates the network
+    itself is judged by its values alone.
 
     Args:
         network: under `running`, with gradients on.
@@ -45,7 +47,7 @@ def refuse_mixed(network: Network, batches: Sequence[Batch], objective: Objectiv
     Raises:
         ModelError: if samples meet.
 
-    Cost: a few forwards, and a backward of the loss for each sample of the batch.
+    Cost: a forward for each sample and three more; no backward through the network.
     """
     with _Draws() as draws:  # type: ignore[no-untyped-call]
         whole, smaller = (_passed(network, batch, objective) for batch in batches)
@@ -57,13 +59,12 @@ def refuse_mixed(network: Network, batches: Sequence[Batch], objective: Objectiv
     together = whole.losses.detach().double()
     if not draws.seen and torch.equal(together.nan_to_num(), again.detach().double().nan_to_num()):
         _refuse_values(network, together, alone)
-    _refuse_meetings(whole, _samples_first(whole, smaller, [batch.n_samples for batch in batches]))
+    _refuse_meetings(whole.output, _samples_first(whole, smaller, batches), objective, batches[0])
 
 
 def _passed(network: Network, batch: Batch, objective: Objective) -> _Passed:
     output = forward(network, batch)
-    found = {path: tensor for path, tensor in tensors(output) if tensor.is_floating_point()}
-    return _Passed(found, objective(output, batch))
+    return _Passed(output, objective(output, batch))
 
 
 def _refuse_values(network: Network, together: Tensor, alone: Tensor) -> None:
@@ -79,30 +80,32 @@ def _refuse_values(network: Network, together: Tensor, alone: Tensor) -> None:
         )
 
 
-def _samples_first(whole: _Passed, smaller: _Passed, sizes: Sequence[int]) -> list[Tensor]:
-    """Outputs with a graph whose first axis counts samples."""
-    return [
-        tensor
-        for path, tensor in whole.outputs.items()
-        if tensor.requires_grad
-        and tensor.ndim
-        and path in smaller.outputs
-        and smaller.outputs[path].ndim
-        and [len(tensor), len(smaller.outputs[path])] == list(sizes)
-        and sizes[0] != sizes[1]
+def _samples_first(whole: _Passed, smaller: _Passed, batches: Sequence[Batch]) -> set[str]:
+    """Paths of outputs whose first axis counts samples, in both batches."""
+    counted = [
+        {path for path, tensor in tensors(passed.output) if tensor.ndim and len(tensor) == batch.n_samples}
+        for passed, batch in zip((whole, smaller), batches, strict=True)
     ]
+    return counted[0] & counted[1] if batches[0].n_samples != batches[1].n_samples else set()
 
 
-def _refuse_meetings(whole: _Passed, outputs: Sequence[Tensor]) -> None:
-    if not outputs or not whole.losses.requires_grad or graph_of(whole.losses.sum()).reentrant:
-        return  # a reentrant checkpoint takes no list of inputs
-    for k, loss in enumerate(whole.losses):
+def _refuse_meetings(output: Any, first: set[str], objective: Objective, batch: Batch) -> None:
+    # What the network makes of one of its outputs for another is no matter of the loss.
+    given = tree_map_only(Tensor, lambda t: opened(t) if t.is_floating_point() else t, output)
+    outputs = [tensor for path, tensor in tensors(given) if path in first and tensor.requires_grad]
+    try:
+        losses = objective(given, batch)
+    except ModelError:
+        return
+    if not outputs or not losses.requires_grad:
+        return
+    for k, loss in enumerate(losses):
         for gradient in torch.autograd.grad(loss, outputs, retain_graph=True, allow_unused=True):
             others = None if gradient is None else gradient.abs().reshape(len(gradient), -1).sum(1)
             if others is not None and bool((others[_all_but(k, others)] > 0).any()):
                 raise ModelError(
                     f"what the network gives for other samples has a part in the loss of sample {k} of a batch: the loss compares its "
-                    f"samples, or the network lets them meet, so that {CURE}"
+                    f"samples, so that {CURE}"
                 )
 
 

@@ -1,16 +1,15 @@
-"""Cosines of a layer's two sides, and the directions of a weight that are protected."""
+"""Cosines of the two sides of a layer: planted ones, and those of torch."""
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from schemas.errors import MethodError
 from tasks.methods.contract import Block, Inputs
-from tasks.methods.gradients import layer_importance, protected_directions
+from tasks.methods.gradients import layer_importance
 from tests.methods import cases
 from tests.methods.cases import Answer, Case
-from tests.methods.training import randn, solved
+from tests.methods.training import randn
 
 
 def importance(x: Tensor, y: Tensor, edges: tuple[int, ...] = ()) -> Answer:
@@ -45,25 +44,3 @@ def test_zeros_and_widths() -> None:
     assert importance(x, torch.ones(3, 3).double()).result.zero_rows == 2
     with pytest.raises(MethodError, match="one width"):
         importance(x, torch.ones(3, 4).double())
-
-
-def test_planted_changes() -> None:
-    weight = randn(20, 30)
-    u, s, vh = torch.linalg.svd(weight, full_matrices=False)
-    inside = weight + u[:, :5] @ randn(5, 30, seed=1)
-    outside = weight + u[:, 15:] @ randn(5, 5, seed=2) @ vh[15:]
-    rows = torch.stack([weight, inside, outside]).flatten(1)
-    answer = solved(protected_directions, rows, (20, 30), importance=1.0, most=0.5)
-    assert answer.result.protected == 10
-    np.testing.assert_allclose(answer.arrays["free_share"][1:], [0, 1], atol=1e-12)
-    assert answer.result.protected_energy == pytest.approx(float(s[:10].square().sum() / s.square().sum()))
-
-
-def test_random_changes_have_the_share_of_chance() -> None:
-    rows = torch.cat([randn(1, 60 * 80), randn(1, 60 * 80) + 3 * randn(1, 60 * 80, seed=1)])
-    result = solved(protected_directions, rows, (60, 80), importance=0.0, least=0.25).result
-    assert result.protected == 15
-    assert result.free_share == pytest.approx(result.free_null, abs=0.03)
-    assert solved(protected_directions, rows[:1], (60, 80)).result.caveats
-    with pytest.raises(MethodError, match="exchange them"):
-        solved(protected_directions, rows, (60, 80), least=0.9)

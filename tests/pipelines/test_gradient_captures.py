@@ -378,6 +378,37 @@ def noisy(source: str) -> nn.Module:
         return Noisy(source)
 
 
+def test_outputs_of_samples_in_another_order_are_no_matter_of_the_loss(tmp_path: Path) -> None:
+    model = {"kind": "factory", "factory": f"{__name__}:sorting"}
+    loss = {"kind": "factory", "function": f"{__name__}:first_of_all"}
+    make_plan(vectors(tmp_path, model=model, loss=loss))
+
+
+class Sorting(nn.Module):
+    """Sorts its samples, and gives the sorted rows beside those in the order of the batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        order = (-x[:, 0]).argsort()
+        rows = self.layer(x[order])
+        return rows[order.argsort()], rows
+
+
+def sorting() -> nn.Module:
+    """The network."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return Sorting()
+
+
+def first_of_all(output: tuple[Tensor, Tensor], batch: Any) -> Tensor:
+    """Of the rows in the order of the batch."""
+    return output[0].square().sum(1)
+
+
 @pytest.mark.parametrize("kind", ["one number each", "whole numbers too", "nothing trained"])
 def test_networks_of_which_no_sample_meets_another(kind: str, tmp_path: Path) -> None:
     model = {"kind": "factory", "factory": f"{__name__}:single", "arguments": {"kind": kind}}

@@ -22,7 +22,6 @@ UNTOLD = 0.3
 """Relative error that half precision does not excuse, where nothing more exact can be had."""
 ROUNDING = 8
 """An error is rounding if it is no larger than this many times what another way to the same gradient differs by."""
-
 VANISHED = 1e-4
 """A gradient was rounding if so little of it is left in float64."""
 SMALLEST = 1e-15
@@ -84,9 +83,7 @@ def needs_loop(
     plan = _plan(module, names)
     dtype = computed_in(plan.parameters.values())
     verdicts = [_judge(plan, probe, dtype) for probe in probes]
-    found: dict[str, str] = {}
-    for verdict in verdicts:
-        found = verdict.refused | found
+    found = _merged(verdict.refused for verdict in verdicts)
     doubtful = {
         name: error for verdict in verdicts for name, error in verdict.doubtful.items() if name not in found
     }
@@ -197,17 +194,15 @@ def _in_float64(
 ) -> dict[str, str]:
     """What a copy says of the doubtful; nothing of what it does not use as the network itself does."""
     plan = _plan(copied.module, list(doubtful))
-    found: dict[str, str] = {}
+    found = []
     for probe, native in zip(copied.probes, verdicts, strict=True):
         verdict = _judge(plan, probe, torch.float64)
         other = {
             name for name in doubtful if _uses(verdict.passed.forms, name) != _uses(native.passed.forms, name)
         }
         untold = dict.fromkeys(other, "a copy of the network in float64 does not use it as the network does")
-        found = (
-            verdict.passed.refused | _beyond_rounding(plan, verdict, probe, doubtful, native) | untold | found
-        )
-    return found
+        found += [untold, _beyond_rounding(plan, verdict, probe, doubtful, native), verdict.passed.refused]
+    return _merged(found)
 
 
 def _beyond_rounding(
@@ -244,6 +239,7 @@ def _beyond_rounding(
 
 
 def _merged(some: Iterable[dict[str, str]]) -> dict[str, str]:
+    """Everything that is in one; the first of equal names."""
     found: dict[str, str] = {}
     for one in some:
         found = one | found

@@ -23,6 +23,11 @@ class Graph(NamedTuple):
     what begins there is not among the leaves."""
 
 
+def opened(tensor: Tensor) -> Tensor:
+    """The same floating values at the beginning of a graph; no leaf, so that a network may write into them."""
+    return tensor.detach().requires_grad_().clone()
+
+
 def graph_of(loss: Tensor) -> Graph:
     """Walk the graph of a loss."""
     leaves: list[Tensor] = []

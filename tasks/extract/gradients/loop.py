@@ -28,8 +28,7 @@ def looped_gradients(
 
     Cost: a forward and a backward for each sample, with the gradients of these weights formed one sample at a time.
     """
-    rows = [_one(parameters, checked(losses(sample), 1), plan, beside) for sample in range(n)]
-    return {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
+    return _stacked([_one(parameters, checked(losses(sample), 1), plan, beside) for sample in range(n)])
 
 
 def split_gradients(
@@ -37,15 +36,14 @@ def split_gradients(
     losses: Losses,
     n: int,
     plan: Plan,
-    beside: Sequence[nn.Parameter] = (),
+    beside: Sequence[nn.Parameter],
 ) -> dict[str, Tensor]:
     """As `looped_gradients`, from one forward over the batch: the same numbers, rounded another way, where samples do not meet.
 
     Cost: a forward over the batch, and a backward of it for each sample.
     """
     found = checked(losses(None), n)
-    rows = [_one(parameters, found[k : k + 1], plan, beside, again=True) for k in range(n)]
-    return {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
+    return _stacked([_one(parameters, found[k : k + 1], plan, beside, again=True) for k in range(n)])
 
 
 def checked(found: Tensor, n: int) -> Tensor:
@@ -59,6 +57,10 @@ def checked(found: Tensor, n: int) -> Tensor:
             f"the loss is {found.dtype} of shape {tuple(found.shape)} for {n} samples; expected one number for each, shape ({n},)"
         )
     return found
+
+
+def _stacked(rows: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    return {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
 
 
 def _one(

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from tasks.extract.gradients.call import Call, NoRule
+from tasks.extract.gradients.graph import opened
 from tasks.extract.gradients.keepers import Keeper
 from tasks.extract.gradients.rules import uses_of
 
@@ -146,7 +147,7 @@ class Uses(TorchFunctionMode):
         if not out.is_floating_point():
             return out
         if not out.requires_grad and (wanted or self._open_all):
-            out = _opened(out)
+            out = opened(out)
         if not wanted:
             return out
         if self._moved:
@@ -187,11 +188,6 @@ class Uses(TorchFunctionMode):
     def _refuse(self, names: list[str], func: Callable[..., Any], reason: str) -> None:
         for name in names:
             self.refused.setdefault(name, f"{_title(func)}: {reason}")
-
-
-def _opened(out: Tensor) -> Tensor:
-    """The same values at the beginning of a graph; no leaf, so that the network may write into it."""
-    return out.detach().requires_grad_().clone()
 
 
 def _selects(func: Callable[..., Any], args: tuple[Any, ...]) -> bool:

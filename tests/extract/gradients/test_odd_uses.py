@@ -246,8 +246,35 @@ def again(self: Any, h: Tensor) -> Tensor:
     return checkpoint(lambda rows: self.mid(rows).tanh(), h, use_reentrant=True)
 
 
+class Own(torch.autograd.Function):
+    """Builds a graph in its forward and runs a backward of its own."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, part: nn.Module) -> Tensor:
+        with torch.enable_grad():
+            ctx.x = x.detach().requires_grad_()
+            ctx.out = part(ctx.x)
+        out: Tensor = ctx.out.detach()
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, None]:
+        torch.autograd.backward(ctx.out, g)
+        return ctx.x.grad, None
+
+
+def own(self: Any, h: Tensor) -> Tensor:
+    out: Tensor = Own.apply(h, self.mid)
+    return out
+
+
+def scripted(self: Any, h: Tensor) -> Tensor:
+    return checkpoint(self.compiled, h, use_reentrant=True)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.filterwarnings("ignore:.*requires_grad=True. Gradients will be None:UserWarning")
-@pytest.mark.parametrize("through", [outside, called, again])
+@pytest.mark.parametrize("through", [outside, called, again, own, scripted])
 @pytest.mark.parametrize(
     "wanted", [("mid.weight",), ("mid.weight", "mid.bias"), ("mid.weight", "last.weight")]
 )
@@ -256,7 +283,12 @@ def test_parts_that_run_again_leave_a_trace_though_nothing_before_them_is_wanted
 ) -> None:
     torch.manual_seed(0)
     parts = {"first": nn.Linear(6, 6), "mid": nn.Linear(6, 6), "last": nn.Linear(6, 1)}
-    sample = tensors(Made(lambda s, x: s.last(through(s, s.first(x)).tanh()), **parts), draw(*FLAT))
+    module = Made(lambda s, x: s.last(through(s, s.first(x)).tanh()), **parts)
+    module.double()
+    if through is scripted:
+        compiled = torch.jit.script(parts["mid"])
+        module.compiled = lambda rows: compiled(rows)
+    sample = tensors(module, draw(*FLAT))
     parameters = dict(sample.module.named_parameters())
     expected: dict[str, list[Tensor]] = {name: [] for name in wanted}
     for k in range(sample.n):
