@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -81,9 +82,9 @@ def make_gradients(spec: CaptureSpec, space: Space, network: Network) -> Gradien
         return Gradients(spec, objective, activations_only(network), None)
     every = any(site.site.quantity == "activation_gradient" for site in sites)
     names, seed = layout.parameters, request.precision.seed
-    plan = make_plan(
-        network.module, names, wanted.keep, seed, frozenset(layout.looped), "all" if every else "wanted"
-    )
+    entries: Literal["all", "wanted"] = "all" if every else "wanted"
+    looped = frozenset(layout.looped)
+    plan = make_plan(network.module, names, wanted.keep, seed, looped, entries, layout.graphs)
     slow = make_plan(network.module, names, wanted.keep, seed, frozenset(names))
     return Gradients(spec, objective, plan, slow)
 

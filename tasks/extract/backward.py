@@ -69,11 +69,13 @@ def collect_backward(
     sink = RowSink(batch, layouts, rows, found, None)
     unseen: dict[Site, Tensor] = {}
 
-    plain = losses_of(network, batch, objective)
+    plain, seen = losses_of(network, batch, objective), False
 
     def losses(sample: int | None) -> Tensor:
-        if sample is not None or not layouts:
+        nonlocal seen
+        if sample is not None or not layouts or seen:  # a batch may be run again
             return plain(sample)
+        seen = True
         with _watched(network, list(layouts), partial(_take, sink, unseen)):
             return objective(forward(network, _opened(batch)), batch)
 

@@ -1,19 +1,17 @@
 """Whether samples of a batch have a part in each other's loss, so that none has a gradient of its own."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map_only
 
 from schemas.errors import ModelError
+from tasks.extract.backward import activations_only, losses_of
 from tasks.extract.batches import Batch
-from tasks.extract.collect import forward
-from tasks.extract.gradients.agreement import computed_in
-from tasks.extract.gradients.graph import opened
-from tasks.extract.hooks import tensors
+from tasks.extract.gradients.graph import graph_of
+from tasks.extract.gradients.sample_gradients import computed_in, opened_losses
 from tasks.extract.losses import Objective
 from tasks.extract.models import Network
 
@@ -26,45 +24,31 @@ CURE = (
 )
 
 
-class _Passed(NamedTuple):
-    output: Any
-    """What the network returned."""
-    losses: Tensor
-
-
 def refuse_mixed(network: Network, batches: Sequence[Batch], objective: Objective) -> None:
     """Refuse losses in which other samples of the batch have a part.
 
-    A loss's value must be that of the sample alone, and the network's output for one sample must have no part in the loss of another.
-    Values tell nothing where the network draws random numbers: others in a batch than alone. A loss that differentiates the network
-    itself is judged by its values alone.
+    A loss's value must be that of the sample alone, and what the network makes of one sample's inputs must have no part in the loss of
+    another. Values tell nothing where the network draws random numbers: others in a batch than alone. What comes before any parameter, or
+    passes a checkpoint that is reentrant, is judged by values alone.
 
     Args:
         network: under `running`, with gradients on.
-        batches: a batch, and a smaller one of its first samples.
+        batches: a batch, and a smaller one of some of its samples.
         objective: the loss.
 
     Raises:
         ModelError: if samples meet.
 
-    Cost: a forward for each sample and three more; no backward through the network.
+    Cost: a forward and a backward for each sample, and four forwards more.
     """
+    losses, n = losses_of(network, batches[0], objective), batches[0].n_samples
     with _Draws() as draws:  # type: ignore[no-untyped-call]
-        whole, smaller = (_passed(network, batch, objective) for batch in batches)
-        again = _passed(network, batches[0], objective).losses
-        singles = [batches[0].take(torch.tensor([k])) for k in range(batches[0].n_samples)]
-        alone = (
-            torch.cat([_passed(network, single, objective).losses for single in singles]).detach().double()
-        )
-    together = whole.losses.detach().double()
-    if not draws.seen and torch.equal(together.nan_to_num(), again.detach().double().nan_to_num()):
+        together, again = (losses(None).detach().double() for _ in range(2))
+        alone = torch.cat([losses(sample) for sample in range(n)]).detach().double()
+    if not draws.seen and torch.equal(together.nan_to_num(), again.nan_to_num()):
         _refuse_values(network, together, alone)
-    _refuse_meetings(whole.output, _samples_first(whole, smaller, batches), objective, batches[0])
-
-
-def _passed(network: Network, batch: Batch, objective: Objective) -> _Passed:
-    output = forward(network, batch)
-    return _Passed(output, objective(output, batch))
+    if batches[1].n_samples < n:
+        _refuse_meetings(network, batches, objective)
 
 
 def _refuse_values(network: Network, together: Tensor, alone: Tensor) -> None:
@@ -80,37 +64,42 @@ def _refuse_values(network: Network, together: Tensor, alone: Tensor) -> None:
         )
 
 
-def _samples_first(whole: _Passed, smaller: _Passed, batches: Sequence[Batch]) -> set[str]:
-    """Paths of outputs whose first axis counts samples, in both batches."""
-    counted = [
-        {path for path, tensor in tensors(passed.output) if tensor.ndim and len(tensor) == batch.n_samples}
-        for passed, batch in zip((whole, smaller), batches, strict=True)
+def _refuse_meetings(network: Network, batches: Sequence[Batch], objective: Objective) -> None:
+    """By gradients with respect to where the graph begins: numbers that two losses depend on are those of no one sample."""
+    (losses, begins), (_, fewer) = (_begun(network, batch, objective) for batch in batches)
+    if len(begins) != len(fewer):
+        return
+    share = len(losses) / batches[1].n_samples
+    own = [
+        tensor for tensor, other in zip(begins, fewer, strict=True) if tensor.numel() == share * other.numel()
     ]
-    return counted[0] & counted[1] if batches[0].n_samples != batches[1].n_samples else set()
+    owner = [torch.full(tensor.shape, -1, device=tensor.device) for tensor in own]
+    for k, loss in enumerate(losses if own else ()):
+        try:
+            gradients = torch.autograd.grad(loss, own, retain_graph=True, allow_unused=True)
+        except RuntimeError:  # of a checkpoint that is reentrant
+            return
+        for whose, gradient in zip(owner, gradients, strict=True):
+            touched = None if gradient is None else gradient.nan_to_num() != 0
+            if touched is not None:
+                _refuse_shared(whose[touched], k)
+                whose[touched] = k
 
 
-def _refuse_meetings(output: Any, first: set[str], objective: Objective, batch: Batch) -> None:
-    # What the network makes of one of its outputs for another is no matter of the loss.
-    given = tree_map_only(Tensor, lambda t: opened(t) if t.is_floating_point() else t, output)
-    outputs = [tensor for path, tensor in tensors(given) if path in first and tensor.requires_grad]
-    try:
-        losses = objective(given, batch)
-    except ModelError:
-        return
-    if not outputs or not losses.requires_grad:
-        return
-    for k, loss in enumerate(losses):
-        for gradient in torch.autograd.grad(loss, outputs, retain_graph=True, allow_unused=True):
-            others = None if gradient is None else gradient.abs().reshape(len(gradient), -1).sum(1)
-            if others is not None and bool((others[_all_but(k, others)] > 0).any()):
-                raise ModelError(
-                    f"what the network gives for other samples has a part in the loss of sample {k} of a batch: the loss compares its "
-                    f"samples, so that {CURE}"
-                )
+def _refuse_shared(before: Tensor, k: int) -> None:
+    others = before[before >= 0]
+    if len(others):
+        raise ModelError(
+            f"samples {int(others[0])} and {k} of a batch meet: what the network makes of one has a part in the loss of the other; the "
+            f"loss compares its samples, or the network does, so that {CURE}"
+        )
 
 
-def _all_but(k: int, values: Tensor) -> Tensor:
-    return torch.arange(len(values), device=values.device) != k
+def _begun(network: Network, batch: Batch, objective: Objective) -> tuple[Tensor, list[Tensor]]:
+    """Losses, and the tensors at which their graph begins: the first that parameters make of the inputs."""
+    losses = losses_of(network, batch, objective)
+    found = opened_losses(losses, batch.n_samples, activations_only(network))
+    return found, [leaf for leaf in graph_of(found).leaves if not isinstance(leaf, nn.Parameter)]
 
 
 class _Draws(TorchDispatchMode):  # type: ignore[no-untyped-call]

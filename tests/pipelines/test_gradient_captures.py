@@ -26,6 +26,7 @@ from schemas.execution import Execution
 from schemas.run import RunSpec
 from subspan import open_artifact, open_capture
 from tasks.extract import backward
+from tasks.extract.gradients import sample_gradients
 from tasks.produce import run_capture
 from tasks.store.location import Location
 from tasks.store.receipts import read_receipts
@@ -138,6 +139,54 @@ def loop_keep(module: nn.Module, losses: list[Tensor]) -> dict[str, Tensor]:
     names, parameters = zip(*module.named_parameters(), strict=True)
     rows = [torch.autograd.grad(loss, parameters, retain_graph=True) for loss in losses]
     return {name: torch.stack([row[n].flatten() for row in rows]) for n, name in enumerate(names)}
+
+
+def test_batches_are_of_graphs_that_the_plan_showed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With sites in the same pass, whose gradients open the graph elsewhere: none is run a second time."""
+
+    def refuse(*_: Any) -> None:
+        raise AssertionError("a batch was looked at again")
+
+    monkeypatch.setattr(sample_gradients, "_astray", refuse)
+    both = {"quantities": ["activation", "activation_gradient"]}
+    captured(vectors(tmp_path / "vectors", sites=["first"], **both))
+    captured(texts(tmp_path / "texts", tmp_path / "gpt2", sites=["transformer.h.*"], **both))
+    kept = {"parameter_gradients": {"keep": SMALL}}
+    captured(texts(tmp_path / "kept", tmp_path / "gpt2", sites=["transformer.h.*"], **both, **kept))
+
+
+def test_samples_in_another_order_in_some_batches(tmp_path: Path) -> None:
+    model = {"kind": "factory", "factory": f"{__name__}:turning"}
+    found = captured(vectors(tmp_path, 200, model=model, parameter_gradients={"keep": {"kind": "exact"}}))
+    assert found.spec.layout.gradients.looped == {}
+    receipts = read_receipts(Location(str(tmp_path)), found.id)
+    assert {"middle.weight", "middle.bias"} in [set(receipt.looped) for receipt in receipts.values()]
+    module, data = turning(), factories.vectors(200)
+    losses = [F.cross_entropy(module(data[k][0][None]), torch.tensor([data[k][1]])) for k in range(200)]
+    for name, rows in loop(module, losses).items():
+        assert_rows(found.site(f"{name}:grad")["parameter_gradient"].values, rows)
+
+
+class Turning(nn.Module):
+    """Takes samples from last to first where the first is large."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.middle, self.last = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        turn = float(x[0, 0]) > 50
+        rows = self.first(x).tanh()
+        rows = self.middle(rows.flip(0)).flip(0) if turn else self.middle(rows)
+        out: Tensor = self.last(rows.tanh())
+        return out
+
+
+def turning() -> nn.Module:
+    """The network."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return Turning()
 
 
 @pytest.mark.parametrize("keep", ["kronecker", "global", "sketch", "factors", "norms"])
@@ -346,6 +395,56 @@ def test_a_network_that_draws_random_numbers_is_not_taken_for_one_that_mixes(
     layout = make_plan(vectors(tmp_path, model=model)).captures[0].spec.layout.gradients
     assert layout is not None
     assert set(layout.looped) == {"weight", "bias"}
+
+
+@pytest.mark.parametrize("kind", ["batch", "loss", "time first"])
+@pytest.mark.parametrize("noise", [0.0, 0.1])
+def test_samples_that_meet_are_found_beside_random_numbers(kind: str, noise: float, tmp_path: Path) -> None:
+    model = {"kind": "factory", "factory": f"{__name__}:meeting", "arguments": {"kind": kind, "noise": noise}}
+    loss = {"kind": "factory", "function": f"{__name__}:{'apart' if kind == 'batch' else 'hidden_in_time'}"}
+    with pytest.raises(ModelError, match="so that no sample has a gradient of its own"):
+        make_plan(vectors(tmp_path, model=model, loss=loss))
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.1])
+def test_samples_second_is_no_meeting(noise: float, tmp_path: Path) -> None:
+    model = {
+        "kind": "factory",
+        "factory": f"{__name__}:meeting",
+        "arguments": {"kind": "time first", "noise": noise},
+    }
+    make_plan(vectors(tmp_path, model=model, loss={"kind": "factory", "function": f"{__name__}:apart"}))
+
+
+class Meeting(nn.Module):
+    """Rows of samples that are disturbed, beside their mean, or with positions before samples."""
+
+    def __init__(self, kind: str, noise: float) -> None:
+        super().__init__()
+        self.kind, self.noise = kind, noise
+        self.layer = nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.noise * torch.randn_like(x)
+        rows = self.layer(x) + torch.ones(2, 1, 1) if self.kind == "time first" else self.layer(x)[None]
+        return rows - rows.mean(1, keepdim=True) if self.kind == "batch" else rows
+
+
+def meeting(kind: str, noise: float) -> nn.Module:
+    """The network."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return Meeting(kind, noise)
+
+
+def apart(output: Tensor, batch: Any) -> Tensor:
+    """Of outputs [position, sample, feature]."""
+    return output.square().sum((0, 2))
+
+
+def hidden_in_time(output: Tensor, batch: Any) -> Tensor:
+    """Each sample against those of its batch, beside a number that hides it."""
+    return contrasted(output.mean(0), batch) + 1e6
 
 
 class Noisy(nn.Linear):

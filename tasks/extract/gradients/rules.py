@@ -38,14 +38,13 @@ RULES: dict[Any, Rule] = {
 """Operation -> its rule."""
 
 
-def uses_of(operation: Any, call: Call, wanted: Sequence[str], selected: bool) -> list[Use]:
+def uses_of(operation: Any, call: Call, wanted: Sequence[str]) -> list[Use]:
     """What an operation does with parameters.
 
     Args:
         operation: as torch calls it.
         call: with its arguments and output.
         wanted: the parameters among its arguments.
-        selected: whether rows were chosen by their values before it, so that a first axis may count anything.
 
     Raises:
         NoRule: if it is not known.
@@ -55,8 +54,4 @@ def uses_of(operation: Any, call: Call, wanted: Sequence[str], selected: bool) -
         raise NoRule("no rule covers this operation")
     if len(set(wanted)) < len(wanted):
         raise NoRule("it takes the parameter twice")
-    if selected and (call.out.ndim < 3 or len(call.out) != call.n):
-        raise NoRule(
-            "rows were chosen by their values before it, so that nothing tells which sample each belongs to"
-        )
     return list(rule(call))

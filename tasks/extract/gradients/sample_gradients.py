@@ -1,13 +1,14 @@
 """Per-sample gradients of parameters from one forward and one backward of a batch."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from schemas.gradients import Keep
+from schemas.gradients import Keep, Kronecker
+from tasks.extract.gradients.attribution import NOTHING, keeps_weights, sample_weights, signature
 from tasks.extract.gradients.graph import Graph, backward
 from tasks.extract.gradients.keepers import make_keeper
 from tasks.extract.gradients.loop import Losses, checked, looped_gradients
@@ -46,6 +47,10 @@ class GradientPlan:
     plan: Plan
     looped: frozenset[str]
     open_all: bool
+    tried: Plan
+    """A form in which gradients are compared."""
+    graphs: set[str] = field(default_factory=set)
+    """Signatures of graphs whose rows were found with their samples; those of a batch are added."""
 
     def beside(self, chosen: Iterable[str]) -> list[nn.Parameter]:
         """All parameters but the chosen."""
@@ -67,6 +72,8 @@ class Passed(NamedTuple):
     """How each parameter was used."""
     idle: frozenset[str]
     """Looped parameters that no loss of this batch depends on, so that their gradients are zero."""
+    graph: str | None
+    """Its signature, see `attribution`."""
 
 
 def make_plan(
@@ -76,6 +83,7 @@ def make_plan(
     seed: int,
     looped: frozenset[str] = frozenset(),
     entries: Literal["wanted", "all"] = "wanted",
+    graphs: Iterable[str] = (),
 ) -> GradientPlan:
     """Plan gradients of a network; its random maps are drawn at first use, from seed and names alone.
 
@@ -86,6 +94,7 @@ def make_plan(
         seed: of random maps.
         looped: parameters that take a pass for each sample.
         entries: where the graph of a forward begins: at the first use of a parameter that is wanted, or of any.
+        graphs: signatures of graphs that were found right.
     """
     there = dict(module.named_parameters())
     chosen = {name: there[name] for name in names}
@@ -93,9 +102,13 @@ def make_plan(
     device = torch.device("cpu") if first is None else first.device
     exact = first is not None and first.dtype == torch.float64
     shapes = {name: tuple(parameter.shape) for name, parameter in chosen.items()}
-    plan = Plan(shapes, keep, seed, device, torch.float64 if exact else torch.float32)
+    dtype = torch.float64 if exact else torch.float32
+    plan = Plan(shapes, keep, seed, device, dtype)
+    tried = Plan(shapes, Kronecker(dimension=8, distribution="normal"), seed, device, dtype)
     others = tuple(parameter for name, parameter in there.items() if name not in chosen)
-    return GradientPlan(chosen, others, plan, looped & chosen.keys(), entries == "all")
+    return GradientPlan(
+        chosen, others, plan, looped & chosen.keys(), entries == "all", tried, {NOTHING, *graphs}
+    )
 
 
 def sample_gradients(module: nn.Module, losses: Losses, n: int, plan: GradientPlan) -> Gathered:
@@ -119,23 +132,74 @@ def sample_gradients(module: nn.Module, losses: Losses, n: int, plan: GradientPl
     for path, part in module.named_modules():
         refuse_compiled(path, part)
     passed = by_rules(losses, n, plan, plan.looped)
-    slow = (plan.looped | passed.refused.keys()) - passed.idle
+    slow = plan.looped
+    if n > 1 and (passed.graph is None or passed.graph not in plan.graphs):
+        astray = _astray(losses, n, plan)
+        if astray:
+            slow |= astray
+            passed = by_rules(losses, n, plan, slow)
+        elif passed.graph is not None:
+            plan.graphs.add(passed.graph)
+    return _filled(passed, slow | passed.refused.keys(), losses, n, plan)
+
+
+def _filled(passed: Passed, slow: frozenset[str], losses: Losses, n: int, plan: GradientPlan) -> Gathered:
+    """With the gradients that take a pass for each sample."""
+    chosen = {name: plan.parameters[name] for name in plan.parameters if name in slow - passed.idle}
     values = passed.values
-    if slow:
-        chosen = {name: plan.parameters[name] for name in plan.parameters if name in slow}
+    if chosen:
         for name, rows in looped_gradients(chosen, losses, n, plan.plan, plan.beside(chosen)).items():
             if name == "":
                 values[""] = values[""] + rows
-            elif name in slow:
+            elif name in chosen:
                 values[name] = rows
-    return Gathered(values, tuple(name for name in plan.parameters if name in slow))
+    return Gathered(values, tuple(chosen))
 
 
-def by_rules(losses: Losses, n: int, plan: GradientPlan, looped: frozenset[str]) -> Passed:
+def _astray(losses: Losses, n: int, plan: GradientPlan) -> frozenset[str]:
+    """Parameters some of whose rows belong to other samples than they are counted to, in this batch.
+
+    The gradient of a weighted loss is the weighted gradient, if it is of that loss alone.
+
+    Cost: two passes over the batch; one more beyond 41 samples.
+    """
+    here = replace(plan, plan=plan.tried)
+    plain = by_rules(losses, n, here, plan.looped)
+    found: set[str] = set()
+    dtype = computed_in(plan.parameters.values())
+    for weights in sample_weights(n, dtype):
+        scaled = by_rules(losses, n, here, plan.looped, weights)
+        found |= {
+            name
+            for name, rows in plain.values.items()
+            if not keeps_weights(rows, scaled.values[name], weights, dtype)
+        }
+    return frozenset(found)
+
+
+def computed_in(parameters: Iterable[Tensor]) -> torch.dtype:
+    """The coarsest dtype that products with any of these parameters are computed in, here and now."""
+    kinds = {
+        torch.get_autocast_dtype(p.device.type) if torch.is_autocast_enabled(p.device.type) else p.dtype
+        for p in parameters
+    }
+    return max(kinds, key=lambda kind: torch.finfo(kind).eps, default=torch.float32)
+
+
+def opened_losses(losses: Losses, n: int, plan: GradientPlan) -> Tensor:
+    """[sample] losses of a batch whose graph begins at the first use of any parameter, and holds none."""
+    every = map(id, (*plan.parameters.values(), *plan.others))
+    with Uses({}, (), every, n, make_keeper(plan.plan, n), True):
+        return checked(losses(None), n)
+
+
+def by_rules(
+    losses: Losses, n: int, plan: GradientPlan, looped: frozenset[str], weights: Tensor | None = None
+) -> Passed:
     """One forward and one backward of a batch; what the rules refuse, and what is looped, is left out of the values.
 
     Looped parameters take part as they are, so that the graph tells whether any loss depends on them; it begins at the first use of any
-    parameter, or a part that runs again in the backward would leave no trace in it.
+    parameter, or a part that runs again in the backward would leave no trace in it. `weights`: [sample], by which losses are multiplied.
     """
     keeper = make_keeper(plan.plan, n)
     names = {id(parameter): name for name, parameter in plan.parameters.items() if name not in looped}
@@ -144,15 +208,18 @@ def by_rules(losses: Losses, n: int, plan: GradientPlan, looped: frozenset[str])
     graph = Graph((), False)
     with uses:
         found = checked(losses(None), n)
+        with torch._C.DisableTorchFunction():
+            shape = signature(found, n, uses.taken_ends())
+            total = found.sum() if weights is None else (found * weights.to(found)).sum()
         known = len(uses.refused)
         if found.requires_grad:
-            graph = backward(found.sum(), (*plan.parameters.values(), *plan.others))
+            graph = backward(total, (*plan.parameters.values(), *plan.others))
             uses.refuse_unseen(graph.leaves)
     if (
         len(uses.refused) > known
     ):  # seen after terms had come: in a checkpoint that ran again, or by no operation at all
-        again = by_rules(losses, n, plan, looped | uses.refused.keys())
+        again = by_rules(losses, n, plan, looped | uses.refused.keys(), weights)
         return again._replace(refused=uses.refused | again.refused)
     met = uses.hidden | {id(leaf) for leaf in graph.leaves}
     idle = () if graph.reentrant else (name for key, name in slow.items() if key not in met)
-    return Passed(keeper.finish(), uses.refused, uses.forms, frozenset(idle))
+    return Passed(keeper.finish(), uses.refused, uses.forms, frozenset(idle), shape)

@@ -10,8 +10,10 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch.autograd.graph import Node
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
@@ -20,12 +22,6 @@ from tasks.extract.gradients.graph import opened
 from tasks.extract.gradients.keepers import Keeper
 from tasks.extract.gradients.rules import uses_of
 
-SELECTING = frozenset(
-    {
-        "nonzero", "argwhere", "masked_select", "unique", "unique_consecutive", "compress", "nonzero_static", "tolist",
-    }
-)  # fmt: skip
-"""Operations whose output is as long as its values say."""
 PICKING = frozenset({"__getitem__", "index_select", "gather", "take_along_dim"})
 """Operations that take rows by their numbers."""
 READ_ONLY = frozenset({"detach", "requires_grad_"})
@@ -64,10 +60,8 @@ class Uses(TorchFunctionMode):
         self._keeper = keeper
         self._open_all = open_all
         self._waiting: Counter[str] = Counter()
-        self._selected = False
-        """Whether rows were chosen by their values in this forward, so that a first axis may count anything."""
         self._moved = False
-        """Whether samples were picked by number in this forward, so that rows may be those of other samples."""
+        """Whether inputs were picked by number in this forward, so that rows may be those of other samples."""
         self._looped = frozenset(looped)
         self.hidden: set[int] = set()
         """`id` of looped parameters that were used without a graph, as a checkpoint does that runs again."""
@@ -75,12 +69,17 @@ class Uses(TorchFunctionMode):
         """Parameter to why a use of it has no rule."""
         self.forms: list[tuple[str, str, str]] = []
         """Operation, parameter, and how its output's first axis counts samples, in the order of the forward."""
+        self._ends: list[tuple[Node | None, str]] = []
+        """Where in the graph each of these is, and what."""
+
+    def __exit__(self, *error: Any) -> None:
+        self._ends = []
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
-        self._selected = self._selected or _selects(func, args)
         self._moved = self._moved or self._moves(func, args, kwargs)
         given = _flat((*args, *kwargs.values()))
         if self._looped and not torch.is_grad_enabled():
@@ -106,19 +105,27 @@ class Uses(TorchFunctionMode):
         return self._watch(func, args, kwargs, out, wanted)
 
     def _moves(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Any) -> bool:
-        """Whether an operation takes samples, or what was made of them, in an order of its own."""
+        """Whether an operation takes inputs of samples in an order of its own; what has a graph shows there."""
         if getattr(func, "__name__", "") not in PICKING:
             return False
         values = args[0] if args else None
-        if not isinstance(values, Tensor) or values.ndim == 0 or len(values) % self._n or len(values) == 0:
+        if (
+            not isinstance(values, Tensor)
+            or values.requires_grad
+            or values.ndim == 0
+            or len(values) != self._n
+        ):
             return False
-        if self.forms and not values.requires_grad:
-            return False  # a table beside the samples, as of positions
         index = _first_axis_index(func, args, kwargs)
         if index is None:
             return False
         each = torch.arange(self._n, device=index.device, dtype=index.dtype)
         return index.shape[0] != self._n or not torch.equal(index.flatten(), each)
+
+    def taken_ends(self) -> list[tuple[Node | None, str]]:
+        """Where in the graph each use is, and what; once, or the graph and its hooks would wait for each other."""
+        ends, self._ends = self._ends, []
+        return ends
 
     def refuse_unseen(self, leaves: Iterable[Tensor]) -> None:
         """Refuse parameters that the graph reaches though no operation was seen to take them, as through a function of the user."""
@@ -160,13 +167,14 @@ class Uses(TorchFunctionMode):
                 out = out.expand(self._n, *out.shape[1:])  # of positions, the same for all samples
             call = Call(_detached(args), _detached(kwargs), out, self._n, self._name, self._keeper)
             with _exact(out):
-                uses = uses_of(func, call, wanted, self._selected)
+                uses = uses_of(func, call, wanted)
         except NoRule as reason:
             self._refuse(wanted, func, str(reason))
             return out
         for use in uses:
             self._waiting[use.name] += 1
             self.forms.append((_title(func), use.name, self._form(out)))
+            self._ends.append((out.grad_fn, " ".join(self.forms[-1])))
         out.register_hook(lambda g: self._arrived(uses, g))  # type: ignore[no-untyped-call]
         return out
 
@@ -190,24 +198,13 @@ class Uses(TorchFunctionMode):
             self.refused.setdefault(name, f"{_title(func)}: {reason}")
 
 
-def _selects(func: Callable[..., Any], args: tuple[Any, ...]) -> bool:
-    """Whether an operation picks rows by values: routing to experts, packing."""
-    name = getattr(func, "__name__", "")
-    if name == "where":
-        return len(args) == 1
-    if name == "repeat_interleave":  # as often as numbers in a tensor say
-        return len(args) == 1 or isinstance(args[1], Tensor)
-    if name == "__getitem__":
-        return any(isinstance(i, Tensor) and i.dtype in (torch.bool, torch.uint8) for i in _flat(args[1:]))
-    return name in SELECTING
-
-
 def _first_axis_index(func: Callable[..., Any], args: tuple[Any, ...], kwargs: Any) -> Tensor | None:
     """The whole numbers by which an operation picks along the first axis, if it does."""
     name = getattr(func, "__name__", "")
     if name == "__getitem__":
-        first = args[1][0] if isinstance(args[1], tuple | list) and len(args[1]) else args[1]
-        index = first if isinstance(first, Tensor) else None
+        first = args[1][0] if isinstance(args[1], tuple) and len(args[1]) else args[1]
+        index = torch.as_tensor(first) if isinstance(first, list | np.ndarray) and len(first) else first
+        index = index if isinstance(index, Tensor) else None
     else:
         given = kwargs.get("dim", next((a for a in args[1:] if isinstance(a, int)), None))
         index = next((a for a in (*args[1:], *kwargs.values()) if isinstance(a, Tensor)), None)

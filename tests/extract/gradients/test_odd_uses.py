@@ -137,6 +137,9 @@ BY_RULE: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "every row twice": (lambda: Made(lambda s, x: s.l(torch.tanh(s.l(x.repeat_interleave(2, 1)))), l=nn.Linear(12, 12)), FLAT),
     "padding from the end": (lambda: Made(lambda s, x: s.e(words(x)), e=nn.Embedding(3, 5, padding_idx=-2)), ROWS),
     "one word each": (lambda: Made(lambda s, x: s.e((x[:, 0, 0] > 0).long()), e=nn.Embedding(3, 5)), ROWS),
+    "rows as often as numbers say": (
+        lambda: Made(lambda s, x: torch.tanh(s.l(x.repeat_interleave(torch.ones(len(x)).long(), 0))), l=nn.Linear(6, 4)), FLAT,
+    ),
     "positions": (lambda: Made(lambda s, x: x + s.e(torch.arange(3)[None]), e=nn.Embedding(3, 6)), ROWS),
 }  # fmt: skip
 BY_LOOP: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
@@ -173,9 +176,6 @@ BY_LOOP: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
         lambda: Made(lambda s, x: s.l(x.index_select(0, x[:, 0, 0].argsort()))[x[:, 0, 0].argsort().argsort()], l=nn.Linear(6, 4)), ROWS,
     ),
     "a row for all": (lambda: Made(lambda s, x: x + s.e(torch.zeros(1).long()), e=nn.Embedding(3, 6)), ROWS),
-    "rows as often as numbers say": (
-        lambda: Made(lambda s, x: torch.tanh(s.l(x.repeat_interleave(torch.ones(len(x)).long(), 0))), l=nn.Linear(6, 4)), FLAT,
-    ),
     "inside vmap": (lambda: Made(lambda s, x: torch.func.vmap(lambda r: torch.tanh(s.l(r)))(x), l=nn.Linear(6, 4)), FLAT),
     "a Jacobian": (
         lambda: Made(lambda s, x: torch.func.vmap(torch.func.jacrev(lambda r: torch.tanh(s.l(r))))(x).sum(1), l=nn.Linear(6, 4)), FLAT,
