@@ -60,7 +60,10 @@ def test_steps_of_lower_rank_have_their_own_chance() -> None:
     thin, wide = randn(200, 40, 1, seed=1) @ randn(200, 1, 30, seed=2), randn(200, 40, 30, seed=3)
     rows = torch.stack([thin, wide], 1).flatten(0, 1).flatten(1)
     result = solved(dominant_overlap, rows, (40, 30), rank=8).result
-    assert result.null == pytest.approx(1 / 40)
+    assert (result.null, result.first_last_null) == pytest.approx((1 / 40, 1 / 40))
+    assert solved(dominant_overlap, rows[1:], (40, 30), rank=8).result.first_last_null == pytest.approx(
+        8 / 40
+    )
     assert result.adjacent == pytest.approx(result.null, abs=4 * result.null_std / 399**0.5)
     overlaps = solved(dominant_overlap, rows, (40, 30), rank=8).arrays["adjacent"]
     assert float(overlaps.std()) == pytest.approx(result.null_std, rel=0.15)

@@ -19,7 +19,7 @@ from schemas.errors import MethodError
 from tasks.methods import matrices, steps
 from tasks.methods.contract import Array, Arrays, Block, Inputs, RowsPort
 
-VERSION = 3
+VERSION = 4
 KIND = "whole"
 READS = {"x": RowsPort(labels=True)}
 ARRAYS = {"adjacent": ("pair",), "to_first": ("row",), "to_last": ("row",), "step": ("row",)}
@@ -58,6 +58,8 @@ class Result(Frozen):
     """Quartiles over the steps."""
     first_last: float | None
     """Overlap of the first and the last step."""
+    first_last_null: float
+    """Expected, were they unrelated."""
     null: float
     """Expected overlap of unrelated subspaces, on average over neighbouring steps: r / m where all have r dimensions."""
     null_std: float
@@ -135,6 +137,7 @@ def _result(
         adjacent_low=float(adjacent.quantile(0.25)) if some else None,
         adjacent_high=float(adjacent.quantile(0.75)) if some else None,
         first_last=float(arrays["to_first"][-1]) if some else None,
+        first_last_null=matrices.chance(len(bases[0]), len(bases[-1]), m)[0],
         null=null,
         null_std=max(std for _, std in by_chance),
         frozen=bool(adjacent.mean() > (1 + null) / 2) if some and rank < m else None,
