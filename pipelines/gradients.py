@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 
@@ -15,7 +15,7 @@ from tasks.extract.backward import losses_of, without_gradient
 from tasks.extract.batches import Batch
 from tasks.extract.collect import running
 from tasks.extract.encode import Encoder
-from tasks.extract.gradients.agreement import Exactly, Probe, graphs_of, needs_loop
+from tasks.extract.gradients.agreement import Exactly, Probe, needs_loop
 from tasks.extract.gradients.sample_gradients import outputs
 from tasks.extract.losses import Objective
 from tasks.extract.mixing import refuse_mixed
@@ -76,11 +76,11 @@ def resolve_gradients(
     )
     wanted = request.parameter_gradients
     names = () if wanted is None else match_parameters(network, wanted.parameters)
-    tried = _tried(network, batch, request, objective_of(request, layout), names)
+    looped = _looped(network, batch, request, objective_of(request, layout), names)
     if wanted is None:
         return Resolved((), layout)
     shapes = {name: tuple(network.module.get_parameter(name).shape) for name in names}
-    layout = layout.model_copy(update={"parameters": names, **tried})
+    layout = layout.model_copy(update={"parameters": names, "looped": looped})
     return Resolved(_layouts(shapes, wanted), layout)
 
 
@@ -165,10 +165,10 @@ def _layouts(shapes: dict[str, tuple[int, ...]], wanted: ParameterGradients) -> 
     )
 
 
-def _tried(
+def _looped(
     network: Network, batch: Batch, request: CaptureRequest, objective: Objective, names: Sequence[str]
-) -> dict[str, Any]:
-    """What a pass for each sample is needed for, measured on a batch and on a smaller one in reverse, and the graphs behind their losses.
+) -> dict[str, str]:
+    """What a pass for each sample is needed for, measured on a batch and on a smaller one in reverse.
 
     Raises:
         ModelError: if the loss does not fit the network, or a sample has a part in another's loss.
@@ -180,11 +180,7 @@ def _tried(
         with running(network, batch, request.precision), torch.enable_grad():
             refuse_mixed(network, (batch, smaller), objective)
             exactly = partial(_in_float64, network, (batch, smaller), objective)
-            if not names:
-                return {}
-            looped = needs_loop(network.module, probes, names, exactly)
-            graphs = graphs_of(network.module, probes, names, frozenset(looped))
-            return {"looped": looped, "graphs": graphs}
+            return needs_loop(network.module, probes, names, exactly) if names else {}
     except SubspanError:
         raise
     except Exception as error:

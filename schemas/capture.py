@@ -207,4 +207,3 @@ def _drop_defaults(content: dict[str, Any]) -> None:
         del content["layout"]["gradients"]
     else:
         gradients["looped"] = sorted(gradients["looped"])
-        del gradients["graphs"]

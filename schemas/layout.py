@@ -148,8 +148,6 @@ class GradientLayout(Frozen):
     """Names, in the order of `named_parameters`; a tied one has its first name."""
     looped: dict[str, str] = Field(default_factory=dict)
     """Parameter to why its gradients take a pass for each sample: slower, as exact."""
-    graphs: tuple[str, ...] = ()
-    """Signatures of the plan's graphs of losses; batches of others have their rows' samples checked by themselves."""
     mean_targets: float = 1.0
     """Targets of a sample, on average over the capture."""
     n_classes: int = 0

@@ -84,7 +84,7 @@ def make_gradients(spec: CaptureSpec, space: Space, network: Network) -> Gradien
     names, seed = layout.parameters, request.precision.seed
     entries: Literal["all", "wanted"] = "all" if every else "wanted"
     looped = frozenset(layout.looped)
-    plan = make_plan(network.module, names, wanted.keep, seed, looped, entries, layout.graphs)
+    plan = make_plan(network.module, names, wanted.keep, seed, looped, entries)
     slow = make_plan(network.module, names, wanted.keep, seed, frozenset(names))
     return Gradients(spec, objective, plan, slow)
 

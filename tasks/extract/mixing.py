@@ -1,5 +1,6 @@
 """Whether samples of a batch have a part in each other's loss, so that none has a gradient of its own."""
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,8 +11,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from schemas.errors import ModelError
 from tasks.extract.backward import activations_only, losses_of
 from tasks.extract.batches import Batch
-from tasks.extract.gradients.graph import graph_of
-from tasks.extract.gradients.sample_gradients import computed_in, opened_losses
+from tasks.extract.gradients.graph import gradients_at, graph_of
+from tasks.extract.gradients.keepers import make_keeper
+from tasks.extract.gradients.loop import checked
+from tasks.extract.gradients.sample_gradients import computed_in
+from tasks.extract.gradients.uses import Uses
 from tasks.extract.losses import Objective
 from tasks.extract.models import Network
 
@@ -29,7 +33,7 @@ def refuse_mixed(network: Network, batches: Sequence[Batch], objective: Objectiv
 
     A loss's value must be that of the sample alone, and what the network makes of one sample's inputs must have no part in the loss of
     another. Values tell nothing where the network draws random numbers: others in a batch than alone. What comes before any parameter, or
-    passes a checkpoint that is reentrant, is judged by values alone.
+    passes a reentrant checkpoint or a function of the user's own, is judged by values alone.
 
     Args:
         network: under `running`, with gradients on.
@@ -39,12 +43,12 @@ def refuse_mixed(network: Network, batches: Sequence[Batch], objective: Objectiv
     Raises:
         ModelError: if samples meet.
 
-    Cost: a forward and a backward for each sample, and four forwards more.
+    Cost: a forward of each sample, four of the batch, and a backward of the batch for each sample.
     """
     losses, n = losses_of(network, batches[0], objective), batches[0].n_samples
     with _Draws() as draws:  # type: ignore[no-untyped-call]
         together, again = (losses(None).detach().double() for _ in range(2))
-        alone = torch.cat([losses(sample) for sample in range(n)]).detach().double()
+        alone = torch.cat([losses(sample).detach() for sample in range(n)]).double()
     if not draws.seen and torch.equal(together.nan_to_num(), again.nan_to_num()):
         _refuse_values(network, together, alone)
     if batches[1].n_samples < n:
@@ -66,24 +70,32 @@ def _refuse_values(network: Network, together: Tensor, alone: Tensor) -> None:
 
 def _refuse_meetings(network: Network, batches: Sequence[Batch], objective: Objective) -> None:
     """By gradients with respect to where the graph begins: numbers that two losses depend on are those of no one sample."""
-    (losses, begins), (_, fewer) = (_begun(network, batch, objective) for batch in batches)
-    if len(begins) != len(fewer):
-        return
-    share = len(losses) / batches[1].n_samples
-    own = [
-        tensor for tensor, other in zip(begins, fewer, strict=True) if tensor.numel() == share * other.numel()
-    ]
-    owner = [torch.full(tensor.shape, -1, device=tensor.device) for tensor in own]
-    for k, loss in enumerate(losses if own else ()):
-        try:
-            gradients = torch.autograd.grad(loss, own, retain_graph=True, allow_unused=True)
-        except RuntimeError:  # of a checkpoint that is reentrant
+    n, m = (batch.n_samples for batch in batches)
+    with _opening(network, n):
+        losses, begins = _begun(network, batches[0], objective)
+        _, fewer = _begun(network, batches[1], objective)
+        own = _of_samples(begins, fewer, n, m)
+        if not own or graph_of(losses).reentrant:
             return
-        for whose, gradient in zip(owner, gradients, strict=True):
-            touched = None if gradient is None else gradient.nan_to_num() != 0
-            if touched is not None:
-                _refuse_shared(whose[touched], k)
-                whose[touched] = k
+        owner = [torch.full(tensor.shape, -1, device=tensor.device) for tensor in own]
+        for k, loss in enumerate(losses):
+            for whose, gradient in zip(owner, gradients_at(loss, own), strict=True):
+                if gradient is not None:
+                    touched = gradient.nan_to_num() != 0
+                    _refuse_shared(whose[touched], k)
+                    whose[touched] = k
+
+
+def _of_samples(begins: list[Tensor], fewer: list[Tensor], n: int, m: int) -> list[Tensor]:
+    """Those of which one axis counts samples in both batches; where samples are taken one by one, those that are more in the larger."""
+    if len(begins) == len(fewer):
+        return [big for big, small in zip(begins, fewer, strict=True) if _grows(big.shape, small.shape, n, m)]
+    here, there = (Counter(tensor.shape for tensor in tensors) for tensors in (begins, fewer))
+    return [tensor for tensor in begins if here[tensor.shape] != there[tensor.shape]]
+
+
+def _grows(big: torch.Size, small: torch.Size, n: int, m: int) -> bool:
+    return len(big) == len(small) and [(a, b) for a, b in zip(big, small, strict=True) if a != b] == [(n, m)]
 
 
 def _refuse_shared(before: Tensor, k: int) -> None:
@@ -95,11 +107,16 @@ def _refuse_shared(before: Tensor, k: int) -> None:
         )
 
 
+def _opening(network: Network, n: int) -> Uses:
+    """Under which graphs begin at the first use of any parameter."""
+    keeper = make_keeper(activations_only(network).plan, n)
+    return Uses({}, (), map(id, network.module.parameters()), n, keeper, open_all=True)
+
+
 def _begun(network: Network, batch: Batch, objective: Objective) -> tuple[Tensor, list[Tensor]]:
     """Losses, and the tensors at which their graph begins: the first that parameters make of the inputs."""
-    losses = losses_of(network, batch, objective)
-    found = opened_losses(losses, batch.n_samples, activations_only(network))
-    return found, [leaf for leaf in graph_of(found).leaves if not isinstance(leaf, nn.Parameter)]
+    losses = checked(losses_of(network, batch, objective)(None), batch.n_samples)
+    return losses, [leaf for leaf in graph_of(losses).leaves if not isinstance(leaf, nn.Parameter)]
 
 
 class _Draws(TorchDispatchMode):  # type: ignore[no-untyped-call]

@@ -14,6 +14,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from pipelines.cluster import DaskDriver, open_client
 from pipelines.plan import make_plan
@@ -141,13 +142,13 @@ def loop_keep(module: nn.Module, losses: list[Tensor]) -> dict[str, Tensor]:
     return {name: torch.stack([row[n].flatten() for row in rows]) for n, name in enumerate(names)}
 
 
-def test_batches_are_of_graphs_that_the_plan_showed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With sites in the same pass, whose gradients open the graph elsewhere: none is run a second time."""
+def test_no_batch_is_run_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also with sites in the same pass, whose gradients open the graph elsewhere."""
 
     def refuse(*_: Any) -> None:
         raise AssertionError("a batch was looked at again")
 
-    monkeypatch.setattr(sample_gradients, "_astray", refuse)
+    monkeypatch.setattr(sample_gradients, "rows_astray", refuse)
     both = {"quantities": ["activation", "activation_gradient"]}
     captured(vectors(tmp_path / "vectors", sites=["first"], **both))
     captured(texts(tmp_path / "texts", tmp_path / "gpt2", sites=["transformer.h.*"], **both))
@@ -397,11 +398,14 @@ def test_a_network_that_draws_random_numbers_is_not_taken_for_one_that_mixes(
     assert set(layout.looped) == {"weight", "bias"}
 
 
-@pytest.mark.parametrize("kind", ["batch", "loss", "time first"])
+@pytest.mark.parametrize("kind", ["batch", "loss", "time first", "one by one", "checkpoint"])
 @pytest.mark.parametrize("noise", [0.0, 0.1])
 def test_samples_that_meet_are_found_beside_random_numbers(kind: str, noise: float, tmp_path: Path) -> None:
     model = {"kind": "factory", "factory": f"{__name__}:meeting", "arguments": {"kind": kind, "noise": noise}}
-    loss = {"kind": "factory", "function": f"{__name__}:{'apart' if kind == 'batch' else 'hidden_in_time'}"}
+    loss = {
+        "kind": "factory",
+        "function": f"{__name__}:{'apart' if kind in ('batch', 'checkpoint') else 'hidden_in_time'}",
+    }
     with pytest.raises(ModelError, match="so that no sample has a gradient of its own"):
         make_plan(vectors(tmp_path, model=model, loss=loss))
 
@@ -417,7 +421,7 @@ def test_samples_second_is_no_meeting(noise: float, tmp_path: Path) -> None:
 
 
 class Meeting(nn.Module):
-    """Rows of samples that are disturbed, beside their mean, or with positions before samples."""
+    """Rows of samples that are disturbed, beside their mean, with positions before samples, or one by one."""
 
     def __init__(self, kind: str, noise: float) -> None:
         super().__init__()
@@ -426,8 +430,12 @@ class Meeting(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.noise * torch.randn_like(x)
+        if self.kind == "one by one":
+            return torch.stack([self.layer(v) for v in x])[None]
+        if self.kind == "checkpoint":
+            x = checkpoint(self.layer, x, use_reentrant=False)
         rows = self.layer(x) + torch.ones(2, 1, 1) if self.kind == "time first" else self.layer(x)[None]
-        return rows - rows.mean(1, keepdim=True) if self.kind == "batch" else rows
+        return rows - rows.mean(1, keepdim=True) if self.kind in ("batch", "checkpoint") else rows
 
 
 def meeting(kind: str, noise: float) -> nn.Module:
@@ -435,6 +443,39 @@ def meeting(kind: str, noise: float) -> nn.Module:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return Meeting(kind, noise)
+
+
+@pytest.mark.parametrize("kind", ["positions", "words"])
+def test_numbers_that_samples_share_are_no_meeting(kind: str, tmp_path: Path) -> None:
+    model = {"kind": "factory", "factory": f"{__name__}:sharing", "arguments": {"kind": kind}}
+    make_plan(vectors(tmp_path, model=model, loss={"kind": "factory", "function": f"{__name__}:as_squares"}))
+
+
+class Sharing(nn.Module):
+    """Adds learned positions, or every word once."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+        self.layer, self.words = nn.Linear(8, 8), nn.Embedding(50, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.kind == "positions":
+            return self.layer(x) + self.words(torch.arange(2)).mean(0)
+        words, places = (x[:, :2].abs() * 7).long().remainder(50).unique(return_inverse=True)
+        return self.layer(x) + self.words(words)[places].sum(1)
+
+
+def sharing(kind: str) -> nn.Module:
+    """The network."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return Sharing(kind)
+
+
+def as_squares(output: Tensor, batch: Any) -> Tensor:
+    """Each sample by itself."""
+    return output.square().sum(1)
 
 
 def apart(output: Tensor, batch: Any) -> Tensor:

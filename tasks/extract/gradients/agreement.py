@@ -7,9 +7,15 @@ import torch
 from torch import Tensor, nn
 
 from schemas.errors import SubspanError
-from schemas.gradients import Kronecker
 from tasks.extract.gradients.loop import Losses, looped_gradients, split_gradients
-from tasks.extract.gradients.sample_gradients import GradientPlan, Passed, by_rules, computed_in, make_plan
+from tasks.extract.gradients.sample_gradients import (
+    COMPARED,
+    GradientPlan,
+    Passed,
+    by_rules,
+    computed_in,
+    make_plan,
+)
 
 TOLERANCE = {torch.float64: (1e-8, 1e-12), torch.float32: (1e-4, 1e-5)}
 """Of a gradient against plain autograd, relative to itself and to the sample's whole gradient."""
@@ -96,18 +102,6 @@ def needs_loop(
     return {name: found[name] for name in plan.parameters if name in found}
 
 
-def graphs_of(
-    module: nn.Module, probes: Sequence[Probe], names: Sequence[str], looped: frozenset[str]
-) -> tuple[str, ...]:
-    """Signatures of the graphs behind the probes' losses, about which `needs_loop` has told which parameters the rules are right.
-
-    Cost: a forward and a backward for each probe.
-    """
-    plan = _plan(module, names)
-    found = {by_rules(probe.losses, probe.n, plan, looped).graph for probe in probes}
-    return tuple(sorted(graph for graph in found if graph))
-
-
 def largest_error(found: Mapping[str, Tensor], exact: Mapping[str, Tensor], dtype: torch.dtype) -> float:
     """How far gradients lie from exact ones, by norm, at worst over samples and parameters.
 
@@ -141,7 +135,7 @@ def _whole(exact: Mapping[str, Tensor]) -> Tensor:
 
 
 def _plan(module: nn.Module, names: Sequence[str]) -> GradientPlan:
-    return make_plan(module, names, Kronecker(dimension=8, distribution="normal"), 0)
+    return make_plan(module, names, COMPARED, 0)
 
 
 def _judge(plan: GradientPlan, probe: Probe, dtype: torch.dtype) -> _Verdict:

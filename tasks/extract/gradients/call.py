@@ -1,17 +1,28 @@
 """An operation under way, what it adds to the gradient of a parameter, and how its axes count samples: what all rules share."""
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
 
 from schemas.errors import ModelError
-from tasks.extract.gradients.keepers import Keeper
-from tasks.extract.gradients.terms import Term, Values, full
+from tasks.extract.gradients.plan import Maps
+from tasks.extract.gradients.projections import Side as SideName
+from tasks.extract.gradients.terms import Side, Term, Values, full
 
 
 class NoRule(Exception):
     """The use is of a kind that no rule covers; the message says why."""
+
+
+class Holder(Protocol):
+    """The part of a keeper that a rule asks in the forward, see `Keeper`."""
+
+    def hold(self, name: str, side: Side, axis: SideName) -> Side:
+        """What is kept until the backward of a side."""
+
+    def maps(self, name: str) -> Maps | None:
+        """What a convolution's weight is projected by."""
 
 
 class Call(NamedTuple):
@@ -24,7 +35,7 @@ class Call(NamedTuple):
     """Samples."""
     name: Callable[[Any], str | None]
     """The parameter that an argument is, if its gradient is wanted."""
-    keeper: Keeper
+    keeper: Holder
 
     def get(self, index: int, key: str, default: Any = None) -> Any:
         """An argument by place or name."""

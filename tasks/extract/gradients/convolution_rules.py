@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from tasks.extract.gradients.call import Call, NoRule, Use, kept
 from tasks.extract.gradients.plan import Maps
-from tasks.extract.gradients.terms import Convolution, Dense, Outer, Term, Values, full
+from tasks.extract.gradients.terms import Dense, Formed, Outer, Term, Values, full
 
 
 def convolution(call: Call) -> Iterator[Use]:
@@ -62,7 +62,7 @@ def _convolution_use(
             )[1]
             return found.reshape(len(like), -1)
 
-        return Convolution(matrix)
+        return Formed(matrix)
 
     return term
 

@@ -1,7 +1,7 @@
 """The graph behind a loss: where it begins, and a backward that changes no `.grad` of a network."""
 
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -47,29 +47,33 @@ def graph_of(loss: Tensor) -> Graph:
     return Graph(tuple(leaves), reentrant)
 
 
-def backward(loss: Tensor, parameters: Iterable[nn.Parameter]) -> Graph:
+def backward(loss: Tensor, graph: Graph, parameters: Iterable[nn.Parameter]) -> None:
     """Run the backward of a loss for its hooks alone; parameters keep their `.grad`.
 
     Args:
         loss: a number with a graph.
+        graph: behind it.
         parameters: of the network.
     """
-    graph = graph_of(loss)
     if graph.reentrant:  # takes no list of inputs
         with grads_kept(parameters):
             _run(loss, ())
     elif graph.leaves:
         _run(loss, graph.leaves)
-    return graph
 
 
-def _run(loss: Tensor, inputs: tuple[Tensor, ...]) -> None:
-    """As torch.autograd.backward, or grad where there are inputs; those would switch function modes off, which a checkpoint that runs
-    again needs."""
-    _engine_run_backward(
+def gradients_at(loss: Tensor, tensors: Sequence[Tensor]) -> tuple[Tensor | None, ...]:
+    """As torch.autograd.grad, which switches function modes off that a checkpoint needs when it runs again; the graph is kept."""
+    found: tuple[Tensor | None, ...] = _run(loss, tuple(tensors), keep=True)
+    return found
+
+
+def _run(loss: Tensor, inputs: tuple[Tensor, ...], keep: bool = False) -> Any:
+    """As torch.autograd.backward, or grad where there are inputs."""
+    return _engine_run_backward(
         (loss,),
         (torch.ones_like(loss),),
-        False,
+        keep,
         False,
         inputs,
         allow_unreachable=True,

@@ -46,6 +46,20 @@ def split_gradients(
     return _stacked([_one(parameters, found[k : k + 1], plan, beside, again=True) for k in range(n)])
 
 
+def batch_gradients(
+    parameters: Mapping[str, nn.Parameter],
+    losses: Losses,
+    n: int,
+    plan: Plan,
+    beside: Sequence[nn.Parameter],
+) -> dict[str, Tensor]:
+    """Name to [1, feature] in the form of the plan: the gradient of the sum of all losses.
+
+    Cost: a forward and a backward over the batch, with the gradients of these weights.
+    """
+    return _one(parameters, checked(losses(None), n).sum()[None], plan, beside)
+
+
 def checked(found: Tensor, n: int) -> Tensor:
     """The losses, if there is one for each sample.
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from tasks.extract.gradients.call import Call, NoRule, Use, by_sample, kept, sum_use
@@ -69,19 +70,34 @@ def embedding(call: Call) -> Iterator[Use]:
         or call.get(6, "sparse", False)
     ):
         raise NoRule("the embedding renormalises, scales by frequency or is sparse")
-    name = call.name(weight)
-    if name is None:
-        return
     padding = call.get(2, "padding_idx")
     if padding is not None and padding < 0:
         padding += len(weight)
-    if ids.ndim == 1 and len(ids) == 1 and call.n > 1:
-        raise NoRule("it has one row for all samples")
-    flat = by_sample(
-        ids.expand(call.n, *ids.shape[1:])[..., None] if len(ids) == 1 else ids[..., None], call.n
-    )[..., 0]
-    if ids.ndim == 1 and (len(ids) != call.n or len(call.out) != call.n):
-        raise NoRule(f"its ids of shape {tuple(ids.shape)} do not count the {call.n} samples")
+    yield from _picked(call, ids, weight, padding)
+
+
+def picked(call: Call) -> Iterator[Use]:
+    """The same written as weight[ids] or weight[ids, :]."""
+    weight, index = call.args
+    ids, *rest = index if isinstance(index, tuple) else (index,)
+    whole = all(isinstance(one, slice) and one == slice(None) for one in rest)
+    if (
+        not isinstance(ids, Tensor)
+        or ids.dtype not in (torch.int64, torch.int32)
+        or weight.ndim != 2
+        or not whole
+    ):
+        raise NoRule("it picks something else than rows of a matrix by whole numbers")
+    yield from _picked(call, ids % len(weight), weight, None)
+
+
+def _picked(call: Call, ids: Tensor, weight: Tensor, padding: int | None) -> Iterator[Use]:
+    name, n = call.name(weight), call.n
+    if name is None:
+        return
+    if ids.ndim == 0 or len(ids) != n:
+        raise NoRule(f"its ids of shape {tuple(ids.shape)} do not count the {n} samples")
+    flat = by_sample(ids[..., None], n)[..., 0]
     hot = Hot(flat, len(weight), None if padding is None else (flat != padding).to(weight.dtype))
-    held, n = call.keeper.hold(name, hot, "rows"), call.n
+    held = call.keeper.hold(name, hot, "rows")
     yield Use(name, lambda g: Outer(held, Dense(by_sample(g, n))))

@@ -15,12 +15,13 @@ from tasks.extract.gradients.broadcast_rules import add, multiply, repeat, subtr
 from tasks.extract.gradients.call import Call, NoRule, Rule, Use
 from tasks.extract.gradients.convolution_rules import convolution
 from tasks.extract.gradients.norm_rules import batch_norm, group_norm, instance_norm, layer_norm, rms_norm
-from tasks.extract.gradients.product_rules import addmm, embedding, linear, matmul
+from tasks.extract.gradients.product_rules import addmm, embedding, linear, matmul, picked
 
 RULES: dict[Any, Rule] = {
     F.linear: linear,
     torch.addmm: addmm,
     F.embedding: embedding,
+    Tensor.__getitem__: picked,
     F.layer_norm: layer_norm,
     F.rms_norm: rms_norm,
     F.group_norm: group_norm,
@@ -44,7 +45,7 @@ def uses_of(operation: Any, call: Call, wanted: Sequence[str]) -> list[Use]:
     Args:
         operation: as torch calls it.
         call: with its arguments and output.
-        wanted: the parameters among its arguments.
+        wanted: names of the parameters, and of expressions of them, among its arguments.
 
     Raises:
         NoRule: if it is not known.
@@ -53,5 +54,5 @@ def uses_of(operation: Any, call: Call, wanted: Sequence[str]) -> list[Use]:
     if rule is None:
         raise NoRule("no rule covers this operation")
     if len(set(wanted)) < len(wanted):
-        raise NoRule("it takes the parameter twice")
+        raise NoRule("it takes the same parameter twice")
     return list(rule(call))

@@ -1,17 +1,17 @@
 """Per-sample gradients of parameters from one forward and one backward of a batch."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from schemas.gradients import Keep, Kronecker
-from tasks.extract.gradients.attribution import NOTHING, keeps_weights, sample_weights, signature
-from tasks.extract.gradients.graph import Graph, backward
+from tasks.extract.gradients.attribution import adds_up, keeps_weights, rows_stay, sample_weights
+from tasks.extract.gradients.graph import backward, graph_of
 from tasks.extract.gradients.keepers import make_keeper
-from tasks.extract.gradients.loop import Losses, checked, looped_gradients
+from tasks.extract.gradients.loop import Losses, batch_gradients, checked, looped_gradients
 from tasks.extract.gradients.plan import Plan
 from tasks.extract.gradients.projections import Output, outputs
 from tasks.extract.gradients.uses import Uses
@@ -27,6 +27,10 @@ __all__ = [
     "outputs",
     "sample_gradients",
 ]
+
+
+COMPARED = Kronecker(dimension=8, distribution="normal")
+"""The form in which gradients are compared."""
 
 
 class Gathered(NamedTuple):
@@ -49,8 +53,6 @@ class GradientPlan:
     open_all: bool
     tried: Plan
     """A form in which gradients are compared."""
-    graphs: set[str] = field(default_factory=set)
-    """Signatures of graphs whose rows were found with their samples; those of a batch are added."""
 
     def beside(self, chosen: Iterable[str]) -> list[nn.Parameter]:
         """All parameters but the chosen."""
@@ -72,8 +74,8 @@ class Passed(NamedTuple):
     """How each parameter was used."""
     idle: frozenset[str]
     """Looped parameters that no loss of this batch depends on, so that their gradients are zero."""
-    graph: str | None
-    """Its signature, see `attribution`."""
+    stays: bool
+    """Whether the graph, where it is looked at, tells that rows stay with their samples, see `rows_stay`."""
 
 
 def make_plan(
@@ -83,7 +85,6 @@ def make_plan(
     seed: int,
     looped: frozenset[str] = frozenset(),
     entries: Literal["wanted", "all"] = "wanted",
-    graphs: Iterable[str] = (),
 ) -> GradientPlan:
     """Plan gradients of a network; its random maps are drawn at first use, from seed and names alone.
 
@@ -94,7 +95,6 @@ def make_plan(
         seed: of random maps.
         looped: parameters that take a pass for each sample.
         entries: where the graph of a forward begins: at the first use of a parameter that is wanted, or of any.
-        graphs: signatures of graphs that were found right.
     """
     there = dict(module.named_parameters())
     chosen = {name: there[name] for name in names}
@@ -104,11 +104,9 @@ def make_plan(
     shapes = {name: tuple(parameter.shape) for name, parameter in chosen.items()}
     dtype = torch.float64 if exact else torch.float32
     plan = Plan(shapes, keep, seed, device, dtype)
-    tried = Plan(shapes, Kronecker(dimension=8, distribution="normal"), seed, device, dtype)
+    tried = Plan(shapes, COMPARED, seed, device, dtype)
     others = tuple(parameter for name, parameter in there.items() if name not in chosen)
-    return GradientPlan(
-        chosen, others, plan, looped & chosen.keys(), entries == "all", tried, {NOTHING, *graphs}
-    )
+    return GradientPlan(chosen, others, plan, looped & chosen.keys(), entries == "all", tried)
 
 
 def sample_gradients(module: nn.Module, losses: Losses, n: int, plan: GradientPlan) -> Gathered:
@@ -127,19 +125,17 @@ def sample_gradients(module: nn.Module, losses: Losses, n: int, plan: GradientPl
     Raises:
         ModelError: if the network is compiled, the loss is not one number per sample, or the network wrote into what a layer had read.
 
-    Cost: one forward, one backward without gradients of weights; a pass for each sample where parameters need it.
+    Cost: one forward, one backward without gradients of weights; three times more where the graph does not tell that rows stay with
+    their samples (see `rows_astray`; once more where they do not); a pass for each sample where parameters need it.
     """
     for path, part in module.named_modules():
         refuse_compiled(path, part)
-    passed = by_rules(losses, n, plan, plan.looped)
-    slow = plan.looped
-    if n > 1 and (passed.graph is None or passed.graph not in plan.graphs):
-        astray = _astray(losses, n, plan)
+    passed, slow = by_rules(losses, n, plan, plan.looped, looked_at=True), plan.looped
+    if n > 1 and not passed.stays:
+        astray = rows_astray(losses, n, plan)
         if astray:
             slow |= astray
             passed = by_rules(losses, n, plan, slow)
-        elif passed.graph is not None:
-            plan.graphs.add(passed.graph)
     return _filled(passed, slow | passed.refused.keys(), losses, n, plan)
 
 
@@ -156,24 +152,26 @@ def _filled(passed: Passed, slow: frozenset[str], losses: Losses, n: int, plan: 
     return Gathered(values, tuple(chosen))
 
 
-def _astray(losses: Losses, n: int, plan: GradientPlan) -> frozenset[str]:
-    """Parameters some of whose rows belong to other samples than they are counted to, in this batch.
+def rows_astray(losses: Losses, n: int, plan: GradientPlan) -> frozenset[str]:
+    """Parameters of which the rules are wrong in this batch.
 
-    The gradient of a weighted loss is the weighted gradient, if it is of that loss alone.
+    The gradient of a weighted loss is the weighted gradient, if rows belong to the samples they are counted to; and all rows add up to the
+    gradient of the batch.
 
-    Cost: two passes over the batch; one more beyond 41 samples.
+    Cost: two passes over the batch, one of them with gradients of weights, and one for each of `sample_weights`: three up to 41 samples,
+    four up to 1,681.
     """
-    here = replace(plan, plan=plan.tried)
-    plain = by_rules(losses, n, here, plan.looped)
-    found: set[str] = set()
-    dtype = computed_in(plan.parameters.values())
+    here, dtype = replace(plan, plan=plan.tried), computed_in(plan.parameters.values())
+    plain = by_rules(losses, n, here, plan.looped).values
+    trained = {name: parameter for name, parameter in plan.parameters.items() if parameter.requires_grad}
+    exact = batch_gradients(trained, losses, n, plan.tried, plan.beside(trained))
+    scale = sum(float(rows.double().square().sum()) for rows in plain.values()) ** 0.5
+    found = {
+        name for name in trained.keys() - plan.looped if not adds_up(plain[name], exact[name], scale, dtype)
+    }
     for weights in sample_weights(n, dtype):
-        scaled = by_rules(losses, n, here, plan.looped, weights)
-        found |= {
-            name
-            for name, rows in plain.values.items()
-            if not keeps_weights(rows, scaled.values[name], weights, dtype)
-        }
+        scaled = by_rules(losses, n, here, plan.looped, weights).values
+        found |= {name for name in plain if not keeps_weights(plain[name], scaled[name], weights, dtype)}
     return frozenset(found)
 
 
@@ -183,43 +181,51 @@ def computed_in(parameters: Iterable[Tensor]) -> torch.dtype:
         torch.get_autocast_dtype(p.device.type) if torch.is_autocast_enabled(p.device.type) else p.dtype
         for p in parameters
     }
-    return max(kinds, key=lambda kind: torch.finfo(kind).eps, default=torch.float32)
-
-
-def opened_losses(losses: Losses, n: int, plan: GradientPlan) -> Tensor:
-    """[sample] losses of a batch whose graph begins at the first use of any parameter, and holds none."""
-    every = map(id, (*plan.parameters.values(), *plan.others))
-    with Uses({}, (), every, n, make_keeper(plan.plan, n), True):
-        return checked(losses(None), n)
+    return max(kinds, key=lambda kind: torch.finfo(kind).eps)
 
 
 def by_rules(
-    losses: Losses, n: int, plan: GradientPlan, looped: frozenset[str], weights: Tensor | None = None
+    losses: Losses,
+    n: int,
+    plan: GradientPlan,
+    looped: frozenset[str],
+    weights: Tensor | None = None,
+    looked_at: bool = False,
 ) -> Passed:
     """One forward and one backward of a batch; what the rules refuse, and what is looped, is left out of the values.
 
     Looped parameters take part as they are, so that the graph tells whether any loss depends on them; it begins at the first use of any
-    parameter, or a part that runs again in the backward would leave no trace in it. `weights`: [sample], by which losses are multiplied.
+    parameter, or a part that runs again in the backward would leave no trace in it.
+
+    Args:
+        losses: runs the network.
+        n: samples of the batch.
+        plan: made for this network.
+        looped: parameters that are left out.
+        weights: [sample], by which losses are multiplied.
+        looked_at: whether the graph is to tell where rows belong.
     """
     keeper = make_keeper(plan.plan, n)
     names = {id(parameter): name for name, parameter in plan.parameters.items() if name not in looped}
     slow = {id(plan.parameters[name]): name for name in looped}
     uses = Uses(names, slow, map(id, plan.others), n, keeper, plan.open_all or bool(looped))
-    graph = Graph((), False)
     with uses:
         found = checked(losses(None), n)
         with torch._C.DisableTorchFunction():
-            shape = signature(found, n, uses.taken_ends())
+            stays = looked_at and rows_stay(found, n, uses.ends)
             total = found.sum() if weights is None else (found * weights.to(found)).sum()
-        known = len(uses.refused)
+        graph, known, seen = graph_of(total), len(uses.refused), len(uses.forms)
+        uses.in_backward, uses.runs_again = True, graph.reentrant
         if found.requires_grad:
-            graph = backward(total, (*plan.parameters.values(), *plan.others))
+            backward(total, graph, (*plan.parameters.values(), *plan.others))
             uses.refuse_unseen(graph.leaves)
     if (
         len(uses.refused) > known
     ):  # seen after terms had come: in a checkpoint that ran again, or by no operation at all
-        again = by_rules(losses, n, plan, looped | uses.refused.keys(), weights)
+        again = by_rules(losses, n, plan, looped | uses.refused.keys(), weights, looked_at)
         return again._replace(refused=uses.refused | again.refused)
     met = uses.hidden | {id(leaf) for leaf in graph.leaves}
     idle = () if graph.reentrant else (name for key, name in slow.items() if key not in met)
-    return Passed(keeper.finish(), uses.refused, uses.forms, frozenset(idle), shape)
+    return Passed(
+        keeper.finish(), uses.refused, uses.forms, frozenset(idle), stays and len(uses.forms) == seen
+    )

@@ -1,4 +1,4 @@
-"""What one use of a parameter adds to its gradient: an outer product over positions, a convolution, or the values themselves."""
+"""What one use of a parameter adds to its gradient: an outer product over positions, or the values themselves."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -47,11 +47,11 @@ class Outer(NamedTuple):
     columns: Side
 
 
-class Convolution(NamedTuple):
-    """The gradient of a convolution's weight, sample by sample."""
+class Formed(NamedTuple):
+    """The gradient itself, formed sample by sample."""
 
-    matrix: Callable[[int], Tensor]
-    """Sample -> [row, column]."""
+    gradient: Callable[[int], Tensor]
+    """Sample -> [row, column], or [entry]."""
 
 
 class Values(NamedTuple):
@@ -61,7 +61,7 @@ class Values(NamedTuple):
     """[sample, ...], the parameter's shape behind."""
 
 
-Term = Outer | Convolution | Values
+Term = Outer | Formed | Values
 
 CHUNK = 1 << 24
 """Most entries that are formed at a time where a form is made of formed gradients."""
@@ -77,8 +77,8 @@ def form(term: Term, samples: slice) -> Tensor:
     if isinstance(term, Values):
         some = term.values[samples]
         return some.flatten(2) if some.ndim > 2 else some.reshape(len(some), -1)
-    if isinstance(term, Convolution):
-        return torch.stack([term.matrix(n) for n in range(samples.start, samples.stop)])
+    if isinstance(term, Formed):
+        return torch.stack([term.gradient(n) for n in range(samples.start, samples.stop)])
     rows, columns = part(term.rows, samples), part(term.columns, samples)
     if isinstance(rows, Hot):
         return _scattered(rows, columns)

@@ -6,24 +6,22 @@ output opens the graph.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.autograd.graph import Node
-from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from tasks.extract.gradients.call import Call, NoRule
+from tasks.extract.gradients.call import Call, NoRule, Use
+from tasks.extract.gradients.expressions import Expressions, Whole
 from tasks.extract.gradients.graph import opened
 from tasks.extract.gradients.keepers import Keeper
 from tasks.extract.gradients.rules import uses_of
 
-PICKING = frozenset({"__getitem__", "index_select", "gather", "take_along_dim"})
-"""Operations that take rows by their numbers."""
 READ_ONLY = frozenset({"detach", "requires_grad_"})
 GRAD_SET: Any = vars(torch._C.TensorBase)["grad"].__set__
 """What a backward of its own does beside the network."""
@@ -54,47 +52,52 @@ class Uses(TorchFunctionMode):
             open_all: whether the graph begins at the first use of any parameter, not only of a wanted one.
         """
         super().__init__()
-        self._names = dict(names)
-        self._all = frozenset(names) | frozenset(frozen)
+        self._known = Expressions(names, frozen)
         self._n = n
         self._keeper = keeper
         self._open_all = open_all
         self._waiting: Counter[str] = Counter()
-        self._moved = False
-        """Whether inputs were picked by number in this forward, so that rows may be those of other samples."""
         self._looped = frozenset(looped)
         self.hidden: set[int] = set()
         """`id` of looped parameters that were used without a graph, as a checkpoint does that runs again."""
+        self.in_backward = False
+        self.runs_again = False
+        """Whether parts may run again in the backward, with uses of their own."""
         self.refused: dict[str, str] = {}
         """Parameter to why a use of it has no rule."""
         self.forms: list[tuple[str, str, str]] = []
         """Operation, parameter, and how its output's first axis counts samples, in the order of the forward."""
-        self._ends: list[tuple[Node | None, str]] = []
-        """Where in the graph each of these is, and what."""
+        self.ends: list[Node | None] = []
+        """Where in the graph each of these is; until the end."""
 
     def __exit__(self, *error: Any) -> None:
-        self._ends = []
+        self.ends = []  # or the graph and its hooks would wait for each other
         super().__exit__(*error)  # type: ignore[no-untyped-call]
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
-        self._moved = self._moved or self._moves(func, args, kwargs)
+        if func is torch.autograd.grad or func is Tensor.backward:
+            self._differentiated(args, kwargs)
         given = _flat((*args, *kwargs.values()))
         if self._looped and not torch.is_grad_enabled():
             self.hidden.update(self._looped.intersection(map(id, given)))
-        found = [a for a in given if id(a) in self._all]
+        found = [a for a in given if id(a) in self._known]
         if not found:
             return func(*args, **kwargs)
         if getattr(func, "__name__", "") in ("__get__", *READ_ONLY) or func == GRAD_SET:
             return self._property(func, found, args, kwargs)
-        out = func(*_aliases(args, self._all), **_aliases(kwargs, self._all))
-        wanted = [name for a in found if (name := self._names.get(id(a))) is not None]
-        if not torch.is_grad_enabled() or not isinstance(out, Tensor | tuple | list | None):
+        out = func(*_aliases(args, self._known), **_aliases(kwargs, self._known))
+        wanted = self._known.names_of(found)
+        if not torch.is_grad_enabled() or not (
+            out is None or any(isinstance(o, Tensor) for o in _flat([out]))
+        ):
             return out
-        if torch._C._functorch.peek_interpreter_stack() is not None:
-            self._refuse(wanted, func, "it is used inside a transform of torch.func, as vmap")
+        if torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0:
+            self._refuse(
+                wanted, func, "it is used inside a transform of torch.func, as vmap, or a forward derivative"
+            )
             return out
         if out is None:
             self._refuse(wanted, func, "it is written into a tensor")
@@ -104,52 +107,44 @@ class Uses(TorchFunctionMode):
             return out
         return self._watch(func, args, kwargs, out, wanted)
 
-    def _moves(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Any) -> bool:
-        """Whether an operation takes inputs of samples in an order of its own; what has a graph shows there."""
-        if getattr(func, "__name__", "") not in PICKING:
-            return False
-        values = args[0] if args else None
-        if (
-            not isinstance(values, Tensor)
-            or values.requires_grad
-            or values.ndim == 0
-            or len(values) != self._n
-        ):
-            return False
-        index = _first_axis_index(func, args, kwargs)
-        if index is None:
-            return False
-        each = torch.arange(self._n, device=index.device, dtype=index.dtype)
-        return index.shape[0] != self._n or not torch.equal(index.flatten(), each)
-
-    def taken_ends(self) -> list[tuple[Node | None, str]]:
-        """Where in the graph each use is, and what; once, or the graph and its hooks would wait for each other."""
-        ends, self._ends = self._ends, []
-        return ends
+    def _differentiated(self, args: tuple[Any, ...], kwargs: Any) -> None:
+        """A network that differentiates itself and goes on from there needs the parameters as they are."""
+        if kwargs.get("create_graph") or any(a is True for a in args):
+            for name in self._known.names:
+                self.refused.setdefault(
+                    name, "the network differentiates itself, so that more depends on it than its uses tell"
+                )
 
     def refuse_unseen(self, leaves: Iterable[Tensor]) -> None:
         """Refuse parameters that the graph reaches though no operation was seen to take them, as through a function of the user."""
         for leaf in leaves:
-            name = self._names.get(id(leaf))
+            name = self._known.name_of_leaf(leaf)
             if name is not None:
-                self.refused.setdefault(
-                    name, "it is used where no operation can be seen, as in an autograd.Function"
-                )
+                unseen = "it is used where no operation can be seen, as in an autograd.Function"
+                self.refused.setdefault(name, self._known.why.get(name, unseen))
 
     def _property(
         self, func: Callable[..., Any], found: list[Any], args: tuple[Any, ...], kwargs: Any
     ) -> Any:
         name = getattr(getattr(func, "__self__", None), "__name__", "")
         if name in TURNED:
-            self._refuse([n for a in found if (n := self._names.get(id(a)))], func, f"its .{name} is used")
-            return func(*_aliases(args, self._all), **kwargs)
+            why = f"{_title(func)}: its .{name} is used"
+            made = (
+                self._known.follow(func, args, kwargs, _flat(args), why) if torch.is_grad_enabled() else None
+            )
+            if made is not None:
+                return made
+            self._refuse(self._known.names_of(found), func, f"its .{name} is used")
+            return func(*_aliases(args, self._known), **kwargs)
         return func(*args, **kwargs)
 
     def _watch(
         self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Any, out: Tensor, wanted: list[str]
     ) -> Tensor:
-        if out.is_complex():
-            self._refuse(wanted, func, "it gives complex numbers")
+        if out.is_complex() or out.is_nested:
+            self._refuse(
+                wanted, func, "it gives complex numbers" if out.is_complex() else "it gives nested tensors"
+            )
             return out
         if not out.is_floating_point():
             return out
@@ -157,60 +152,69 @@ class Uses(TorchFunctionMode):
             out = opened(out)
         if not wanted:
             return out
-        if self._moved:
-            self._refuse(
-                wanted, func, "samples were taken in another order before it: nothing tells whose a row is"
-            )
-            return out
         try:
-            if func is F.embedding and self._n > 1 and len(out) == 1 and out.ndim > 2:
-                out = out.expand(self._n, *out.shape[1:])  # of positions, the same for all samples
-            call = Call(_detached(args), _detached(kwargs), out, self._n, self._name, self._keeper)
-            with _exact(out):
-                uses = uses_of(func, call, wanted)
+            uses, left = self._uses(func, args, kwargs, out)
         except NoRule as reason:
-            self._refuse(wanted, func, str(reason))
-            return out
+            given = _flat((*args, *kwargs.values()))
+            made = self._known.follow(func, args, kwargs, given, f"{_title(func)}: {reason}")
+            if made is None:
+                self._refuse(wanted, func, str(reason))
+            return out if made is None else made
+        for name in left:  # of an expression that a rule takes for samples
+            self.refused.setdefault(name, self._known.why[name])
+        hooked = _made_inside(out, (*args, *kwargs.values()))
         for use in uses:
             self._waiting[use.name] += 1
             self.forms.append((_title(func), use.name, self._form(out)))
-            self._ends.append((out.grad_fn, " ".join(self.forms[-1])))
-        out.register_hook(lambda g: self._arrived(uses, g))  # type: ignore[no-untyped-call]
+        node: Any = hooked.grad_fn
+        shape = out.shape
+        self.ends.append(node)
+        # Of the node and not of the tensor: after hooks by which a network changes its gradient.
+        node.register_prehook(lambda g: self._arrived(uses, None if g[0] is None else g[0].reshape(shape)))
         return out
+
+    def _uses(
+        self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Any, out: Tensor
+    ) -> tuple[list[Use], list[str]]:
+        """What an operation does with parameters, and those of expressions that its rule takes for samples."""
+        given = _flat((*args, *kwargs.values()))
+        made, known = self._known.among(given), self._known
+        keeper = Whole() if made else self._keeper
+        call = Call(_detached(args, known), _detached(kwargs, known), out, self._n, known.key, keeper)
+        with _exact(out):
+            found = uses_of(func, call, [key for a in given if (key := known.key(a))])
+        uses = [
+            u
+            for use in found
+            for u in (made[use.name].brought_back(use, self._n) if use.name in made else [use])
+        ]
+        covered = {use.name for use in found}
+        return uses, [name for key in made.keys() - covered for name in made[key].leaves]
 
     def _form(self, out: Tensor) -> str:
         return "samples" if len(out) == self._n else "samples x positions"
 
-    def _arrived(self, uses: list[Any], g: Tensor) -> None:
+    def _arrived(self, uses: list[Any], g: Tensor | None) -> None:
+        if not self.in_backward or g is None:  # of a backward of the network's own
+            return
         with _exact(g), torch._C.DisableTorchFunction():  # what we compute need not be seen
             for use in uses:
                 if use.name not in self.refused:
                     self._keeper.add(use.name, use.term(g))
                 self._waiting[use.name] -= 1
-                if self._waiting[use.name] == 0 and use.name not in self.refused:
+                if self._waiting[use.name] == 0 and use.name not in self.refused and not self.runs_again:
                     self._keeper.settle(use.name)
-
-    def _name(self, argument: Any) -> str | None:
-        return self._names.get(id(argument))
 
     def _refuse(self, names: list[str], func: Callable[..., Any], reason: str) -> None:
         for name in names:
             self.refused.setdefault(name, f"{_title(func)}: {reason}")
 
 
-def _first_axis_index(func: Callable[..., Any], args: tuple[Any, ...], kwargs: Any) -> Tensor | None:
-    """The whole numbers by which an operation picks along the first axis, if it does."""
-    name = getattr(func, "__name__", "")
-    if name == "__getitem__":
-        first = args[1][0] if isinstance(args[1], tuple) and len(args[1]) else args[1]
-        index = torch.as_tensor(first) if isinstance(first, list | np.ndarray) and len(first) else first
-        index = index if isinstance(index, Tensor) else None
-    else:
-        given = kwargs.get("dim", next((a for a in args[1:] if isinstance(a, int)), None))
-        index = next((a for a in (*args[1:], *kwargs.values()) if isinstance(a, Tensor)), None)
-        index = index if given in (0, None) or given == -args[0].ndim else None
-    whole = index is not None and index.ndim > 0 and not index.is_floating_point()
-    return index if whole and index is not None and index.dtype not in (torch.bool, torch.uint8) else None
+def _made_inside(out: Tensor, args: tuple[Any, ...]) -> Tensor:
+    """The tensor of which an operation returns a view that it made itself: what the network writes into the view does not cut it off."""
+    base = out._base
+    inside = base is not None and base.requires_grad and base.numel() == out.numel()
+    return base if base is not None and inside and not any(base is a for a in _flat(args)) else out
 
 
 def _exact(like: Tensor) -> AbstractContextManager[Any]:
@@ -230,7 +234,7 @@ def _flat(values: Iterable[Any]) -> list[Any]:
     return found
 
 
-def _aliases(value: Any, known: frozenset[int]) -> Any:
+def _aliases(value: Any, known: Container[int]) -> Any:
     """The arguments with every known parameter as a tensor without gradient that shares its memory."""
     if isinstance(value, Tensor):
         return value.detach() if id(value) in known else value
@@ -241,15 +245,13 @@ def _aliases(value: Any, known: frozenset[int]) -> Any:
     return value
 
 
-def _detached(value: Any) -> Any:
+def _detached(value: Any, known: Container[int]) -> Any:
     """The arguments as rules see them: parameters as they are, to be known; everything else without graph."""
-    if isinstance(value, torch.nn.Parameter):
-        return value
     if isinstance(value, Tensor):
-        return value.detach()
+        return value if id(value) in known else value.detach()
     if isinstance(value, dict):
-        return {key: _detached(item) for key, item in value.items()}
-    return tuple(_detached(item) for item in value) if isinstance(value, tuple) else value
+        return {key: _detached(item, known) for key, item in value.items()}
+    return tuple(_detached(item, known) for item in value) if isinstance(value, tuple) else value
 
 
 def _title(func: Callable[..., Any]) -> str:

@@ -11,7 +11,7 @@ import transformers
 from torch import Tensor, nn
 
 from schemas.gradients import Exact, Global, Keep
-from tasks.extract.gradients.agreement import Exactly, Probe, graphs_of, largest_error, needs_loop
+from tasks.extract.gradients.agreement import Exactly, Probe, largest_error, needs_loop
 from tasks.extract.gradients.loop import looped_gradients
 from tasks.extract.gradients.sample_gradients import make_plan, sample_gradients
 from tests.extract.gradients.zoo import VOCABULARY, Sample, draw, pooled
@@ -220,8 +220,7 @@ def test_what_a_batch_does_not_use_costs_no_pass(keep: Keep) -> None:
     names = [name for name, _ in module.named_parameters()]
     looped = frozenset(needs_loop(module, [probe(module, values)], names))
     assert looped == {"seldom.weight", "seldom.bias", "never.weight", "never.bias"}
-    graphs = graphs_of(module, [probe(module, values)], names, looped)
-    plan = make_plan(module, names, keep, 0, looped, graphs=graphs)
+    plan = make_plan(module, names, keep, 0, looped)
     for first, expected in ((0.0, ()), (6.0, ("seldom.weight", "seldom.bias"))):
         values[:, 0] = first
         losses = probe(module, values).losses

@@ -1,5 +1,7 @@
-"""Batches that take another way than those of the plan did: samples in another order, seen in the graph behind the losses."""
+"""Rows that belong to other samples than they are counted to, though the plan did not show it: told by the graph, or by weights."""
 
+import gc
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -8,10 +10,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.autograd import forward_ad
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from schemas.gradients import Exact, Factors, Global, Keep, Kronecker, Norms, Sketch
-from tasks.extract.gradients.agreement import Probe, graphs_of, needs_loop
-from tasks.extract.gradients.attribution import keeps_weights, sample_weights, signature
+from tasks.extract.gradients.agreement import Probe, needs_loop
+from tasks.extract.gradients.attribution import keeps_weights, rows_stay, sample_weights
 from tasks.extract.gradients.loop import looped_gradients
 from tasks.extract.gradients.sample_gradients import Gathered, make_plan, sample_gradients
 from tests.extract.gradients.test_odd_uses import Made
@@ -118,8 +123,27 @@ def written_back(s: Any, h: Tensor, order: list[int]) -> Tensor:
     return out
 
 
+def out_of_sight(s: Any, h: Tensor, order: list[int]) -> Tensor:
+    """The same with its numbers in a tensor."""
+    out: Tensor = Hidden.apply(s.mid(Hidden.apply(h, torch.tensor(order))), torch.tensor(ranks(order)))
+    return out
+
+
+class Hidden(torch.autograd.Function):
+    """An order in a tensor."""
+
+    @staticmethod
+    def forward(ctx: Any, h: Tensor, order: Tensor) -> Tensor:
+        ctx.save_for_backward(order)
+        return h[order]
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None]:
+        return g[ctx.saved_tensors[0].argsort()], None
+
+
 class Turn(torch.autograd.Function):
-    """An order that no operation of the graph shows."""
+    """An order that no operation of torch shows."""
 
     @staticmethod
     def forward(ctx: Any, h: Tensor, order: list[int]) -> Tensor:
@@ -133,7 +157,7 @@ class Turn(torch.autograd.Function):
 
 WAYS: list[Through] = [
     by_a_list, by_a_tensor, one_by_one, unbound, joined, rolled, copied, written, into_a_view, scattered, added, masked,
-    looked_up, flipped, negative_steps, turned, written_back,
+    looked_up, flipped, negative_steps, turned, written_back, out_of_sight,
 ]  # fmt: skip
 FORMS: tuple[Keep, ...] = (
     Exact(),
@@ -169,7 +193,7 @@ def captured(module: nn.Module, x: Tensor, keep: Keep) -> tuple[Sample, Gathered
     names = [name for name, _ in module.named_parameters()]
     looped = frozenset(needs_loop(module, probes, names))
     assert not looped
-    plan = make_plan(module, names, keep, 0, looped, graphs=graphs_of(module, probes, names, looped))
+    plan = make_plan(module, names, keep, 0, looped)
     sample = tensors(module, x)
     found = sample_gradients(module, sample.losses, sample.n, plan)
     expected = looped_gradients(plan.parameters, sample.losses, sample.n, plan.plan)
@@ -194,36 +218,20 @@ def test_every_form(keep: Keep) -> None:
     captured(sorting(by_a_list), in_order(N)[[3, 0, 5, 1, 4, 2]], keep)
 
 
-@pytest.mark.parametrize("through", WAYS)
-def test_what_the_plan_showed_is_not_looked_at_again(through: Through) -> None:
-    module = sorting(through)
+def passes_of(module: nn.Module, sample: Sample, looped: frozenset[str] = frozenset()) -> int:
+    """Forwards of one batch."""
     names = [name for name, _ in module.named_parameters()]
-    probe = Probe((sample := tensors(module, in_order(N))).losses, N)
-    graphs = graphs_of(module, [probe], names, frozenset())
     calls: list[int] = []
-    module.register_forward_hook(lambda *_: calls.append(1))
-    plan = make_plan(module, names, Exact(), 0, graphs=graphs)
-    passes = []
-    for _ in range(2):
-        del calls[:]
-        assert sample_gradients(module, sample.losses, N, plan).looped == ()
-        passes.append(len(calls))
-    assert passes == (
-        [3, 3] if through in (written_back, masked) else [1, 1]
-    )  # nothing tells where these move rows
+    hook = module.register_forward_hook(lambda *_: calls.append(1))
+    sample_gradients(module, sample.losses, sample.n, make_plan(module, names, Exact(), 0, looped))
+    hook.remove()
+    return len(calls)
 
 
-def test_what_a_batch_showed_is_not_looked_at_again() -> None:
-    module = sorting(one_by_one)
-    names = [name for name, _ in module.named_parameters()]
-    plan = make_plan(module, names, Exact(), 0)
-    calls: list[int] = []
-    module.register_forward_hook(lambda *_: calls.append(1))
-    sample = tensors(module, in_order(N))
-    for expected in (3, 1):
-        del calls[:]
-        assert sample_gradients(module, sample.losses, N, plan).looped == ()
-        assert len(calls) == expected
+def test_a_second_look_takes_three_passes() -> None:
+    for through, passes in ((by_a_list, 1), (out_of_sight, 1), (one_by_one, 4)):
+        module = sorting(through)
+        assert passes_of(module, tensors(module, in_order(N))) == passes
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
@@ -246,58 +254,313 @@ def test_a_permutation_is_seen(order: list[int], positions: int) -> None:
 def of_size(kind: str, n: int) -> Sample:
     """The first samples of a network's batch, or texts of other lengths."""
     module = make(kind).module
-    if kind in ("vit", "cnn"):
-        return tensors(module, draw(8, 3, 8, 8)[:n])
-    if kind in ("mlp", "recurrent"):
-        return tensors(module, (draw(8, 6) if kind == "mlp" else draw(8, 5, 6))[:n])
-    return texts(module, next_token if kind in ("gpt2", "llama") else pooled, [n + 1, *range(1, n)])
+    shapes = {
+        "vit": (3, 8, 8),
+        "cnn": (3, 8, 8),
+        "mlp": (6,),
+        "conv1d": (3, 9),
+        "conv3d": (2, 6, 6, 6),
+        "bare": (4, 6),
+    }
+    if kind in shapes:
+        return tensors(module, draw(8, *shapes[kind])[:n])
+    return texts(module, next_token if kind in ("gpt2", "llama") else pooled, [n + 1, *range(2, n + 1)])
 
 
-@pytest.mark.parametrize("kind", ["gpt2", "llama", "bert", "albert", "vit", "cnn", "mlp", "recurrent"])
-def test_batches_of_other_sizes_are_of_one_graph(kind: str) -> None:
-    """Whatever their lengths: a second look would cost two passes. (A padded Llama's graph is another than one without padding.)"""
-    looped, seen = frozenset[str](), set[str]()
+@pytest.mark.parametrize(
+    "kind", ["gpt2", "llama", "bert", "albert", "vit", "cnn", "mlp", "conv1d", "conv3d", "bare"]
+)
+def test_ordinary_networks_need_no_second_look(kind: str) -> None:
+    """Whatever the sizes and the padding."""
+    looped: frozenset[str] | None = None
     for n in (8, 7, 3, 2):
         sample = of_size(kind, n)
         names = [name for name, _ in sample.module.named_parameters()]
-        looped = looped or frozenset(needs_loop(sample.module, [Probe(sample.losses, n)], names))
-        seen |= set(graphs_of(sample.module, [Probe(sample.losses, n)], names, looped))
-    assert len(seen) == 1
+        if looped is None:
+            looped = frozenset(needs_loop(sample.module, [Probe(sample.losses, n)], names))
+        assert passes_of(sample.module, sample, looped) == 1
 
 
-@pytest.mark.parametrize(("positions", "told"), [(5, True), (N, False)])
-def test_an_axis_as_long_as_the_batch_may_count_its_samples(positions: int, told: bool) -> None:
-    used = torch.randn(N, positions, 4, requires_grad=True) * 2
-    places = torch.zeros(N, positions, 4, dtype=torch.int64)
-    graphs = [
-        signature(values.gather(1, places).sum((1, 2)), N, [(used.grad_fn, "use")])
-        for values in (used, used.transpose(0, 1) if positions == N else used)
-    ]
-    assert all((graph is not None) == told for graph in graphs)
+STAY: dict[str, Callable[[Tensor], Tensor]] = {
+    "alone": lambda h: h.tanh().sum((1, 2)),
+    "heads": lambda h: (h.view(N, 5, 2, 2).transpose(1, 2) @ h.view(N, 5, 2, 2).permute(0, 2, 3, 1)).sum(
+        (1, 2, 3)
+    ),
+    "flat": lambda h: F.linear(h.flatten(0, 1), torch.ones(3, 4)).view(N, -1).sum(1),
+    "before one axis": lambda h: h[None].softmax(2).mean((0, 2, 3)),
+    "a part": lambda h: h[:, 1:3].sum((1, 2)),
+    "chosen": lambda h: h.gather(1, torch.zeros(N, 5, 4, dtype=torch.int64)).sum((1, 2)),
+    "chosen from the end": lambda h: h.gather(-1, torch.zeros(N, 5, 4, dtype=torch.int64)).sum((1, 2)),
+    "the largest": lambda h: h.max(1).values.sum(-1),
+    "the last": lambda h: h[torch.arange(N), torch.tensor([0, 1, 2, 3, 4, 0])].sum(1),
+    "in order": lambda h: h[list(range(N))].sum((1, 2)),
+    "scattered": lambda h: torch.zeros(N, 5, 4).index_copy(0, torch.arange(N), h).sum((1, 2)),
+    "words": lambda h: (
+        F.cross_entropy(h.flatten(0, 1), torch.ones(N * 5).long(), reduction="none").view(N, 5).sum(1)
+    ),
+    "masked": lambda h: (h.masked_fill(h > 1, 0) * (h > 0).long() * 2).sum((1, 2)),
+    "turned within": lambda h: h.roll(1, 1).flip(2).sum((1, 2)),
+    "padded": lambda h: F.pad(h, (1, 1, 2, 0)).sum((1, 2)),
+    "repeated": lambda h: h.repeat(1, 2, 1).sum((1, 2)),
+    "written": lambda h: written_into(h, (slice(None), 0)).sum((1, 2)),
+    "an image": lambda h: F.instance_norm(h.view(N, 5, 2, 2)).sum((1, 2, 3)),
+    "numbers": lambda h: torch.view_as_real(torch.view_as_complex(h.view(N, 5, 2, 2))[list(range(N))]).sum(
+        (1, 2, 3)
+    ),
+    "logarithms": lambda h: h.logsumexp(1).sum(1),
+    "a function": lambda h: Own.apply(h).sum((1, 2)),
+}
+MOVE: dict[str, Callable[[Tensor], Tensor]] = {
+    "flipped": lambda h: h.flip(0).sum((1, 2)),
+    "rolled": lambda h: h.roll(1, 0).sum((1, 2)),
+    "rolled as one row": lambda h: h.roll(20).sum((1, 2)),
+    "positions first": lambda h: h.transpose(0, 1).sum((0, 2)),
+    "permuted": lambda h: h.permute(1, 0, 2).sum((0, 2)),
+    "as columns": lambda h: h.sum(1).t().sum(0),
+    "one by one": lambda h: torch.stack([v.sum() for v in h]),
+    "cut": lambda h: torch.cat(h.split([2, 4])).sum((1, 2)),
+    "joined": lambda h: torch.cat([h, h[:0]]).sum((1, 2)),
+    "sliced": lambda h: torch.cat([h, h])[N:].sum((1, 2)),
+    "repeated": lambda h: h.repeat(2, 1, 1)[:N].sum((1, 2)),
+    "padded": lambda h: F.pad(h, (0, 0, 0, 0, N, 0)).view(2, N, 5, 4).sum((0, 2, 3)),
+    "times a matrix": lambda h: (torch.eye(N) @ h.flatten(1)).sum(1),
+    "times matrices": lambda h: (torch.eye(N)[None] @ h.flatten(1)[None])[0].sum(1),
+    "beside others": lambda h: (h.sum((1, 2)) * torch.eye(N)).sum(1),
+    "repeated beside": lambda h: h.sum((1, 2)).expand(N, N).diagonal(),
+    "where": lambda h: torch.where(torch.eye(N).bool()[:, :, None], h.sum(1)[None], 0.0).sum((1, 2)),
+    "chosen": lambda h: h[torch.arange(N).flip(0)].sum((1, 2)),
+    "sorted": lambda h: h.sort(0).values.sum((1, 2)),
+    "scattered": lambda h: torch.zeros(N, 5, 4).index_copy(0, torch.arange(N).flip(0), h).sum((1, 2)),
+    "added": lambda h: torch.zeros(N, 5, 4).index_add(0, torch.arange(N).flip(0), h).sum((1, 2)),
+    "looked up": lambda h: F.embedding(torch.arange(N).flip(0), h.sum(1)).sum(1),
+    "written": lambda h: written_into(h, torch.arange(N).flip(0)).sum((1, 2)),
+    "overlaid": lambda h: h.as_strided((N, 5, 4), (20, 4, 1), 0).flip(0).sum((1, 2)),
+    "numbers": lambda h: torch.view_as_real(
+        torch.view_as_complex(h.view(N, 5, 2, 2))[list(range(N))[::-1]]
+    ).sum((1, 2, 3)),
+    "in frames": lambda h: h.view(2, 3, 5, 4).transpose(0, 1).reshape(N, -1).sum(1),
+    "a function": lambda h: Turn.apply(h, [1, 0, 2, 3, 4, 5]).sum((1, 2)),
+    "a function that keeps more": lambda h: Hidden.apply(h, torch.tensor([1, 0, 2, 3, 4, 5])).sum((1, 2)),
+    "out of sight": lambda h: checkpoint(lambda v: v[torch.arange(N).flip(0)], h, use_reentrant=False).sum(
+        (1, 2)
+    ),
+    "run again": lambda h: checkpoint(lambda v: v.tanh(), h, use_reentrant=True).sum((1, 2)),
+}
 
 
-def test_what_the_signature_tells() -> None:
-    """Order and operations, not sizes or real numbers."""
+def written_into(h: Tensor, places: Any) -> Tensor:
+    out = torch.zeros(N, 5, 4)
+    part = out[:, :, :3]
+    part[places] = h[:, 0, :3] if isinstance(places, tuple) else h[:, :, :3]
+    return out
 
-    def of(made: Callable[[Tensor], Tensor], n: int = N, use: str = "use") -> str | None:
-        used = torch.randn(n, 4, requires_grad=True) * 2
-        return signature(made(used), n, [(used.grad_fn, use)])
 
-    plain = of(lambda h: (h * 3).sum(1))
-    assert plain == of(lambda h: (h * 5).sum(1)) == of(lambda h: (h * 3).sum(1), 9)
-    others = [
-        of(lambda h: (h * 3).sum(1), use="other"),
-        of(lambda h: (h * 3).flip(0).sum(1)),
-        of(lambda h: (h * 3).flip(1).sum(1)),
-        of(lambda h: (h * 3)[:, 1:].sum(1)),
-        of(lambda h: (h * 3)[:, :2].sum(1)),
-        of(lambda h: torch.stack([h[k] for k in range(N)]).sum(1)),
-        of(lambda h: torch.stack([h[k] for k in (1, 0, *range(2, N))]).sum(1)),
-        of(lambda h: torch.stack(h.unbind()).sum(1)),
-        of(lambda h: torch.stack(h.unbind()[::-1]).sum(1)),
-    ]
-    assert None not in others
-    assert len({plain, *others}) == 1 + len(others)
-    assert of(lambda h: h[torch.arange(N)].sum(1)) == of(lambda h: h[list(range(N))].sum(1)) is not None
-    assert of(lambda h: h[torch.arange(N).flip(0)].sum(1)) is None
-    assert signature(torch.zeros(3), 3, []) == ""
+class Own(torch.autograd.Function):
+    """Keeps nothing but what it was given."""
+
+    @staticmethod
+    def forward(ctx: Any, h: Tensor) -> Tensor:
+        ctx.save_for_backward(h)
+        return h * h
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Tensor:
+        return 2 * g * ctx.saved_tensors[0]
+
+
+@pytest.mark.parametrize("made", [*STAY.items(), *MOVE.items()], ids=lambda made: made[0])
+def test_rows_that_stay(made: tuple[str, Callable[[Tensor], Tensor]]) -> None:
+    used = torch.randn(N, 5, 4, requires_grad=True) * 2
+    losses = made[1](used)
+    assert losses.shape == (N,)
+    assert rows_stay(losses, N, [used.grad_fn]) == (made in STAY.items())
+
+
+def test_graphs_without_a_use() -> None:
+    assert rows_stay(torch.zeros(3), 3, [])
+    used = torch.randn(N, 4, requires_grad=True) * 2
+    assert rows_stay((used * 2).sum(1), N, [(used * 3).grad_fn, None])
+
+
+def turned_tokens(s: Any, h: Tensor) -> Tensor:
+    """Tokens of all samples in one row, cut in two and put together the other way round."""
+    k = (2 * s.odd % len(h)) * h.shape[1]
+    flat = h.flatten(0, 1)
+    first, last = flat.split([k, len(flat) - k])
+    rows = s.mid(torch.cat([last, first]))
+    last, first = rows.split([len(flat) - k, k])
+    return torch.cat([first, last]).view(h.shape)
+
+
+def ragged(s: Any, h: Tensor) -> Tensor:
+    """Rows of real tokens alone, cut by the samples' lengths; together as many as two for each sample."""
+    lengths = (2 + s.odd * torch.tensor([1, -1])[(h[:, 0, 0] < s.middle).long()]).tolist()
+    rows = s.mid(torch.cat([v[:k] for v, k in zip(h, lengths, strict=True)]))
+    return torch.stack([v.sum(0) for v in rows.split(lengths)])[:, None]
+
+
+def padded(s: Any, h: Tensor) -> Tensor:
+    """Shifted by rows of zeros."""
+    k, zero = 3 * s.odd, torch.zeros_like(h)
+    shifted = torch.cat([zero[:k], h, zero[k:]]).view(2, *h.shape).sum(0)
+    rows = s.mid(shifted)
+    return torch.cat([rows[k:], rows[:k]])
+
+
+def regrouped(s: Any, h: Tensor) -> Tensor:
+    g = 3 if s.odd and len(h) % 3 == 0 else 1
+    rows = s.mid(h.view(g, -1, *h.shape[1:]).transpose(0, 1).reshape(h.shape))
+    return rows.view(-1, g, *h.shape[1:]).transpose(0, 1).reshape(h.shape)
+
+
+def positions_first(s: Any, h: Tensor) -> Tensor:
+    """Samples second, as many positions as two times samples."""
+    order = torch.arange(h.shape[0]).roll(s.odd)
+    rows = s.mid(h.transpose(0, 1)[:, order].transpose(0, 1))
+    return rows.transpose(0, 1)[:, order.argsort()].transpose(0, 1)
+
+
+def frequencies(s: Any, h: Tensor) -> Tensor:
+    order = torch.arange(len(h)).roll(s.odd)
+    rows = s.mid(torch.fft.irfft(torch.fft.rfft(h)[order], n=6))
+    return torch.fft.irfft(torch.fft.rfft(rows)[order.argsort()], n=6)
+
+
+def one_hot(s: Any, h: Tensor) -> Tensor:
+    chosen = torch.eye(len(h)).bool().roll(s.odd, 0)
+    back = torch.where(chosen.T[:, :, None, None], h[None], 0.0).sum(1)
+    return torch.where(chosen[:, :, None, None], s.mid(back)[None], 0.0).sum(1)
+
+
+def in_a_checkpoint(s: Any, h: Tensor) -> Tensor:
+    """Everything that has a rule runs again."""
+    k = int(s.odd)
+    return checkpoint(lambda rows: s.mid(rows.roll(k, 0)).roll(-k, 0), h, use_reentrant=True)
+
+
+def in_a_newer_checkpoint(s: Any, h: Tensor) -> Tensor:
+    order = torch.arange(len(h)).roll(s.odd)
+    return checkpoint(lambda rows: s.mid(rows[order])[order.argsort()], h, use_reentrant=False)
+
+
+def overwritten(s: Any, h: Tensor) -> Tensor:
+    """What a layer gave is written into."""
+    rows = s.mid(h)
+    if s.odd:
+        rows[:, 0] = 0
+    return rows
+
+
+def bounded(s: Any, h: Tensor) -> Tensor:
+    return s.mid(h).relu_() if s.odd else s.mid(h)
+
+
+def hooked(s: Any, h: Tensor) -> Tensor:
+    """A gradient that the network changes."""
+    rows = s.mid(h)
+    if s.odd:
+        rows = rows * 1
+        rows.register_hook(lambda g: g * 0.1)
+    return rows
+
+
+def forward_derivative(s: Any, h: Tensor) -> Tensor:
+    if not s.odd:
+        return s.mid(h)
+    with forward_ad.dual_level():
+        made = s.mid(forward_ad.make_dual(h, torch.ones_like(h)))
+        return made + forward_ad.unpack_dual((made * made).tanh()).tangent
+
+
+BRANCHES = [
+    turned_tokens, ragged, padded, regrouped, positions_first, frequencies, one_hot, in_a_checkpoint, in_a_newer_checkpoint,
+    overwritten, bounded, hooked, forward_derivative,
+]  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*requires_grad=True. Gradients will be None:UserWarning")
+@pytest.mark.parametrize("keep", [Exact(), Norms()], ids=lambda keep: keep.kind)
+@pytest.mark.parametrize("through", BRANCHES)
+def test_what_only_a_later_batch_does(through: Callable[[Any, Tensor], Tensor], keep: Keep) -> None:
+    torch.manual_seed(0)
+    parts = {"first": nn.Linear(6, 6), "mid": nn.Linear(6, 6), "last": nn.Linear(6, 1)}
+    module = Made(lambda s, x: s.last(through(s, s.first(x)).tanh()), **parts, odd=0, middle=0.0).double()
+    names = [name for name, _ in module.named_parameters()]
+    shape = (N, 2 * N if through is positions_first else 3, 6)
+    probes = [Probe(s.losses, s.n) for s in (tensors(module, draw(*shape)[:n]) for n in (N, N - 1))]
+    looped = frozenset(needs_loop(module, probes, names))
+    plan = make_plan(module, names, keep, 0, looped)
+    module.odd = 1
+    x = draw(*shape)
+    module.middle = module.first(x.double())[:, 0, 0].detach().sort().values[N // 2]
+    sample = tensors(module, x)
+    found = sample_gradients(module, sample.losses, N, plan)
+    for name, rows in looped_gradients(plan.parameters, sample.losses, N, plan.plan).items():
+        torch.testing.assert_close(found.values[name], rows, rtol=1e-8, atol=1e-12)
+
+
+def test_samples_that_one_weight_does_not_tell_apart() -> None:
+    """41 powers of two for 84 samples: the first and the 42nd have the same."""
+    order = list(range(84))
+    order[0], order[41] = 41, 0
+    module = sorting(by_a_list)
+    names = [name for name, _ in module.named_parameters()]
+    sample = tensors(module, in_order(84)[order])
+    found = sample_gradients(module, sample.losses, 84, make_plan(module, names, Exact(), 0))
+    assert set(found.looped) == {"mid.weight", "mid.bias"}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_every_precision(dtype: torch.dtype) -> None:
+    """What is astray is found, and nothing else is."""
+    module = sorting(by_a_list).to(dtype)
+    names = [name for name, _ in module.named_parameters()]
+    plan = make_plan(module, names, Exact(), 0)
+    for order, looped in (([0, 1, 2, 3, 4, 5], set()), ([1, 0, 2, 3, 4, 5], {"mid.weight", "mid.bias"})):
+        x = (in_order(N)[order] / 4).to(dtype)
+
+        def losses(one: int | None) -> Tensor:
+            return module(x if one is None else x[one : one + 1]).float().square().sum(1)  # noqa: B023
+
+        assert set(sample_gradients(module, losses, N, plan).looped) == looped
+
+
+@pytest.mark.filterwarnings("ignore:.*requires_grad=True. Gradients will be None:UserWarning")
+@pytest.mark.parametrize("keep", FORMS, ids=lambda keep: keep.kind)
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_a_weight_that_runs_again_twice(keep: Keep, reentrant: bool) -> None:
+    def forward(s: Any, x: Tensor) -> Tensor:
+        h = s.first(x)
+        for _ in range(2):
+            h = checkpoint(lambda rows: s.mid(rows).tanh(), h, use_reentrant=reentrant)
+        out: Tensor = s.last(h)
+        return out
+
+    torch.manual_seed(0)
+    module = Made(forward, first=nn.Linear(6, 6), mid=nn.Linear(6, 6), last=nn.Linear(6, 1)).double()
+    sample = tensors(module, draw(N, 6))
+    plan = make_plan(module, [name for name, _ in module.named_parameters()], keep, 0)
+    found = sample_gradients(module, sample.losses, N, plan)
+    assert found.looped == ()
+    for name, rows in looped_gradients(plan.parameters, sample.losses, N, plan.plan).items():
+        torch.testing.assert_close(found.values[name], rows, rtol=1e-8, atol=1e-12)
+
+
+def test_nothing_stays_where_a_forward_raises() -> None:
+    module = sorting(by_a_list)
+    names = [name for name, _ in module.named_parameters()]
+    plan, made = make_plan(module, names, Exact(), 0), []
+
+    def losses(_: int | None) -> Tensor:
+        out = module(in_order(N).double())
+        made.append(weakref.ref(out))
+        raise ValueError("no loss")
+
+    gc.disable()
+    try:
+        with pytest.raises(ValueError, match="no loss"):
+            sample_gradients(module, losses, N, plan)
+        assert made[0]() is None
+    finally:
+        gc.enable()

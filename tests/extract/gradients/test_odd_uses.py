@@ -99,6 +99,19 @@ def packed(self: Any, x: Tensor) -> Tensor:
     return out
 
 
+def apart(n: int) -> Tensor:
+    """Distances of positions."""
+    return (torch.arange(n)[:, None] - torch.arange(n)).abs()
+
+
+class Centred(nn.Conv2d):
+    """Standardises its weight."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
+        return F.conv2d(x, weight / weight.std((1, 2, 3), keepdim=True), self.bias)
+
+
 class Again(torch.autograd.Function):
     """A checkpoint of one's own: its backward runs the part again, and a backward of it."""
 
@@ -134,6 +147,23 @@ BY_RULE: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "a copied token": (lambda: Made(lambda s, x: torch.cat([x, s.b.repeat(len(x), 1, 1)], 1), b=p(1, 2, 6)), ROWS),
     "an expanded matrix": (lambda: Made(lambda s, x: torch.bmm(x, s.w.expand(len(x), 6, 4)), w=p(1, 6, 4)), ROWS),
     "norm over two axes": (lambda: nn.LayerNorm([3, 6]), ROWS),
+    "times itself": (lambda: Made(lambda s, x: x * (s.w * s.w), w=p(6)), ROWS),
+    "one more than a weight": (lambda: Made(lambda s, x: x * (1 + s.w.float().double()), w=p(6)), ROWS),
+    "a scale for each channel": (lambda: Made(lambda s, x: x * s.w.view(1, -1, 1) + s.b[:, None].exp(), w=p(3), b=p(3)), ROWS),
+    "one of its entries": (lambda: Made(lambda s, x: x * s.w[1] + s.w.sum(), w=p(6)), ROWS),
+    "bounded": (lambda: Made(lambda s, x: F.linear(x, s.l.weight, s.l.bias.clamp(-0.1, 0.1)) + s.l.bias, l=nn.Linear(6, 4)), ROWS),
+    "weight norm": (lambda: nn.Sequential(parametrizations.weight_norm(nn.Linear(6, 5)), nn.Tanh()), FLAT),
+    "transposed twin": (lambda: Made(lambda s, x: F.linear(torch.tanh(F.linear(x, s.w)), s.w.t()), w=p(4, 6)), ROWS),
+    "a row for all": (lambda: Made(lambda s, x: x + s.e(torch.zeros(1).long()), e=nn.Embedding(3, 6)), ROWS),
+    "transposed": (lambda: Made(lambda s, x: x @ s.w.T + x @ s.v.transpose(0, 1), w=p(4, 6), v=p(4, 6)), ROWS),
+    "transposed twice": (lambda: Made(lambda s, x: x @ s.w.T.mT + s.w.t().sum(1)[:4], w=p(6, 4)), ROWS),
+    "words by their numbers": (lambda: Made(lambda s, x: s.w[words(x)] + s.v[words(x) - 1, :], w=p(3, 5), v=p(3, 5)), ROWS),
+    "added to a weight": (lambda: Made(lambda s, x: F.linear(x, s.w + s.a @ s.b), w=p(4, 6), a=p(4, 2), b=p(2, 6)), ROWS),
+    "a large one, scaled": (lambda: Made(lambda s, x: F.linear(x, s.w * 0.01) + F.linear(x, s.w), w=p(300, 250)), (4, 250)),
+    "the first positions of many": (lambda: Made(lambda s, x: x + s.w[:3], w=p(15000, 6)), ROWS),
+    "a filter with its mean taken out": (lambda: nn.Sequential(Centred(3, 4, 3), nn.Tanh()), (4, 3, 6, 6)),
+    "how far apart": (lambda: Made(lambda s, x: x.transpose(1, 2) @ (x + s.e(apart(3)).mean(-1)), e=nn.Embedding(3, 6)), (8, 3, 3)),
+    "two of one": (lambda: Made(lambda s, x: F.layer_norm(x, (6,), s.w[0] + 1, s.w[1].exp()), w=p(2, 6)), ROWS),
     "every row twice": (lambda: Made(lambda s, x: s.l(torch.tanh(s.l(x.repeat_interleave(2, 1)))), l=nn.Linear(12, 12)), FLAT),
     "padding from the end": (lambda: Made(lambda s, x: s.e(words(x)), e=nn.Embedding(3, 5, padding_idx=-2)), ROWS),
     "one word each": (lambda: Made(lambda s, x: s.e((x[:, 0, 0] > 0).long()), e=nn.Embedding(3, 5)), ROWS),
@@ -146,10 +176,7 @@ BY_LOOP: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "bias alone": (lambda: Made(lambda s, x: F.linear(x, s.w.detach(), s.b), w=p(4, 6), b=p(4)), FLAT),
     "bilinear": (lambda: Made(lambda s, x: s.b(x, x), b=nn.Bilinear(6, 6, 4)), FLAT),
     "slope": (lambda: nn.Sequential(nn.Linear(6, 6), nn.PReLU(6)), FLAT),
-    "weight norm": (lambda: nn.Sequential(parametrizations.weight_norm(nn.Linear(6, 5)), nn.Tanh()), FLAT),
     "recurrent": (lambda: Made(lambda s, x: s.g(x)[0], g=nn.GRU(6, 5, batch_first=True)), ROWS),
-    "times itself": (lambda: Made(lambda s, x: x * (s.w * s.w), w=p(6)), ROWS),
-    "transposed twin": (lambda: Made(lambda s, x: F.linear(torch.tanh(F.linear(x, s.w)), s.w.t()), w=p(4, 6)), ROWS),
     "in place": (lambda: Made(lambda s, x: x.clone().mul_(2).add_(s.b), b=p(6)), ROWS),
     "in place, its value dropped": (lambda: Made(dropped, b=p(6)), ROWS),
     "in place on a view": (lambda: Made(on_a_view, b=p(6)), ROWS),
@@ -175,7 +202,6 @@ BY_LOOP: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "sorted and back": (
         lambda: Made(lambda s, x: s.l(x.index_select(0, x[:, 0, 0].argsort()))[x[:, 0, 0].argsort().argsort()], l=nn.Linear(6, 4)), ROWS,
     ),
-    "a row for all": (lambda: Made(lambda s, x: x + s.e(torch.zeros(1).long()), e=nn.Embedding(3, 6)), ROWS),
     "inside vmap": (lambda: Made(lambda s, x: torch.func.vmap(lambda r: torch.tanh(s.l(r)))(x), l=nn.Linear(6, 4)), FLAT),
     "a Jacobian": (
         lambda: Made(lambda s, x: torch.func.vmap(torch.func.jacrev(lambda r: torch.tanh(s.l(r))))(x).sum(1), l=nn.Linear(6, 4)), FLAT,

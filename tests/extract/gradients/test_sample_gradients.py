@@ -34,7 +34,7 @@ from tests.extract.gradients.zoo import (
 
 LOOPED = {
     "bare": {"unused"},
-    "reader": {"turned", "picked", "summed", "placed", "own"},
+    "reader": {"summed", "placed", "own"},
     "turned": {"inner.weight", "inner.bias", "flat.weight", "flat.bias"},
     "recurrent": {
         "lstm.weight_ih_l0", "lstm.weight_hh_l0", "lstm.bias_ih_l0", "lstm.bias_hh_l0",

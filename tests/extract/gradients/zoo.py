@@ -119,7 +119,7 @@ class Bare(nn.Module):
 
 
 class Reader(nn.Module):
-    """Uses of a parameter that have no rule: transposed, indexed, in einsum, in place, through a function of its own."""
+    """Rare uses of a parameter: transposed, indexed, in einsum, in place, through a function of its own."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,0 +1,192 @@
+"""What a network makes of parameters before samples come in, as the `1 + weight` of a norm layer or `weight.T`, and the way back to them.
+
+An expression is one tensor for all samples, so that it counts as a parameter where it is used; each sample's gradient of it is then brought
+back through the expression's own little graph.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map_only
+
+from tasks.extract.gradients.call import Use
+from tasks.extract.gradients.plan import Maps
+from tasks.extract.gradients.projections import Side as SideName
+from tasks.extract.gradients.terms import Formed, Outer, Side, Term, Values, form
+
+SMALL = 1 << 16
+"""Entries of parameters and expressions whose gradients are brought back for all samples at once."""
+
+
+class Expression(NamedTuple):
+    """A tensor that depends on parameters and constants alone."""
+
+    leaves: dict[str, Tensor]
+    """Parameters' values by name, where the graph of the expression begins."""
+    value: Tensor
+    """With this graph: what nobody sees being used brings its gradient to the leaves."""
+
+    @property
+    def plain(self) -> bool:
+        """Whether it is a parameter itself."""
+        return self._lies_as(lambda leaf: (leaf.shape, leaf.stride()))
+
+    @property
+    def turned(self) -> bool:
+        """Whether it is a matrix transposed, and nothing more."""
+        return self.value.ndim == 2 and self._lies_as(lambda leaf: (leaf.shape[::-1], leaf.stride()[::-1]))
+
+    def _lies_as(self, places: Callable[[Tensor], tuple[tuple[int, ...], tuple[int, ...]]]) -> bool:
+        leaf = next(iter(self.leaves.values()))
+        same = len(self.leaves) == 1 and self.value.data_ptr() == leaf.data_ptr()
+        return same and (self.value.shape, self.value.stride()) == places(leaf)
+
+    def brought_back(self, use: Use, n: int) -> list[Use]:
+        """A use of it by n samples as uses of its parameters."""
+        if self.plain:
+            return [Use(name, use.term) for name in self.leaves]
+        if self.turned:
+            return [Use(name, partial(_turned, use.term, n)) for name in self.leaves]
+        return [
+            Use(name, partial(_pulled_back, use.term, self.value, leaf, n))
+            for name, leaf in self.leaves.items()
+        ]
+
+
+class Whole:
+    """Keeps sides of expressions until the backward, in place of a keeper: projections are those of the parameter."""
+
+    def hold(self, name: str, side: Side, axis: SideName) -> Side:
+        """The side itself."""
+        return side
+
+    def maps(self, name: str) -> Maps | None:
+        """Terms are wanted whole."""
+        return None
+
+
+class Expressions:
+    """What one forward made of the parameters that are wanted."""
+
+    def __init__(self, names: Mapping[int, str], frozen: Iterable[int]) -> None:
+        """Prepare.
+
+        Args:
+            names: `id` of each parameter that is wanted to its name.
+            frozen: `id` of parameters that count as constants.
+        """
+        self._names = dict(names)
+        self._constants = frozenset(frozen)
+        self._begun: dict[int, Expression] = {}
+        self._made: dict[int, Expression] = {}
+        self._leaves: dict[int, str] = {}
+        self.why: dict[str, str] = {}
+        """Parameter to why a use of it had no rule, so that an expression begins there."""
+
+    @property
+    def names(self) -> Iterable[str]:
+        """Of parameters that are wanted."""
+        return self._names.values()
+
+    def __contains__(self, key: object) -> bool:
+        """Whether a tensor of this `id` is a parameter or an expression: it takes part without its gradient."""
+        return key in self._names or key in self._constants or key in self._made
+
+    def among(self, given: Iterable[Any]) -> dict[str, Expression]:
+        """Those among arguments, by what `key` calls them."""
+        return {str(id(a)): self._made[id(a)] for a in given if id(a) in self._made}
+
+    def key(self, argument: Any) -> str | None:
+        """The name of a parameter, the number of an expression; None for anything else."""
+        return self._names.get(id(argument)) or (str(id(argument)) if id(argument) in self._made else None)
+
+    def names_of(self, given: Iterable[Any]) -> list[str]:
+        """Parameters that are wanted among arguments, and those that expressions there are made of."""
+        names: list[str] = []
+        for a in given:
+            made = self._made.get(id(a))
+            names += [self._names[id(a)]] if id(a) in self._names else made.leaves if made else []
+        return names
+
+    def name_of_leaf(self, leaf: Tensor) -> str | None:
+        """The parameter where an expression begins, or that is a leaf itself."""
+        return self._names.get(id(leaf)) or self._leaves.get(id(leaf))
+
+    def follow(self, func: Any, args: Any, kwargs: Any, given: Iterable[Any], why: str) -> Tensor | None:
+        """What an operation makes of parameters, expressions and constants.
+
+        Args:
+            func: the operation.
+            args: of it.
+            kwargs: of it.
+            given: every single argument.
+            why: no rule covers it.
+
+        Returns:
+            The result, with a graph, to be known from now on; None if a tensor with a graph of samples is among the arguments, if it
+            writes into one, or gives anything but one tensor of real floats that depends on parameters.
+
+        Cost: the operation.
+        """
+        name = getattr(func, "__name__", "")
+        if name.startswith("__i") or (name.endswith("_") and not name.endswith("__")) or "out" in kwargs:
+            return None
+        tensors = [a for a in given if isinstance(a, Tensor)]
+        known = {id(a): found for a in tensors if (found := self._known(a)) is not None}
+        if any(a.requires_grad and id(a) not in self for a in tensors):
+            return None
+        args, kwargs = tree_map_only(
+            Tensor, lambda t: known[id(t)].value if id(t) in known else t.detach(), (args, kwargs)
+        )
+        made = func(*args, **kwargs)
+        if not isinstance(made, Tensor) or not made.requires_grad or made.is_complex():
+            return None
+        self.why |= {name: why for a in tensors if (name := self._names.get(id(a))) and name not in self.why}
+        leaves = {key: leaf for expression in known.values() for key, leaf in expression.leaves.items()}
+        self._made[id(made)] = Expression(leaves, made)
+        return made
+
+    def _known(self, tensor: Tensor) -> Expression | None:
+        name = self._names.get(id(tensor))
+        if name is not None and id(tensor) not in self._begun:
+            leaf = tensor.detach().requires_grad_()
+            self._begun[id(tensor)] = Expression({name: leaf}, leaf)
+            self._leaves[id(leaf)] = name
+        return self._begun.get(id(tensor)) or self._made.get(id(tensor))
+
+
+def _turned(term: Callable[[Tensor], Term], n: int, g: Tensor) -> Term:
+    found = term(g)
+    if isinstance(found, Outer):
+        return Outer(found.columns, found.rows)
+    return Values(form(found, slice(0, n)).mT.contiguous())
+
+
+def _pulled_back(term: Callable[[Tensor], Term], value: Tensor, leaf: Tensor, n: int, g: Tensor) -> Term:
+    found = term(g)
+    if max(value.numel(), leaf.numel()) > SMALL:
+        return Formed(
+            lambda k: _through(value, leaf, form(found, slice(k, k + 1)), 1)[0].flatten(
+                1 if leaf.ndim > 1 else 0
+            )
+        )
+    return Values(_through(value, leaf, form(found, slice(0, n)), n))
+
+
+def _through(value: Tensor, leaf: Tensor, gradients: Tensor, n: int) -> Tensor:
+    """[sample, ...]: gradients of a parameter from those of an expression."""
+    given = gradients.reshape(n, *value.shape).to(value.dtype)
+    found: Tensor | None = torch.autograd.grad(
+        value,
+        leaf,
+        given if n > 1 else given[0],
+        retain_graph=True,
+        is_grads_batched=n > 1,
+        allow_unused=True,
+    )[0]
+    if found is None:
+        return leaf.new_zeros(n, *leaf.shape)
+    return found.contiguous() if n > 1 else found[None]
