@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 from torch.autograd.graph import Node
+from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from tasks.extract.gradients.call import Call, NoRule, Use
@@ -155,6 +156,11 @@ class Uses(TorchFunctionMode):
         try:
             uses, left = self._uses(func, args, kwargs, out)
         except NoRule as reason:
+            if (
+                func is F.scaled_dot_product_attention
+                and (attended := self._attended(args, kwargs)) is not None
+            ):
+                return attended
             given = _flat((*args, *kwargs.values()))
             made = self._known.follow(func, args, kwargs, given, f"{_title(func)}: {reason}")
             if made is None:
@@ -167,11 +173,35 @@ class Uses(TorchFunctionMode):
             self._waiting[use.name] += 1
             self.forms.append((_title(func), use.name, self._form(out)))
         node: Any = hooked.grad_fn
-        shape = out.shape
+        shape, port = out.shape, hooked.output_nr
         self.ends.append(node)
         # Of the node and not of the tensor: after hooks by which a network changes its gradient.
-        node.register_prehook(lambda g: self._arrived(uses, None if g[0] is None else g[0].reshape(shape)))
+        node.register_prehook(
+            lambda g: self._arrived(uses, None if g[port] is None else g[port].reshape(shape))
+        )
         return out
+
+    def _attended(self, args: tuple[Any, ...], kwargs: Any) -> Tensor | None:
+        """Attention whose mask alone is made of parameters, as of relative positions: with a copy of it for each sample."""
+        given = (
+            dict(zip(("query", "key", "value", "attn_mask", "dropout_p", "is_causal"), args, strict=False))
+            | kwargs
+        )
+        mask, query = given.get("attn_mask"), given["query"]
+        others = [value for key, value in given.items() if key != "attn_mask" and id(value) in self._known]
+        if id(mask) not in self._known or others or len(query) % self._n:
+            return None
+        for _ in range(query.ndim - mask.ndim):
+            mask = self.__torch_function__(torch.unsqueeze, (), (mask, 0))
+        own = (
+            self.__torch_function__(Tensor.expand, (), (mask, self._n, *mask.shape[1:]))
+            if len(mask) == 1
+            else mask
+        )
+        if id(own) in self._known:
+            return None
+        rows = own.repeat_interleave(len(query) // self._n, 0)
+        return F.scaled_dot_product_attention(**{**given, "attn_mask": rows})
 
     def _uses(
         self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Any, out: Tensor

@@ -104,6 +104,12 @@ def apart(n: int) -> Tensor:
     return (torch.arange(n)[:, None] - torch.arange(n)).abs()
 
 
+def attended(x: Tensor, bias: Tensor, windows: int = 1) -> Tensor:
+    """Attention of two heads."""
+    heads = x.reshape(len(x) * windows, 3, 2, 3).transpose(1, 2)
+    return F.scaled_dot_product_attention(heads, heads.tanh(), heads, attn_mask=bias)
+
+
 class Centred(nn.Conv2d):
     """Standardises its weight."""
 
@@ -163,6 +169,8 @@ BY_RULE: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "the first positions of many": (lambda: Made(lambda s, x: x + s.w[:3], w=p(15000, 6)), ROWS),
     "a filter with its mean taken out": (lambda: nn.Sequential(Centred(3, 4, 3), nn.Tanh()), (4, 3, 6, 6)),
     "how far apart": (lambda: Made(lambda s, x: x.transpose(1, 2) @ (x + s.e(apart(3)).mean(-1)), e=nn.Embedding(3, 6)), (8, 3, 3)),
+    "biases of positions": (lambda: Made(lambda s, x: attended(x, s.e(apart(3)).permute(2, 0, 1)), e=nn.Embedding(3, 2)), ROWS),
+    "biases in windows": (lambda: Made(lambda s, x: attended(x, s.b, 2), b=p(1, 2, 3, 3)), (8, 6, 6)),
     "two of one": (lambda: Made(lambda s, x: F.layer_norm(x, (6,), s.w[0] + 1, s.w[1].exp()), w=p(2, 6)), ROWS),
     "every row twice": (lambda: Made(lambda s, x: s.l(torch.tanh(s.l(x.repeat_interleave(2, 1)))), l=nn.Linear(12, 12)), FLAT),
     "padding from the end": (lambda: Made(lambda s, x: s.e(words(x)), e=nn.Embedding(3, 5, padding_idx=-2)), ROWS),
