@@ -55,6 +55,10 @@ class Expression(NamedTuple):
             for name, leaf in self.leaves.items()
         ]
 
+    def by_rows(self, n: int) -> list[Use]:
+        """A use of an expression whose rows are those of n samples: each sample's gradient is that of its rows."""
+        return [Use(name, partial(_row_by_row, self.value, leaf, n)) for name, leaf in self.leaves.items()]
+
 
 class Whole:
     """Keeps sides of expressions until the backward, in place of a keeper: projections are those of the parameter."""
@@ -174,6 +178,15 @@ def _pulled_back(term: Callable[[Tensor], Term], value: Tensor, leaf: Tensor, n:
             )
         )
     return Values(_through(value, leaf, form(found, slice(0, n)), n))
+
+
+def _row_by_row(value: Tensor, leaf: Tensor, n: int, g: Tensor) -> Term:
+    def gradient(k: int) -> Tensor:
+        rows = torch.zeros_like(g)
+        rows[k] = g[k]
+        return _through(value, leaf, rows[None], 1)[0].flatten(1 if leaf.ndim > 1 else 0)
+
+    return Formed(gradient)
 
 
 def _through(value: Tensor, leaf: Tensor, gradients: Tensor, n: int) -> Tensor:

@@ -16,9 +16,10 @@ from torch.autograd import forward_ad
 from torch.autograd.graph import Node
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map_only
 
 from tasks.extract.gradients.call import Call, NoRule, Use
-from tasks.extract.gradients.expressions import Expressions, Whole
+from tasks.extract.gradients.expressions import Expression, Expressions, Whole
 from tasks.extract.gradients.graph import opened
 from tasks.extract.gradients.keepers import Keeper
 from tasks.extract.gradients.rules import uses_of
@@ -58,6 +59,8 @@ class Uses(TorchFunctionMode):
         self._keeper = keeper
         self._open_all = open_all
         self._waiting: Counter[str] = Counter()
+        self._rows: dict[int, Tensor] = {}
+        """`id` of expressions of which each sample has rows to what takes their place."""
         self._looped = frozenset(looped)
         self.hidden: set[int] = set()
         """`id` of looped parameters that were used without a graph, as a checkpoint does that runs again."""
@@ -163,15 +166,19 @@ class Uses(TorchFunctionMode):
                 return attended
             given = _flat((*args, *kwargs.values()))
             made = self._known.follow(func, args, kwargs, given, f"{_title(func)}: {reason}")
-            if made is None:
-                self._refuse(wanted, func, str(reason))
-            return out if made is None else made
-        for name in left:  # of an expression that a rule takes for samples
-            self.refused.setdefault(name, self._known.why[name])
-        hooked = _made_inside(out, (*args, *kwargs.values()))
+            return self._with_samples(func, args, kwargs, out, wanted, str(reason)) if made is None else made
+        if left:
+            return self._with_samples(
+                func, args, kwargs, out, left, "a rule takes what is made of it for samples"
+            )
+        self._hook(_made_inside(out, (*args, *kwargs.values())), out, uses, _title(func))
+        return out
+
+    def _hook(self, hooked: Tensor, out: Tensor, uses: list[Use], title: str) -> None:
+        """Await the gradient of an output, `hooked` or a view of it."""
         for use in uses:
             self._waiting[use.name] += 1
-            self.forms.append((_title(func), use.name, self._form(out)))
+            self.forms.append((title, use.name, "samples" if len(out) == self._n else "samples x positions"))
         node: Any = hooked.grad_fn
         shape, port = out.shape, hooked.output_nr
         self.ends.append(node)
@@ -179,7 +186,37 @@ class Uses(TorchFunctionMode):
         node.register_prehook(
             lambda g: self._arrived(uses, None if g[port] is None else g[port].reshape(shape))
         )
-        return out
+
+    def _with_samples(
+        self,
+        func: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: Any,
+        out: Tensor,
+        wanted: list[str],
+        why: str,
+    ) -> Tensor:
+        """An operation of samples and of expressions: these take part as samples do where their first axis may count them."""
+        given = _flat((*args, *kwargs.values()))
+        made = {
+            key: one
+            for key, one in self._known.among(given).items()
+            if one.value.ndim and len(one.value) == self._n
+        }
+        if not made:
+            self._refuse(wanted, func, why)
+            return out
+        known = {int(key): self._opened(int(key), one) for key, one in made.items()}
+        args, kwargs = tree_map_only(Tensor, lambda t: known.get(id(t), t), (args, kwargs))
+        found: Tensor = self.__torch_function__(func, (), args, kwargs)
+        return found
+
+    def _opened(self, key: int, made: Expression) -> Tensor:
+        """An expression of which each sample has rows of its own, at the beginning of a graph."""
+        if key not in self._rows:
+            self._rows[key] = opened(made.value)
+            self._hook(self._rows[key], self._rows[key], made.by_rows(self._n), "rows")
+        return self._rows[key]
 
     def _attended(self, args: tuple[Any, ...], kwargs: Any) -> Tensor | None:
         """Attention whose mask alone is made of parameters, as of relative positions: with a copy of it for each sample."""
@@ -220,9 +257,6 @@ class Uses(TorchFunctionMode):
         ]
         covered = {use.name for use in found}
         return uses, [name for key in made.keys() - covered for name in made[key].leaves]
-
-    def _form(self, out: Tensor) -> str:
-        return "samples" if len(out) == self._n else "samples x positions"
 
     def _arrived(self, uses: list[Any], g: Tensor | None) -> None:
         if not self.in_backward or g is None:  # of a backward of the network's own

@@ -171,6 +171,13 @@ BY_RULE: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "how far apart": (lambda: Made(lambda s, x: x.transpose(1, 2) @ (x + s.e(apart(3)).mean(-1)), e=nn.Embedding(3, 6)), (8, 3, 3)),
     "biases of positions": (lambda: Made(lambda s, x: attended(x, s.e(apart(3)).permute(2, 0, 1)), e=nn.Embedding(3, 2)), ROWS),
     "biases in windows": (lambda: Made(lambda s, x: attended(x, s.b, 2), b=p(1, 2, 3, 3)), (8, 6, 6)),
+    "words and positions by hand": (
+        lambda: Made(lambda s, x: s.l((s.w[words(x)] + s.v[:3]).tanh()), w=p(3, 6), v=p(5, 6), l=nn.Linear(6, 4)), (8, 3),
+    ),
+    "first without a rule": (
+        lambda: Made(lambda s, x: s.l(torch.einsum("bsi,io->bso", x, s.w).tanh()), w=p(6, 5), l=nn.Linear(5, 4)), ROWS,
+    ),
+    "a bias where there is none": (lambda: Made(lambda s, x: s.l(torch.where(x > 0, x, s.b)) + x, b=p(6), l=nn.Linear(6, 6)), ROWS),
     "two of one": (lambda: Made(lambda s, x: F.layer_norm(x, (6,), s.w[0] + 1, s.w[1].exp()), w=p(2, 6)), ROWS),
     "every row twice": (lambda: Made(lambda s, x: s.l(torch.tanh(s.l(x.repeat_interleave(2, 1)))), l=nn.Linear(12, 12)), FLAT),
     "padding from the end": (lambda: Made(lambda s, x: s.e(words(x)), e=nn.Embedding(3, 5, padding_idx=-2)), ROWS),
