@@ -91,7 +91,7 @@ def _of_samples(begins: list[Tensor], fewer: list[Tensor], n: int, m: int) -> li
     if len(begins) == len(fewer):
         return [big for big, small in zip(begins, fewer, strict=True) if _grows(big.shape, small.shape, n, m)]
     here, there = (Counter(tensor.shape for tensor in tensors) for tensors in (begins, fewer))
-    return [tensor for tensor in begins if here[tensor.shape] != there[tensor.shape]]
+    return [tensor for tensor in begins if here[tensor.shape] > there[tensor.shape]]
 
 
 def _grows(big: torch.Size, small: torch.Size, n: int, m: int) -> bool:

@@ -1,9 +1,9 @@
 """Whether the rows of a gradient belong to the samples they are counted to.
 
 Rules count the first axis of an operation's output as samples. That holds if everything between this output and the losses keeps each
-sample's rows to itself, and all of that is in the graph behind the losses: its operations, their shapes, the axes they act along, and the
-numbers in tensors by which some of them choose rows. Where the graph does not tell, a second backward does, of losses that are weighted by
-sample.
+sample's rows to itself, and that is in the graph behind the losses (but for hooks of the network's own): its operations, their shapes,
+the axes they act along, and the numbers in tensors by which some of them choose rows. Where the graph does not tell, a second backward
+does, of losses that are weighted by sample.
 """
 
 import re
@@ -20,22 +20,65 @@ OWN = re.compile(
     r"(?:torch::autograd::)?(?:Cudnn|Miopen|Mkldnn|Native|Thnn)?(\w+?)(?:Backward\d+|(?<=Slices)|(?<=CopyBackwards))"
 )
 """Operations of torch itself, by whichever kernel; others, written in C++, do not tell what they saved."""
-VIEWS = ("View", "UnsafeView", "ReshapeAlias", "Unsqueeze", "Stack", "DiagEmbed", "Unfold", "AsStrided")
-"""Operations that give more axes than they take, without repeating anything along new ones."""
-WITHIN = (
-    "Where", "MaskedFill", "NllLoss", "Dropout", "ScaledDotProduct", "MaxPool", "AdaptiveMaxPool", "Mul", "Div", "Pow", "Fmod",
-    "Remainder", "Addcmul", "Addcdiv", "Clamp", "Lerp",
+POINTWISE = frozenset(
+    {
+        "Abs", "Acos", "Acosh", "Add", "Addcdiv", "Addcmul", "Alias", "Angle", "Asin", "Asinh", "Atan", "Atan2", "Atanh", "Celu", "Clamp",
+        "ClampMax", "ClampMin", "Clone", "Complex", "Conj", "CopyBackwards", "Copysign", "Cos", "Cosh", "Div", "Dropout", "Elu", "Erf",
+        "Erfc", "Erfinv", "Exp", "Exp2", "Expm1", "Fmax", "Fmin", "Fmod", "Gelu", "Hardshrink", "Hardsigmoid", "Hardswish", "Hardtanh",
+        "HuberLoss", "Hypot", "Imag", "LeakyRelu", "Lerp", "Lgamma", "Log", "Log10", "Log1P", "Log2", "LogSigmoid", "Logaddexp", "Logit",
+        "MaskedFill", "Maximum", "Minimum", "Mish", "MseLoss", "Mul", "NanToNum", "Neg", "Pow", "Real", "Reciprocal", "Relu", "Relu6",
+        "Remainder", "Rsqrt", "Rsub", "Sgn", "Sigmoid", "Silu", "Sin", "Sinh", "SmoothL1Loss", "Softplus", "Softshrink", "Sqrt", "Square",
+        "Sub", "Tan", "Tanh", "Threshold", "ToCopy", "ViewAsComplex", "ViewAsReal", "Where", "Xlogy",
+    }
+)  # fmt: skip
+"""Operations of numbers by themselves; what they broadcast along a new axis is seen by the shapes."""
+ALONG = frozenset(
+    {
+        "Amax", "Amin", "Cat", "ConstantPadNd", "Cummax", "Cummin", "Cumprod", "Cumsum", "Diagonal", "Embedding", "Expand", "FftC2C",
+        "FftC2R", "FftR2C", "Flip", "Gather", "Glu", "Index", "IndexAdd", "IndexCopy", "IndexFill", "IndexPut", "IndexSelect", "Kthvalue",
+        "LinalgVectorNorm", "LogSoftmax", "Logcumsumexp", "Logsumexp", "MaskedScatter", "MaskedSelect", "Max", "Mean", "Median", "Min",
+        "Mode", "Norm", "Permute", "Prod", "Put", "Repeat", "Roll", "SafeSoftmax", "Scatter", "ScatterAdd", "Select", "Slice", "Softmax",
+        "Sort", "Split", "SplitWithSizes", "Squeeze", "Std", "StdMean", "Sum", "T", "Take", "Topk", "Transpose", "Unbind", "Unfold",
+        "Var", "VarMean",
+    }
+)  # fmt: skip
+"""Operations along axes that they were given, or that are tried by themselves."""
+VIEWS = frozenset(
+    {
+        "ViewAsReal",
+        "ViewAsComplex",
+        "View",
+        "UnsafeView",
+        "ReshapeAlias",
+        "Unsqueeze",
+        "Stack",
+        "DiagEmbed",
+        "Unfold",
+    }
+)
+"""Operations that give other axes than they take, without repeating anything along new ones."""
+PRODUCTS = frozenset({"Mm", "Addmm", "Bmm", "Baddbmm", "Mv", "Addmv"})
+"""Operations that sum over the last axis of their last operand but one, and the last but one axis of their last."""
+IMAGES = re.compile(
+    r"Convolution|(Adaptive)?(Max|Avg)Pool[123]D(WithIndices)?|Upsample\w+|GridSampler[23]D|PixelShuffle|PixelUnshuffle|Im2Col|Col2Im|"
+    r"(Reflection|Replication)Pad[123]D|GroupNorm|ScaledDotProduct\w*|NllLoss|NllLoss2D"
+)
+"""Operations of which the first axis of the first operand counts what has nothing to do with each other."""
+WITHIN = frozenset(
+    {
+        "AdaptiveMaxPool2D", "AdaptiveMaxPool3D", "Addcdiv", "Addcmul", "Clamp", "Div", "Dropout", "Fmod", "Lerp", "MaskedFill",
+        "MaxPool2DWithIndices", "MaxPool3DWithIndices", "Mul", "NllLoss", "NllLoss2D", "Pow", "Remainder", "Where",
+    }
 )  # fmt: skip
 """Operations that save whole numbers and yet move nothing between rows of a leading axis."""
-WRITES = ("CopySlices", "AsStrided")
-"""Operations whose graph does not show where they read and write."""
-PRODUCTS = ("Mm", "Addmm", "Bmm", "Baddbmm", "Addbmm", "Mv", "Addmv", "Dot", "SparseMm", "SparseAddmm")
-"""Operations that sum over the last axis of their last operand but one, and the last but one axis of their last."""
-MOST_TRIED = 8
+TRUSTED = ("torch.", "transformers.", "timm.", "torchvision.")
+"""Packages whose functions may be run backward by themselves: they do nothing else."""
+MOST_TRIED = 32
 """Operations that are tried by themselves; beyond, a second backward of all costs less."""
 ADDED = {torch.float64: (1e-5, 1e-12), torch.float32: (1e-3, 1e-5)}
-"""Of the norm of all samples' gradients of a parameter, and of all parameters, by which their sum may differ from the batch's, by dtype;
-parts of a float64 network may be computed in float32."""
+ADDED_COARSELY = (1e-1, 1e-2)
+"""Of the norm of all samples' gradients of a parameter, and of all parameters, by which their sum may differ from the batch's, by dtype,
+and in half precision; parts of a float64 network may be computed in float32."""
 TOLERANCE = {torch.float64: 1e-10, torch.float16: 5e-2}
 FINE = 1e-5
 """Relative difference of gradients times a power of two from those of a loss times that power, by dtype, and of all others: none, but where
@@ -46,7 +89,7 @@ def rows_stay(losses: Tensor, n: int, uses: Iterable[Node | None]) -> bool:
     """Whether the graph between losses and uses of parameters surely keeps each sample's rows to itself.
 
     It does if samples lie along the leading axis of every tensor, and no operation acts along this axis but some that choose rows by
-    whole numbers or write into a part, which are tried by themselves.
+    whole numbers, write into a part, or are unknown: these are tried by themselves.
 
     Args:
         losses: [sample]
@@ -54,10 +97,11 @@ def rows_stay(losses: Tensor, n: int, uses: Iterable[Node | None]) -> bool:
         uses: the operations at whose outputs rules count samples.
 
     Returns:
-        False also where the graph does not tell: functions of the user's own that keep more than floats and numbers, saved tensors out
-        of sight (as in checkpoints), nested tensors.
+        False also where the graph does not tell: functions of the user's own, saved tensors out of sight (as in checkpoints), nested
+        tensors.
 
-    Cost: microseconds for each operation; of those that are tried, at most eight, a backward, and one for each of `sample_weights`.
+    Cost: microseconds for each operation; of those that are tried, at most 32, a backward, and one for each of `sample_weights`, with
+    memory of four times their output.
     """
     ends = {node for node in uses if node is not None}
     order = _between(losses.grad_fn, ends)
@@ -98,10 +142,10 @@ def keeps_weights(plain: Tensor, weighted: Tensor, weights: Tensor, dtype: torch
     """
     if plain.numel() % len(weights):
         return False
-    expected = _by_sample(plain, len(weights)) * weights.to(plain.device)[:, None]
-    error = torch.linalg.vector_norm(_by_sample(weighted, len(weights)) - expected, dim=1)
-    allowed = TOLERANCE.get(dtype, FINE) * torch.linalg.vector_norm(expected, dim=1)
-    return bool((error <= allowed).all())
+    expected = _by_sample(plain, len(weights))
+    expected = expected * weights.to(expected.device, expected.dtype)[:, None]
+    error = _norms(_by_sample(weighted, len(weights)) - expected)
+    return bool((error <= TOLERANCE.get(dtype, FINE) * _norms(expected)).all())
 
 
 def adds_up(rows: Tensor, whole: Tensor, scale: float, dtype: torch.dtype) -> bool:
@@ -113,15 +157,21 @@ def adds_up(rows: Tensor, whole: Tensor, scale: float, dtype: torch.dtype) -> bo
         scale: norm of the gradients of all samples and parameters, of which little may be rounding.
         dtype: in which gradients are computed.
     """
-    own, little = ADDED.get(dtype, (1e-1, 1e-2))
+    own, little = ADDED.get(dtype, ADDED_COARSELY)
     error = torch.linalg.vector_norm(rows.double().sum(0) - whole[0].double())
     return bool(error <= own * torch.linalg.vector_norm(rows.double()) + little * scale)
 
 
 def _by_sample(values: Tensor, n: int) -> Tensor:
-    """float64 [sample, number]"""
+    """[sample, number]"""
     real = torch.view_as_real(values) if values.is_complex() else values
-    return real.reshape(n, -1).double()
+    return real.reshape(n, -1)
+
+
+def _norms(rows: Tensor) -> Tensor:
+    """float64 [row]"""
+    found: Tensor = torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64)
+    return found
 
 
 def _between(begin: Node | None, ends: Iterable[Node]) -> dict[Node, None]:
@@ -168,11 +218,12 @@ def _lead(shape: Sequence[int]) -> int:
 
 
 def _tells(node: Any) -> bool:
-    """Whether it shows what it saved."""
+    """Whether it shows what it saved, and may be run by itself."""
     if any(one.unpack_hook is not None for one in _saved(node)):
         return False
     if isinstance(node, BackwardCFunction):
-        return all(_plain(value) for value in vars(node).values())
+        home = getattr(type(node), "_forward_cls", type(node)).__module__
+        return home.startswith(TRUSTED) and all(_plain(value) for value in vars(node).values())
     return _name(node) is not None
 
 
@@ -194,16 +245,19 @@ def _saved(node: Any) -> list[Any]:
 
 
 def _is_tried(node: Any) -> bool:
-    """Whether it may choose rows by whole numbers in tensors, or does not show where it reads and writes."""
-    name = _name(node)
-    if name is None or name.startswith(WRITES):
+    """Whether it is unknown where it moves rows, or it chooses them by whole numbers in tensors."""
+    name = _name(node) or ""
+    if not (
+        name in POINTWISE | ALONG | VIEWS | PRODUCTS | {"LayerNorm", "BatchNorm"} or IMAGES.fullmatch(name)
+    ):
         return True
     whole = [
         one.data
         for one in _saved(node)
         if one.data is not None and not (one.data.is_floating_point() or one.data.is_complex())
     ]
-    chooses = any(tensor.ndim or name.startswith("Index") for tensor in whole) and not name.startswith(WITHIN)
+    inside = name in WITHIN or name.startswith("ScaledDotProduct")
+    chooses = any(tensor.ndim or name.startswith("Index") for tensor in whole) and not inside
     shape = getattr(node, "_saved_self_sym_sizes", None) or node._input_metadata[0].shape
     along = _along(node)
     return chooses and not (along and _lead(shape) not in {dim % len(shape) for dim in along})
@@ -211,7 +265,8 @@ def _is_tried(node: Any) -> bool:
 
 def _along(node: Any) -> list[int]:
     """Axes that it was given."""
-    given = [getattr(node, f"_saved_{key}", None) for key in ("dim", "dim0", "dim1", "dim2", "dims")]
+    keys = ("dim", "dim0", "dim1", "dim2", "dims", "dimension")
+    given = [getattr(node, f"_saved_{key}", None) for key in keys]
     every = [
         d for dims in given if dims is not None for d in (dims if isinstance(dims, tuple | list) else (dims,))
     ]
@@ -220,28 +275,46 @@ def _along(node: Any) -> list[int]:
 
 def _acts_along_lead(node: Any, on_the_way: Container[Node]) -> bool:
     """Whether an operation may bring rows of a leading axis elsewhere."""
-    name, shape, along = _name(node) or "", node._input_metadata[0].shape, _along(node)
-    edges = [
-        (k - len(node.next_functions), edge)
-        for k, edge in enumerate(node.next_functions)
-        if edge[0] in on_the_way
-    ]
+    name, shape = _name(node) or "", node._input_metadata[0].shape
+    edges = [(k, edge) for k, edge in enumerate(node.next_functions) if edge[0] in on_the_way]
     taken = [(k, to._input_metadata[port].shape) for k, (to, port) in edges]
-    wider = any(len(t) < len(shape) or (len(t) == len(shape) and _lead(t) != _lead(shape)) for _, t in taken)
-    if wider and not name.startswith(VIEWS):
-        return True  # repeated along a new one
-    if name.startswith(PRODUCTS):
-        return any(k >= -2 and _lead(t) == len(t) - (2 if k == -1 and len(t) > 1 else 1) for k, t in taken)
-    if name.startswith("Permute"):
+    if name not in VIEWS and any(_is_repeated(t, shape) for _, t in taken):
+        return True
+    if name in PRODUCTS:
+        last = len(node.next_functions) - 1
+        return any(_is_summed(t, k - last) for k, t in taken)
+    if IMAGES.fullmatch(name):
+        return any((k > 0 and name == "Convolution") or _lead(t) for k, t in taken)
+    if name == "LayerNorm":
+        return len(node._saved_normalized_shape) >= len(shape) - _lead(shape)
+    if name == "BatchNorm":
+        return bool(node._saved_training) and not _lead(shape)
+    return _is_along_lead(node, name, shape, [t for _, t in taken])
+
+
+def _is_repeated(taken: Sequence[int], given: Sequence[int]) -> bool:
+    """Whether an operand is laid along a new leading axis, or has other rows than what comes of it."""
+    wider = len(taken) < len(given) or (len(taken) == len(given) and _lead(taken) != _lead(given))
+    return wider or taken[_lead(taken)] != given[_lead(given)]
+
+
+def _is_summed(taken: Sequence[int], place: int) -> bool:
+    """Whether a product sums over the leading axis of an operand: place 0 is the last, -1 the one before."""
+    return place > -2 and _lead(taken) == len(taken) - (2 if place == 0 and len(taken) > 1 else 1)
+
+
+def _is_along_lead(node: Any, name: str, shape: Sequence[int], taken: Sequence[Sequence[int]]) -> bool:
+    along = _along(node)
+    if name == "Permute":
         dims = [dim % len(shape) for dim in along]
         return dims[: _lead(shape) + 1] != list(range(_lead(shape) + 1))
-    if name.startswith("ConstantPad"):  # from the last axis on
+    if name == "ConstantPadNd":  # from the last axis on
         return len(node._saved_pad) >= 2 * (len(shape) - _lead(shape))
-    if name.startswith("Repeat"):
+    if name == "Repeat":
         return any(times > 1 for times in node._saved_repeats[: _lead(shape) + 1])
-    if name == "T" or (name.startswith("Roll") and not along):
+    if name == "T" or (name == "Roll" and not along):
         return True
-    longest = max([shape, *(t for _, t in taken)], key=len)
+    longest = max([shape, *taken], key=len)
     return any(dim % len(longest) == _lead(longest) for dim in along)
 
 
@@ -260,9 +333,7 @@ def _stays(node: Any, n: int, on_the_way: Container[Node]) -> bool:
                     plain, _back(node, [_times(g, weights) for g in given], kept), strict=True
                 )
             )
-    except torch.OutOfMemoryError:
-        raise
-    except RuntimeError:  # a tensor that it saved was written into: the backward itself will say so
+    except Exception:  # noqa: BLE001  as of a tensor that it saved and that was written into: the backward itself will say so
         return False
 
 

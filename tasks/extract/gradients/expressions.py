@@ -4,7 +4,7 @@ An expression is one tensor for all samples, so that it counts as a parameter wh
 back through the expression's own little graph.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -12,11 +12,14 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
-from tasks.extract.gradients.call import Use
+from tasks.extract.gradients.call import Holder, Use
+from tasks.extract.gradients.graph import mark
 from tasks.extract.gradients.plan import Maps
 from tasks.extract.gradients.projections import Side as SideName
 from tasks.extract.gradients.terms import Formed, Outer, Side, Term, Values, form
 
+KEY = "="
+"""What keys of expressions begin with; no parameter's name does."""
 SMALL = 1 << 16
 """Entries of parameters and expressions whose gradients are brought back for all samples at once."""
 
@@ -49,7 +52,7 @@ class Expression(NamedTuple):
         if self.plain:
             return [Use(name, use.term) for name in self.leaves]
         if self.turned:
-            return [Use(name, partial(_turned, use.term, n)) for name in self.leaves]
+            return [Use(name, partial(_turned, use.term)) for name in self.leaves]
         return [
             Use(name, partial(_pulled_back, use.term, self.value, leaf, n))
             for name, leaf in self.leaves.items()
@@ -61,15 +64,18 @@ class Expression(NamedTuple):
 
 
 class Whole:
-    """Keeps sides of expressions until the backward, in place of a keeper: projections are those of the parameter."""
+    """Keeps sides of expressions until the backward, whose projections are those of their parameters; others as their keeper does."""
+
+    def __init__(self, keeper: Holder) -> None:
+        self._keeper = keeper
 
     def hold(self, name: str, side: Side, axis: SideName) -> Side:
-        """The side itself."""
-        return side
+        """The side itself, of an expression."""
+        return side if name.startswith(KEY) else self._keeper.hold(name, side, axis)
 
     def maps(self, name: str) -> Maps | None:
-        """Terms are wanted whole."""
-        return None
+        """None for an expression: terms are wanted whole."""
+        return None if name.startswith(KEY) else self._keeper.maps(name)
 
 
 class Expressions:
@@ -101,11 +107,13 @@ class Expressions:
 
     def among(self, given: Iterable[Any]) -> dict[str, Expression]:
         """Those among arguments, by what `key` calls them."""
-        return {str(id(a)): self._made[id(a)] for a in given if id(a) in self._made}
+        return {f"{KEY}{id(a)}": self._made[id(a)] for a in given if id(a) in self._made}
 
     def key(self, argument: Any) -> str | None:
         """The name of a parameter, the number of an expression; None for anything else."""
-        return self._names.get(id(argument)) or (str(id(argument)) if id(argument) in self._made else None)
+        return self._names.get(id(argument)) or (
+            f"{KEY}{id(argument)}" if id(argument) in self._made else None
+        )
 
     def names_of(self, given: Iterable[Any]) -> list[str]:
         """Parameters that are wanted among arguments, and those that expressions there are made of."""
@@ -114,6 +122,11 @@ class Expressions:
             made = self._made.get(id(a))
             names += [self._names[id(a)]] if id(a) in self._names else made.leaves if made else []
         return names
+
+    @property
+    def begun(self) -> Container[int]:
+        """`id` of where expressions begin."""
+        return self._leaves
 
     def name_of_leaf(self, leaf: Tensor) -> str | None:
         """The parameter where an expression begins, or that is a leaf itself."""
@@ -130,24 +143,32 @@ class Expressions:
             why: no rule covers it.
 
         Returns:
-            The result, with a graph, to be known from now on; None if a tensor with a graph of samples is among the arguments, if it
-            writes into one, or gives anything but one tensor of real floats that depends on parameters.
+            The result, with a graph, to be known from now on, or without one if it depends on no number of theirs; None if a tensor with a
+            graph of samples is among the arguments (those without one count as constants), if it writes into one, or gives anything but one
+            tensor of real numbers.
 
-        Cost: the operation.
+        Cost: the operation, once more.
         """
         name = getattr(func, "__name__", "")
-        if name.startswith("__i") or (name.endswith("_") and not name.endswith("__")) or "out" in kwargs:
+        if (
+            name.startswith("__i")
+            or (name.endswith("_") and not name.endswith("__"))
+            or "out" in kwargs
+            or kwargs.get("inplace")
+        ):
             return None
         tensors = [a for a in given if isinstance(a, Tensor)]
         known = {id(a): found for a in tensors if (found := self._known(a)) is not None}
-        if any(a.requires_grad and id(a) not in self for a in tensors):
+        if any((a.requires_grad and id(a) not in self) or a.layout != torch.strided for a in tensors):
             return None
         args, kwargs = tree_map_only(
             Tensor, lambda t: known[id(t)].value if id(t) in known else t.detach(), (args, kwargs)
         )
         made = func(*args, **kwargs)
-        if not isinstance(made, Tensor) or not made.requires_grad or made.is_complex():
+        if not isinstance(made, Tensor) or made.is_complex():
             return None
+        if not made.requires_grad:  # as zeros_like: of its shape alone
+            return made
         self.why |= {name: why for a in tensors if (name := self._names.get(id(a))) and name not in self.why}
         leaves = {key: leaf for expression in known.values() for key, leaf in expression.leaves.items()}
         self._made[id(made)] = Expression(leaves, made)
@@ -156,17 +177,17 @@ class Expressions:
     def _known(self, tensor: Tensor) -> Expression | None:
         name = self._names.get(id(tensor))
         if name is not None and id(tensor) not in self._begun:
-            leaf = tensor.detach().requires_grad_()
+            leaf = mark(tensor.detach().requires_grad_())
             self._begun[id(tensor)] = Expression({name: leaf}, leaf)
             self._leaves[id(leaf)] = name
         return self._begun.get(id(tensor)) or self._made.get(id(tensor))
 
 
-def _turned(term: Callable[[Tensor], Term], n: int, g: Tensor) -> Term:
+def _turned(term: Callable[[Tensor], Term], g: Tensor) -> Term:
     found = term(g)
     if isinstance(found, Outer):
         return Outer(found.columns, found.rows)
-    return Values(form(found, slice(0, n)).mT.contiguous())
+    return Formed(lambda k: form(found, slice(k, k + 1))[0].mT)
 
 
 def _pulled_back(term: Callable[[Tensor], Term], value: Tensor, leaf: Tensor, n: int, g: Tensor) -> Term:

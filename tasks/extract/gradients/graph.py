@@ -1,7 +1,7 @@
 """The graph behind a loss: where it begins, and a backward that changes no `.grad` of a network."""
 
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -10,6 +10,10 @@ from torch import Tensor, nn
 from torch.autograd.function import BackwardCFunction
 from torch.autograd.graph import _engine_run_backward
 
+from schemas.errors import ModelError
+
+MADE = "_subspan_made"
+"""Attribute of leaves that are not the network's."""
 _GRADS = threading.Lock()
 """Threads share parameters, and so their `.grad`."""
 
@@ -26,6 +30,25 @@ class Graph(NamedTuple):
 def opened(tensor: Tensor) -> Tensor:
     """The same floating values at the beginning of a graph; no leaf, so that a network may write into them."""
     return tensor.detach().requires_grad_().clone()
+
+
+def mark(leaf: Tensor) -> Tensor:
+    """The leaf, known from now on as one that this pass made."""
+    setattr(leaf, MADE, True)
+    return leaf
+
+
+def refuse_kept(graph: Graph, own: Container[int]) -> None:
+    """Refuse a graph that begins at what another pass made; `own`: `id` of what this one did.
+
+    Raises:
+        ModelError: if it does.
+    """
+    if any(getattr(leaf, MADE, False) and id(leaf) not in own for leaf in graph.leaves):
+        raise ModelError(
+            "the network keeps between forwards what it made of its parameters, so that no gradient reaches these any more; make it anew "
+            "in each forward"
+        )
 
 
 def graph_of(loss: Tensor) -> Graph:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from schemas.errors import ModelError
-from tasks.extract.gradients.graph import grads_kept, graph_of
+from tasks.extract.gradients.graph import grads_kept, graph_of, refuse_kept
 from tasks.extract.gradients.keepers import make_keeper
 from tasks.extract.gradients.plan import Plan
 from tasks.extract.gradients.terms import Values
@@ -101,6 +101,7 @@ def _gradients(
     parameters: Sequence[nn.Parameter], loss: Tensor, beside: Sequence[nn.Parameter], again: bool
 ) -> Sequence[Tensor | None]:
     graph = graph_of(loss)
+    refuse_kept(graph, ())
     if not graph.reentrant:
         return torch.autograd.grad(loss.sum(), parameters, allow_unused=True, retain_graph=again)
     everything = {

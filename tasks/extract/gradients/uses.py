@@ -20,11 +20,12 @@ from torch.utils._pytree import tree_map_only
 
 from tasks.extract.gradients.call import Call, NoRule, Use
 from tasks.extract.gradients.expressions import Expression, Expressions, Whole
-from tasks.extract.gradients.graph import opened
+from tasks.extract.gradients.graph import Graph, opened, refuse_kept
 from tasks.extract.gradients.keepers import Keeper
 from tasks.extract.gradients.rules import uses_of
 
 READ_ONLY = frozenset({"detach", "requires_grad_"})
+HOOKS = frozenset({"register_hook", "register_post_accumulate_grad_hook", "retain_grad"})
 GRAD_SET: Any = vars(torch._C.TensorBase)["grad"].__set__
 """What a backward of its own does beside the network."""
 TURNED = frozenset({"T", "mT", "H", "mH", "real", "imag"})
@@ -72,7 +73,7 @@ class Uses(TorchFunctionMode):
         self.forms: list[tuple[str, str, str]] = []
         """Operation, parameter, and how its output's first axis counts samples, in the order of the forward."""
         self.ends: list[Node | None] = []
-        """Where in the graph each of these is; until the end."""
+        """Operations that used a parameter; until the end."""
 
     def __exit__(self, *error: Any) -> None:
         self.ends = []  # or the graph and its hooks would wait for each other
@@ -82,8 +83,6 @@ class Uses(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
-        if func is torch.autograd.grad or func is Tensor.backward:
-            self._differentiated(args, kwargs)
         given = _flat((*args, *kwargs.values()))
         if self._looped and not torch.is_grad_enabled():
             self.hidden.update(self._looped.intersection(map(id, given)))
@@ -92,6 +91,9 @@ class Uses(TorchFunctionMode):
             return func(*args, **kwargs)
         if getattr(func, "__name__", "") in ("__get__", *READ_ONLY) or func == GRAD_SET:
             return self._property(func, found, args, kwargs)
+        if getattr(func, "__name__", "") in HOOKS:
+            self._refuse(self._known.names_of(found), func, "its gradient is looked at or changed")
+            return func(*args, **kwargs)
         out = func(*_aliases(args, self._known), **_aliases(kwargs, self._known))
         wanted = self._known.names_of(found)
         if not torch.is_grad_enabled() or not (
@@ -111,17 +113,10 @@ class Uses(TorchFunctionMode):
             return out
         return self._watch(func, args, kwargs, out, wanted)
 
-    def _differentiated(self, args: tuple[Any, ...], kwargs: Any) -> None:
-        """A network that differentiates itself and goes on from there needs the parameters as they are."""
-        if kwargs.get("create_graph") or any(a is True for a in args):
-            for name in self._known.names:
-                self.refused.setdefault(
-                    name, "the network differentiates itself, so that more depends on it than its uses tell"
-                )
-
-    def refuse_unseen(self, leaves: Iterable[Tensor]) -> None:
+    def refuse_unseen(self, graph: Graph) -> None:
         """Refuse parameters that the graph reaches though no operation was seen to take them, as through a function of the user."""
-        for leaf in leaves:
+        refuse_kept(graph, self._known.begun)
+        for leaf in graph.leaves:
             name = self._known.name_of_leaf(leaf)
             if name is not None:
                 unseen = "it is used where no operation can be seen, as in an autograd.Function"
@@ -206,13 +201,14 @@ class Uses(TorchFunctionMode):
         if not made:
             self._refuse(wanted, func, why)
             return out
-        known = {int(key): self._opened(int(key), one) for key, one in made.items()}
+        known = {id(one.value): self._opened(one) for one in made.values()}
         args, kwargs = tree_map_only(Tensor, lambda t: known.get(id(t), t), (args, kwargs))
         found: Tensor = self.__torch_function__(func, (), args, kwargs)
         return found
 
-    def _opened(self, key: int, made: Expression) -> Tensor:
+    def _opened(self, made: Expression) -> Tensor:
         """An expression of which each sample has rows of its own, at the beginning of a graph."""
+        key = id(made.value)
         if key not in self._rows:
             self._rows[key] = opened(made.value)
             self._hook(self._rows[key], self._rows[key], made.by_rows(self._n), "rows")
@@ -246,7 +242,7 @@ class Uses(TorchFunctionMode):
         """What an operation does with parameters, and those of expressions that its rule takes for samples."""
         given = _flat((*args, *kwargs.values()))
         made, known = self._known.among(given), self._known
-        keeper = Whole() if made else self._keeper
+        keeper = Whole(self._keeper) if made else self._keeper
         call = Call(_detached(args, known), _detached(kwargs, known), out, self._n, known.key, keeper)
         with _exact(out):
             found = uses_of(func, call, [key for a in given if (key := known.key(a))])
@@ -259,7 +255,14 @@ class Uses(TorchFunctionMode):
         return uses, [name for key in made.keys() - covered for name in made[key].leaves]
 
     def _arrived(self, uses: list[Any], g: Tensor | None) -> None:
-        if not self.in_backward or g is None:  # of a backward of the network's own
+        if (
+            not self.in_backward and torch.is_grad_enabled()
+        ):  # the network differentiates itself, and goes on from there
+            for name in self._known.names:
+                self.refused.setdefault(
+                    name, "the network differentiates itself: more depends on it than its uses tell"
+                )
+        if not self.in_backward or g is None:
             return
         with _exact(g), torch._C.DisableTorchFunction():  # what we compute need not be seen
             for use in uses:

@@ -99,6 +99,14 @@ def packed(self: Any, x: Tensor) -> Tensor:
     return out
 
 
+def watched(self: Any, x: Tensor) -> Tensor:
+    """A gradient that somebody changes."""
+    e = 1 + self.w
+    if e.requires_grad:
+        e.register_hook(lambda g: 2 * g)
+    return x * e
+
+
 def apart(n: int) -> Tensor:
     """Distances of positions."""
     return (torch.arange(n)[:, None] - torch.arange(n)).abs()
@@ -178,6 +186,8 @@ BY_RULE: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
         lambda: Made(lambda s, x: s.l(torch.einsum("bsi,io->bso", x, s.w).tanh()), w=p(6, 5), l=nn.Linear(5, 4)), ROWS,
     ),
     "a bias where there is none": (lambda: Made(lambda s, x: s.l(torch.where(x > 0, x, s.b)) + x, b=p(6), l=nn.Linear(6, 6)), ROWS),
+    "zeros like it": (lambda: Made(lambda s, x: x * s.b + torch.zeros_like(s.b), b=p(6)), ROWS),
+    "transposed, with a bias": (lambda: Made(lambda s, x: F.linear(x, s.w.t(), s.b) * s.w.t().sum(), w=p(6, 4), b=p(4)), ROWS),
     "two of one": (lambda: Made(lambda s, x: F.layer_norm(x, (6,), s.w[0] + 1, s.w[1].exp()), w=p(2, 6)), ROWS),
     "every row twice": (lambda: Made(lambda s, x: s.l(torch.tanh(s.l(x.repeat_interleave(2, 1)))), l=nn.Linear(12, 12)), FLAT),
     "padding from the end": (lambda: Made(lambda s, x: s.e(words(x)), e=nn.Embedding(3, 5, padding_idx=-2)), ROWS),
@@ -190,6 +200,9 @@ BY_RULE: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
 BY_LOOP: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "bias alone": (lambda: Made(lambda s, x: F.linear(x, s.w.detach(), s.b), w=p(4, 6), b=p(4)), FLAT),
     "bilinear": (lambda: Made(lambda s, x: s.b(x, x), b=nn.Bilinear(6, 6, 4)), FLAT),
+    "a sparse factor": (lambda: Made(lambda s, x: x @ (torch.eye(6).double().to_sparse() @ s.w), w=p(6, 4)), ROWS),
+    "watched": (lambda: Made(watched, w=p(6)), ROWS),
+    "in place by a word": (lambda: Made(lambda s, x: x + F.relu(2 * s.b, inplace=True) + s.b, b=p(6)), ROWS),
     "slope": (lambda: nn.Sequential(nn.Linear(6, 6), nn.PReLU(6)), FLAT),
     "recurrent": (lambda: Made(lambda s, x: s.g(x)[0], g=nn.GRU(6, 5, batch_first=True)), ROWS),
     "in place": (lambda: Made(lambda s, x: x.clone().mul_(2).add_(s.b), b=p(6)), ROWS),
@@ -237,6 +250,11 @@ def test_every_form_is_exact(name: str) -> None:
     looped = frozenset(needs_loop(sample.module, [Probe(s.losses, s.n) for s in (sample, fewer)], names))
     assert bool(looped) == (name in BY_LOOP)
     exact = loop(sample)
+    unplanned = sample_gradients(
+        sample.module, sample.losses, sample.n, make_plan(sample.module, names, Exact(), 0)
+    )
+    for part, rows in exact.items() if name != "sorted samples" else ():  # whose losses are in another order
+        torch.testing.assert_close(unplanned.values[part], rows, rtol=1e-9, atol=1e-11)
     for keep in FORMS:
         plan = make_plan(sample.module, names, keep, 0, looped)
         found = sample_gradients(sample.module, sample.losses, sample.n, plan).values
