@@ -308,6 +308,8 @@ def _is_along_lead(node: Any, name: str, shape: Sequence[int], taken: Sequence[S
     if name == "Permute":
         dims = [dim % len(shape) for dim in along]
         return dims[: _lead(shape) + 1] != list(range(_lead(shape) + 1))
+    if name == "Unfold":  # gives one axis more, at the end
+        return any(dim % len(t) == _lead(t) for t in taken for dim in along)
     if name == "ConstantPadNd":  # from the last axis on
         return len(node._saved_pad) >= 2 * (len(shape) - _lead(shape))
     if name == "Repeat":

@@ -31,6 +31,8 @@ class Expression(NamedTuple):
     """Parameters' values by name, where the graph of the expression begins."""
     value: Tensor
     """With this graph: what nobody sees being used brings its gradient to the leaves."""
+    version: int
+    """Of its memory when it was made."""
 
     @property
     def plain(self) -> bool:
@@ -109,6 +111,10 @@ class Expressions:
         """Those among arguments, by what `key` calls them."""
         return {f"{KEY}{id(a)}": self._made[id(a)] for a in given if id(a) in self._made}
 
+    def is_written(self, given: Iterable[Any]) -> bool:
+        """Whether somebody wrote into an expression among arguments after it was made, so that more than parameters is in it."""
+        return any(one.value._version != one.version for one in self.among(given).values())
+
     def key(self, argument: Any) -> str | None:
         """The name of a parameter, the number of an expression; None for anything else."""
         return self._names.get(id(argument)) or (
@@ -171,14 +177,14 @@ class Expressions:
             return made
         self.why |= {name: why for a in tensors if (name := self._names.get(id(a))) and name not in self.why}
         leaves = {key: leaf for expression in known.values() for key, leaf in expression.leaves.items()}
-        self._made[id(made)] = Expression(leaves, made)
+        self._made[id(made)] = Expression(leaves, made, made._version)
         return made
 
     def _known(self, tensor: Tensor) -> Expression | None:
         name = self._names.get(id(tensor))
         if name is not None and id(tensor) not in self._begun:
             leaf = mark(tensor.detach().requires_grad_())
-            self._begun[id(tensor)] = Expression({name: leaf}, leaf)
+            self._begun[id(tensor)] = Expression({name: leaf}, leaf, leaf._version)
             self._leaves[id(leaf)] = name
         return self._begun.get(id(tensor)) or self._made.get(id(tensor))
 

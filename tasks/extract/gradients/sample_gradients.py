@@ -106,7 +106,8 @@ def make_plan(
     plan = Plan(shapes, keep, seed, device, dtype)
     tried = Plan(shapes, COMPARED, seed, device, dtype)
     others = tuple(parameter for name, parameter in there.items() if name not in chosen)
-    return GradientPlan(chosen, others, plan, looped & chosen.keys(), entries == "all", tried)
+    slow = frozenset(looped & chosen.keys())
+    return GradientPlan(chosen, others, plan, slow, entries == "all", tried)
 
 
 def sample_gradients(module: nn.Module, losses: Losses, n: int, plan: GradientPlan) -> Gathered:
@@ -210,7 +211,8 @@ def by_rules(
     keeper = make_keeper(plan.plan, n)
     names = {id(parameter): name for name, parameter in plan.parameters.items() if name not in looped}
     slow = {id(plan.parameters[name]): name for name in looped}
-    uses = Uses(names, slow, map(id, plan.others), n, keeper, plan.open_all or bool(looped))
+    others, opens = map(id, plan.others), plan.open_all or bool(looped)
+    uses = Uses(names, slow, others, n, keeper, opens, follows=not plan.open_all)
     with uses:
         found = checked(losses(None), n)
         with torch._C.DisableTorchFunction():
@@ -227,7 +229,7 @@ def by_rules(
         again = by_rules(losses, n, plan, looped | uses.refused.keys(), weights, looked_at)
         return again._replace(refused=uses.refused | again.refused)
     met = uses.hidden | {id(leaf) for leaf in graph.leaves}
-    idle = () if graph.reentrant else (name for key, name in slow.items() if key not in met)
+    idle = () if graph.reentrant or uses.cut else (name for key, name in slow.items() if key not in met)
     return Passed(
         keeper.finish(), uses.refused, uses.forms, frozenset(idle), stays and len(uses.forms) == seen
     )

@@ -43,6 +43,7 @@ class Uses(TorchFunctionMode):
         n: int,
         keeper: Keeper,
         open_all: bool,
+        follows: bool = True,
     ) -> None:
         """Prepare.
 
@@ -53,12 +54,16 @@ class Uses(TorchFunctionMode):
             n: samples of the batch.
             keeper: takes the terms.
             open_all: whether the graph begins at the first use of any parameter, not only of a wanted one.
+            follows: whether expressions are followed; the graph is that of the network alone if not.
         """
         super().__init__()
         self._known = Expressions(names, frozen)
         self._n = n
         self._keeper = keeper
         self._open_all = open_all
+        self._follows = follows
+        self.cut = False
+        """Whether the graph is not the network's: something of samples was written into an expression."""
         self._waiting: Counter[str] = Counter()
         self._rows: dict[int, Tensor] = {}
         """`id` of expressions of which each sample has rows to what takes their place."""
@@ -94,8 +99,16 @@ class Uses(TorchFunctionMode):
         if getattr(func, "__name__", "") in HOOKS:
             self._refuse(self._known.names_of(found), func, "its gradient is looked at or changed")
             return func(*args, **kwargs)
+        if self._known.is_written(found):
+            self._cut()
+        versions = (
+            [(a, a._version) for a in given if isinstance(a, Tensor)] if self._known.among(found) else []
+        )
         out = func(*_aliases(args, self._known), **_aliases(kwargs, self._known))
         wanted = self._known.names_of(found)
+        if any(a._version != version for a, version in versions):
+            self._refuse(wanted, func, "it writes into a tensor")
+            return out
         if not torch.is_grad_enabled() or not (
             out is None or any(isinstance(o, Tensor) for o in _flat([out]))
         ):
@@ -113,6 +126,13 @@ class Uses(TorchFunctionMode):
             return out
         return self._watch(func, args, kwargs, out, wanted)
 
+    def _cut(self) -> None:
+        self.cut = True
+        for name in self._known.names:
+            self.refused.setdefault(
+                name, "the network writes into what it made of parameters, and goes on from there"
+            )
+
     def refuse_unseen(self, graph: Graph) -> None:
         """Refuse parameters that the graph reaches though no operation was seen to take them, as through a function of the user."""
         refuse_kept(graph, self._known.begun)
@@ -128,9 +148,8 @@ class Uses(TorchFunctionMode):
         name = getattr(getattr(func, "__self__", None), "__name__", "")
         if name in TURNED:
             why = f"{_title(func)}: its .{name} is used"
-            made = (
-                self._known.follow(func, args, kwargs, _flat(args), why) if torch.is_grad_enabled() else None
-            )
+            followed = self._follows and torch.is_grad_enabled()
+            made = self._known.follow(func, args, kwargs, _flat(args), why) if followed else None
             if made is not None:
                 return made
             self._refuse(self._known.names_of(found), func, f"its .{name} is used")

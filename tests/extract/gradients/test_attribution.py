@@ -354,6 +354,9 @@ MOVE: dict[str, Callable[[Tensor], Tensor]] = {
     "of a pair": lambda h: (
         torch.cat([h, h], 1).view(2 * N, 5, 4).gather(1, torch.zeros(N, 5, 4).long()).sum((1, 2))
     ),
+    "in windows of positions": lambda h: (
+        torch.cat([h, h[:, :1]], 1).transpose(0, 1).unfold(0, N, 1).sum(-1)[0].sum(1)
+    ),
     "in windows": lambda h: torch.cat([h, h])[: 2 * N - 1].unfold(0, N, 1).sum((1, 2, 3)),
     "normalised": lambda h: F.layer_norm(h, (N, 5, 4)).sum((1, 2)),
     "by the batch": lambda h: F.batch_norm(h.flatten(1), None, None, training=True).sum(1),
@@ -642,3 +645,63 @@ def test_what_is_kept_between_forwards_is_refused() -> None:
         sample_gradients(module, sample.losses, N, make_plan(module, names, Exact(), 0))
     with pytest.raises(ModelError, match="keeps between forwards"):
         sample_gradients(module, sample.losses, N, make_plan(module, names, Exact(), 0, frozenset(names)))
+
+
+def read(self: Any, x: Tensor) -> Tensor:
+    """A row of a table for each sample."""
+    return self.e.index_select(0, (x[:, 0] > 0).long())
+
+
+def shown(x: Tensor) -> bool:
+    return len(x) > 3
+
+
+def add_to(s: Any, x: Tensor) -> Tensor:
+    h, y = read(s, x), s.mid(x)
+    if shown(x):
+        y += h
+    else:
+        y = y + h
+    return y
+
+
+def set_part(s: Any, x: Tensor) -> Tensor:
+    h, y = read(s, x), s.mid(x)
+    h[:, :2] = y[:, :2]
+    return h.tanh() + y
+
+
+def add_into(s: Any, x: Tensor) -> Tensor:
+    h = s.e[:1].repeat_interleave(len(x), 0)
+    h[:, :1].add_(s.mid(x).mean(1, keepdim=True))
+    return h.tanh()
+
+
+def fill(s: Any, x: Tensor) -> Tensor:
+    h = read(s, x) * 1.0
+    if shown(x):
+        h.masked_fill_((x[:, :1] > 0.5), 0)
+    return h.tanh() * s.mid(x)
+
+
+def bound(s: Any, x: Tensor) -> Tensor:
+    h = read(s, x)
+    return F.leaky_relu(h, 0.1, shown(x)).tanh() * s.mid(x)
+
+
+@pytest.mark.parametrize("planned", [True, False])
+@pytest.mark.parametrize("made", [add_to, set_part, add_into, fill, bound])
+def test_writes_into_what_is_made_of_parameters(made: Callable[[Any, Tensor], Tensor], planned: bool) -> None:
+    torch.manual_seed(0)
+    module = Made(
+        lambda s, x: s.last(made(s, x)), e=p(2, 6), mid=nn.Linear(6, 6), last=nn.Linear(6, 2)
+    ).double()
+    names = [name for name, _ in module.named_parameters()]
+    probes = [Probe(tensors(module, draw(N, 6)[:n]).losses, n) for n in (3, 2)]
+    looped = frozenset(needs_loop(module, probes, names)) if planned else frozenset[str]()
+    sample = tensors(module, draw(N, 6))
+    plan = make_plan(module, names, Exact(), 0, looped)
+    found = sample_gradients(module, sample.losses, N, plan)
+    assert plan.looped == looped
+    for name, rows in looped_gradients(plan.parameters, sample.losses, N, plan.plan).items():
+        torch.testing.assert_close(found.values[name], rows, rtol=1e-8, atol=1e-12)
