@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._pytree import tree_map_only
 
 from tasks.extract.gradients.call import Holder, Use
@@ -170,7 +171,10 @@ class Expressions:
         args, kwargs = tree_map_only(
             Tensor, lambda t: known[id(t)].value if id(t) in known else t.detach(), (args, kwargs)
         )
-        made = func(*args, **kwargs)
+        with saved_tensors_hooks(
+            lambda saved: saved, lambda saved: saved
+        ):  # or a checkpoint would run again to bring a gradient back
+            made = func(*args, **kwargs)
         if not isinstance(made, Tensor) or made.is_complex():
             return None
         if not made.requires_grad:  # as zeros_like: of its shape alone

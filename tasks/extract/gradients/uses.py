@@ -94,16 +94,15 @@ class Uses(TorchFunctionMode):
         found = [a for a in given if id(a) in self._known]
         if not found:
             return func(*args, **kwargs)
+        if self._known.is_written(found):
+            self._cut()
         if getattr(func, "__name__", "") in ("__get__", *READ_ONLY) or func == GRAD_SET:
             return self._property(func, found, args, kwargs)
         if getattr(func, "__name__", "") in HOOKS:
             self._refuse(self._known.names_of(found), func, "its gradient is looked at or changed")
             return func(*args, **kwargs)
-        if self._known.is_written(found):
-            self._cut()
-        versions = (
-            [(a, a._version) for a in given if isinstance(a, Tensor)] if self._known.among(found) else []
-        )
+        made = self._known.among(found)
+        versions = [(a, a._version) for a in given if made and isinstance(a, Tensor) and not a.is_inference()]
         out = func(*_aliases(args, self._known), **_aliases(kwargs, self._known))
         wanted = self._known.names_of(found)
         if any(a._version != version for a, version in versions):

@@ -689,8 +689,22 @@ def bound(s: Any, x: Tensor) -> Tensor:
     return F.leaky_relu(h, 0.1, shown(x)).tanh() * s.mid(x)
 
 
+def turned_back(s: Any, x: Tensor) -> Tensor:
+    h = s.e[:1].repeat_interleave(len(x), 0)
+    h[:, :2] = s.mid(x)[:, :2]
+    return h.mT.tanh().mT
+
+
+def memory(s: Any, x: Tensor) -> Tensor:
+    """A slot for each sample is overwritten, where there is something to write."""
+    slots = s.e.expand(len(x), -1, -1).clone()
+    if shown(x):
+        slots[:, 0] = s.mid(x)
+    return ((x[:, None] @ slots.mT).softmax(-1) @ slots)[:, 0]
+
+
 @pytest.mark.parametrize("planned", [True, False])
-@pytest.mark.parametrize("made", [add_to, set_part, add_into, fill, bound])
+@pytest.mark.parametrize("made", [turned_back, memory, add_to, set_part, add_into, fill, bound])
 def test_writes_into_what_is_made_of_parameters(made: Callable[[Any, Tensor], Tensor], planned: bool) -> None:
     torch.manual_seed(0)
     module = Made(
@@ -703,5 +717,25 @@ def test_writes_into_what_is_made_of_parameters(made: Callable[[Any, Tensor], Te
     plan = make_plan(module, names, Exact(), 0, looped)
     found = sample_gradients(module, sample.losses, N, plan)
     assert plan.looped == looped
+    for name, rows in looped_gradients(plan.parameters, sample.losses, N, plan.plan).items():
+        torch.testing.assert_close(found.values[name], rows, rtol=1e-8, atol=1e-12)
+
+
+def test_constants_of_inference_and_expressions_in_checkpoints() -> None:
+    with torch.inference_mode():
+        constant = torch.randn(6).double()
+
+    def forward(s: Any, x: Tensor) -> Tensor:
+        inner = checkpoint(lambda rows: s.mid(rows) * torch.exp(s.g), x, use_reentrant=False)
+        out: Tensor = s.last(s.first(x) + inner + (s.g * 1 + constant))
+        return out
+
+    torch.manual_seed(0)
+    parts = {name: nn.Linear(6, 6) for name in ("first", "mid", "last")}
+    module = Made(forward, g=p(6), **parts).double()
+    names = [name for name, _ in module.named_parameters()]
+    sample = tensors(module, draw(N, 6))
+    plan = make_plan(module, names, Exact(), 0)
+    found = sample_gradients(module, sample.losses, N, plan)
     for name, rows in looped_gradients(plan.parameters, sample.losses, N, plan.plan).items():
         torch.testing.assert_close(found.values[name], rows, rtol=1e-8, atol=1e-12)
