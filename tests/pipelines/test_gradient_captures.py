@@ -156,6 +156,51 @@ def test_no_batch_is_run_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     captured(texts(tmp_path / "kept", tmp_path / "gpt2", sites=["transformer.h.*"], **both, **kept))
 
 
+def test_gradients_of_activations_that_are_written_into_what_parameters_made(tmp_path: Path) -> None:
+    """Where sites are watched, the graph is that of the network alone."""
+    model = {"kind": "factory", "factory": f"{__name__}:slots"}
+    kept = {"parameter_gradients": {"keep": {"kind": "exact"}}, "sites": ["layer"]}
+    found = captured(vectors(tmp_path, 50, model=model, quantities=["activation_gradient"], **kept))
+    module, data = slots(), factories.vectors(50)
+    outputs: list[Tensor] = []
+    module.layer.register_forward_hook(lambda _module, _inputs, out: outputs.append(out))
+    losses = [F.cross_entropy(module(data[k][0][None]), torch.tensor([data[k][1]])) for k in range(50)]
+    rows = torch.cat(
+        [
+            torch.autograd.grad(loss, out, retain_graph=True)[0]
+            for loss, out in zip(losses, outputs, strict=True)
+        ]
+    )
+    assert bool(rows.any(1).all())
+    assert_rows(found.site("layer:out:0:grad")["activation_gradient"].values, rows)
+    for name, expected in loop(module, losses).items():
+        assert_rows(found.site(f"{name}:grad")["parameter_gradient"].values, expected)
+
+
+class Slots(nn.Module):
+    """A learned row for each sample, of which a part is overwritten in samples that the plan does not see."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.slot = nn.Parameter(torch.randn(1, 8))
+        self.layer, self.last = nn.Linear(8, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = self.slot.repeat_interleave(len(x), 0)
+        given, late = self.layer(x / 50), x.detach()[:, 0] > 20
+        if bool(late.any()):
+            rows[late, :2] = given[late, :2].tanh()
+        out: Tensor = self.last(rows.tanh() + given)
+        return out
+
+
+def slots() -> Any:
+    """The network."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return Slots()
+
+
 def test_samples_in_another_order_in_some_batches(tmp_path: Path) -> None:
     model = {"kind": "factory", "factory": f"{__name__}:turning"}
     found = captured(vectors(tmp_path, 200, model=model, parameter_gradients={"keep": {"kind": "exact"}}))

@@ -71,6 +71,8 @@ WITHIN = frozenset(
     }
 )  # fmt: skip
 """Operations that save whole numbers and yet move nothing between rows of a leading axis."""
+AXES_KNOWN = POINTWISE | ALONG | VIEWS | PRODUCTS | {"LayerNorm", "BatchNorm"}
+"""Operations of which `_acts_along_lead` tells, beside `IMAGES`."""
 TRUSTED = ("torch.", "transformers.", "timm.", "torchvision.")
 """Packages whose functions may be run backward by themselves: they do nothing else."""
 MOST_TRIED = 32

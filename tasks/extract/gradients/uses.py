@@ -127,10 +127,11 @@ class Uses(TorchFunctionMode):
 
     def _cut(self) -> None:
         self.cut = True
+        self._refuse_all("the network writes into what it made of parameters, and goes on from there")
+
+    def _refuse_all(self, reason: str) -> None:
         for name in self._known.names:
-            self.refused.setdefault(
-                name, "the network writes into what it made of parameters, and goes on from there"
-            )
+            self.refused.setdefault(name, reason)
 
     def refuse_unseen(self, graph: Graph) -> None:
         """Refuse parameters that the graph reaches though no operation was seen to take them, as through a function of the user."""
@@ -172,6 +173,9 @@ class Uses(TorchFunctionMode):
         try:
             uses, left = self._uses(func, args, kwargs, out)
         except NoRule as reason:
+            if not self._follows:
+                self._refuse(wanted, func, str(reason))
+                return out
             if (
                 func is F.scaled_dot_product_attention
                 and (attended := self._attended(args, kwargs)) is not None
@@ -273,13 +277,8 @@ class Uses(TorchFunctionMode):
         return uses, [name for key in made.keys() - covered for name in made[key].leaves]
 
     def _arrived(self, uses: list[Any], g: Tensor | None) -> None:
-        if (
-            not self.in_backward and torch.is_grad_enabled()
-        ):  # the network differentiates itself, and goes on from there
-            for name in self._known.names:
-                self.refused.setdefault(
-                    name, "the network differentiates itself: more depends on it than its uses tell"
-                )
+        if not self.in_backward and torch.is_grad_enabled():  # and the network goes on from there
+            self._refuse_all("the network differentiates itself: more depends on it than its uses tell")
         if not self.in_backward or g is None:
             return
         with _exact(g), torch._C.DisableTorchFunction():  # what we compute need not be seen
