@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 
@@ -16,7 +16,7 @@ from tasks.extract.batches import Batch
 from tasks.extract.collect import running
 from tasks.extract.encode import Encoder
 from tasks.extract.gradients.agreement import Exactly, Probe, needs_loop
-from tasks.extract.gradients.sample_gradients import outputs
+from tasks.extract.gradients.sample_gradients import COMPARED, is_weighed, make_plan, outputs
 from tasks.extract.losses import Objective
 from tasks.extract.mixing import refuse_mixed
 from tasks.extract.models import Network
@@ -76,11 +76,11 @@ def resolve_gradients(
     )
     wanted = request.parameter_gradients
     names = () if wanted is None else match_parameters(network, wanted.parameters)
-    looped = _looped(network, batch, request, objective_of(request, layout), names)
+    looped, weighed = _ways(network, batch, request, objective_of(request, layout), names)
     if wanted is None:
         return Resolved((), layout)
     shapes = {name: tuple(network.module.get_parameter(name).shape) for name in names}
-    layout = layout.model_copy(update={"parameters": names, "looped": looped})
+    layout = layout.model_copy(update={"parameters": names, "looped": looped, "weighed": weighed})
     return Resolved(_layouts(shapes, wanted), layout)
 
 
@@ -165,10 +165,19 @@ def _layouts(shapes: dict[str, tuple[int, ...]], wanted: ParameterGradients) -> 
     )
 
 
-def _looped(
+class _Ways(NamedTuple):
+    """What gradients of parameters cost."""
+
+    looped: dict[str, str]
+    """Parameter to why a pass for each sample is needed."""
+    weighed: bool
+    """Whether batches take four passes or more."""
+
+
+def _ways(
     network: Network, batch: Batch, request: CaptureRequest, objective: Objective, names: Sequence[str]
-) -> dict[str, str]:
-    """What a pass for each sample is needed for, measured on a batch and on a smaller one in reverse.
+) -> _Ways:
+    """How gradients are found, measured on a batch and on a smaller one in reverse.
 
     Raises:
         ModelError: if the loss does not fit the network, or a sample has a part in another's loss.
@@ -180,7 +189,12 @@ def _looped(
         with running(network, batch, request.precision), torch.enable_grad():
             refuse_mixed(network, (batch, smaller), objective)
             exactly = partial(_in_float64, network, (batch, smaller), objective)
-            return needs_loop(network.module, probes, names, exactly) if names else {}
+            if not names:
+                return _Ways({}, weighed=False)
+            looped = needs_loop(network.module, probes, names, exactly)
+            entries: Literal["all", "wanted"] = "all" if request.wants_activation_gradients else "wanted"
+            plan = make_plan(network.module, names, COMPARED, 0, frozenset(looped), entries)
+            return _Ways(looped, is_weighed(probes[0].losses, batch.n_samples, plan))
     except SubspanError:
         raise
     except Exception as error:

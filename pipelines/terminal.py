@@ -118,6 +118,16 @@ def show_plan(plan: "Plan") -> None:
     write_table(
         "parameters whose gradients take a pass for each sample", ("capture", "parameter", "why"), looped
     )
+    weighed = [
+        c.name
+        for c in plan.captures
+        if c.spec.layout.gradients is not None and c.spec.layout.gradients.weighed
+    ]
+    if weighed:
+        write_line(
+            f"gradients of {', '.join(weighed)}: four passes or more for each batch, as the network's graph does not tell that rows stay "
+            "with their samples (functions of its own, checkpoints)"
+        )
 
 
 def show_trials(trials: Sequence["Trial"]) -> None:

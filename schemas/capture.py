@@ -207,3 +207,4 @@ def _drop_defaults(content: dict[str, Any]) -> None:
         del content["layout"]["gradients"]
     else:
         gradients["looped"] = sorted(gradients["looped"])
+        del gradients["weighed"]  # of the cost alone

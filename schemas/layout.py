@@ -148,6 +148,8 @@ class GradientLayout(Frozen):
     """Names, in the order of `named_parameters`; a tied one has its first name."""
     looped: dict[str, str] = Field(default_factory=dict)
     """Parameter to why its gradients take a pass for each sample: slower, as exact."""
+    weighed: bool = False
+    """Whether a batch takes four passes or more, as its graph does not tell that rows stay with their samples: slower, as exact."""
     mean_targets: float = 1.0
     """Targets of a sample, on average over the capture."""
     n_classes: int = 0

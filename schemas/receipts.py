@@ -51,6 +51,10 @@ class Receipt(Digested):
     """Largest difference between a sample alone and in its batch, at the probed sample of the unit."""
     looped: tuple[str, ...] = ()
     """Parameters whose gradients took a pass for each sample."""
+    batches: int = 0
+    """That went through the network."""
+    weighed: int = 0
+    """Of these, that took four passes or more, as their graph did not tell that rows stay with their samples."""
     max_gradient_error: float | None = None
     """Largest error, by norm, of a parameter's gradient against plain autograd, at the probed sample of the unit: relative to that
     gradient, or to the part of the sample's whole one below which it would be nothing but rounding (1e-2 in float32)."""

@@ -10,7 +10,7 @@ from torch import Tensor
 from schemas.capture import CaptureSpec
 from schemas.errors import DataError
 from schemas.layout import GradientLayout, SiteLayout, Space
-from tasks.extract.backward import activations_only, collect_backward, exact_gradients
+from tasks.extract.backward import Backward, activations_only, collect_backward, exact_gradients
 from tasks.extract.batches import Batch
 from tasks.extract.gradients.agreement import largest_error
 from tasks.extract.gradients.sample_gradients import GradientPlan, make_plan
@@ -29,15 +29,12 @@ class Gradients:
         self._plan = plan
         self._slow = slow
 
-    def __call__(
-        self, network: Network, batch: Batch, sites: Sequence[SiteLayout]
-    ) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-        """The rows of a batch, and the parameters that took a pass for each sample: see `collect_backward`."""
+    def __call__(self, network: Network, batch: Batch, sites: Sequence[SiteLayout]) -> Backward:
+        """The rows of a batch, and how they were found."""
         request = self._spec.request
-        done = collect_backward(
+        return collect_backward(
             network, batch, sites, request.rows, request.precision, self._objective, self._plan
         )
-        return done.rows, done.looped
 
     def error(
         self, network: Network, batch: Batch, sites: Sequence[SiteLayout], found: dict[str, Tensor]

@@ -289,4 +289,11 @@ def _gradient_limits(capture: CaptureData) -> list[str]:
         said.append(
             f"Gradients of {len(looped)} parameters of {capture.name} took a pass for each sample, such as {looped[0]}."
         )
+    weighed = sum(receipt.weighed for receipt in capture.receipts)
+    if weighed:
+        every = sum(receipt.batches for receipt in capture.receipts)
+        said.append(
+            f"Of {every:,} batches of {capture.name} {weighed:,} took four passes or more: their graphs do not tell that rows stay with "
+            "their samples."
+        )
     return said

@@ -105,6 +105,7 @@ class _Tally:
         self.seconds = 0.0
         self.difference: float | None = None
         self.looped: set[str] = set()
+        self.weighed = 0
         self.gradient_error: float | None = None
 
 
@@ -316,8 +317,9 @@ def _forward(
     elif context.gradients is None:
         rows = collect(context.network, inputs, context.buffers.sites, request.rows, request.precision, early)
     else:
-        rows, looped = context.gradients(context.network, inputs, context.buffers.sites)
+        rows, looped, weighed = context.gradients(context.network, inputs, context.buffers.sites)
         tally.looped.update(looped)
+        tally.weighed += weighed
     tally.seconds += time.perf_counter() - begun
     tally.forwards += 1
     lengths = context.encoder.lengths()[batch]
@@ -403,6 +405,8 @@ def _receipt(root: Location, context: _Context, tally: _Tally, writer: UnitWrite
         saturated=context.buffers.saturated,
         max_batch_difference=tally.difference,
         looped=tuple(sorted(tally.looped)),
+        batches=tally.forwards,
+        weighed=tally.weighed,
         max_gradient_error=tally.gradient_error,
         seconds=time.perf_counter() - tally.begun,
         forward_seconds=tally.seconds,

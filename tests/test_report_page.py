@@ -251,11 +251,15 @@ def test_it_is_written_from_stores_and_the_page_comes_last(
 def test_gradients_that_are_off_are_told(error: float, warned: bool) -> None:
     one = capture(bert())
     receipts = tuple(r.model_copy(update={"max_gradient_error": error}) for r in one.receipts)
-    looped = (receipts[0].model_copy(update={"looped": ("cell.weight",)}), *receipts[1:])
+    receipts = tuple(r.model_copy(update={"batches": 3}) for r in receipts)
+    seen = {"looped": ("cell.weight",), "weighed": 2}
+    looped = (receipts[0].model_copy(update=seen), *receipts[1:])
     text = read(render(report_data()._replace(captures=(one._replace(receipts=looped),)))).text
     assert f"within {error:.1e} of those of plain autograd" in text
     assert ("more than rounding explains" in text) is warned
     assert "took a pass for each sample, such as cell.weight" in text
+    assert f"Of {3 * len(receipts)} batches" in text
+    assert "2 took four passes or more" in text
 
 
 EXAMPLES = sorted((Path(__file__).resolve().parent.parent / "examples").glob("*.yaml"))

@@ -31,6 +31,8 @@ class Backward(NamedTuple):
     """Site string to tensor [row, feature] on the CPU."""
     looped: tuple[str, ...]
     """Parameters whose gradients took a pass for each sample."""
+    weighed: bool
+    """Whether losses were weighted, as the graph did not tell that rows stay with their samples: four passes or more."""
 
 
 def collect_backward(
@@ -67,17 +69,21 @@ def collect_backward(
     found: dict[str, Tensor] = {}
     layouts = {layout.site: layout for layout in sites if not layout.site.is_parameter}
     sink = RowSink(batch, layouts, rows, found, None)
+    passed: dict[Site, Tensor] = {}
     unseen: dict[Site, Tensor] = {}
-
-    plain, seen = losses_of(network, batch, objective), False
+    plain = losses_of(network, batch, objective)
 
     def losses(sample: int | None) -> Tensor:
-        nonlocal seen
-        if sample is not None or not layouts or seen:  # a batch may be run again
+        left = [
+            site for site in layouts if str(site) not in found
+        ]  # a batch may be run again, and after it raised
+        if sample is not None or not left:
             return plain(sample)
-        seen = True
-        with _watched(network, list(layouts), partial(_take, sink, unseen)):
-            return objective(forward(network, _opened(batch)), batch)
+        passed.clear()
+        with _watched(network, left, partial(_take, sink, passed, unseen)):
+            values = objective(forward(network, _opened(batch)), batch)
+        unseen.update(passed)  # from here on: a network may differentiate itself before
+        return values
 
     with running(network, batch, precision), torch.enable_grad():
         gathered = sample_gradients(network.module, losses, batch.n_samples, plan)
@@ -86,7 +92,9 @@ def collect_backward(
     sink.finish()
     for site in (layout.site for layout in sites if layout.site.is_parameter):
         found[str(site)] = gathered.values[site.module].cpu()
-    return Backward({str(layout.site): found[str(layout.site)] for layout in sites}, gathered.looped)
+    return Backward(
+        {str(layout.site): found[str(layout.site)] for layout in sites}, gathered.looped, gathered.weighed
+    )
 
 
 def exact_gradients(
@@ -169,14 +177,17 @@ def _watched(network: Network, sites: Sequence[Site], take: Callable[[Site, Tens
         )
 
 
-def _take(sink: RowSink, unseen: dict[Site, Tensor], site: Site, tensor: Tensor) -> None:
-    """Copy an activation now, a gradient when the backward comes by; `unseen` holds what it has not come by."""
+def _take(
+    sink: RowSink, passed: dict[Site, Tensor], unseen: dict[Site, Tensor], site: Site, tensor: Tensor
+) -> None:
+    """Copy an activation now, a gradient when the backward comes by: after the forward, which fills `passed`; `unseen` holds what it has
+    not come by."""
     if site.quantity == "activation":
         sink(site, tensor.detach())
         return
     if not tensor.requires_grad:
         raise ModelError(f"{site}: {NO_GRADIENT}")
-    unseen[site] = tensor.detach()
+    passed[site] = tensor.detach()
 
     def arrived(gradient: Tensor) -> None:
         if unseen.pop(site, None) is not None:

@@ -729,6 +729,54 @@ def test_the_plan_tells_what_takes_the_slow_way(tmp_path: Path, capsys: pytest.C
     assert {receipt.looped for receipt in receipts.values()} == {("weight",)}
 
 
+def test_the_plan_and_receipts_tell_of_batches_that_take_more_passes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, weighed in (("hidden", True), ("turned", False)):
+        run = vectors(tmp_path / name, model={"kind": "factory", "factory": f"{__name__}:{name}"})
+        plan = make_plan(run)
+        layout = plan.captures[0].spec.layout.gradients
+        assert layout is not None
+        assert layout.weighed is weighed
+        show_plan(plan)
+        assert ("four passes or more for each batch" in capsys.readouterr().out) is weighed
+        receipts = read_receipts(Location(run.root), run_serial(run).captures[0].id).values()
+        assert all(receipt.batches > 0 for receipt in receipts)
+        assert all(receipt.weighed == (receipt.batches if weighed else 0) for receipt in receipts)
+
+
+class Squared(torch.autograd.Function):
+    """Of which no graph tells what it does."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x.square()
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Tensor:
+        return 2 * g * ctx.saved_tensors[0]
+
+
+class Hidden(nn.Module):
+    """A function of its own between two layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(8, 6), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.last(Squared.apply(self.first(x)).tanh())
+        return out
+
+
+def hidden() -> nn.Module:
+    """The network."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return Hidden()
+
+
 class Turned(nn.Module):
     """Its weight is used transposed."""
 

@@ -7,14 +7,16 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from schemas.errors import SubspanError
 from schemas.gradients import Keep, Kronecker
-from tasks.extract.gradients.attribution import adds_up, keeps_weights, rows_stay, sample_weights
+from tasks.extract.gradients.attribution import rows_stay
 from tasks.extract.gradients.graph import backward, graph_of
 from tasks.extract.gradients.keepers import make_keeper
 from tasks.extract.gradients.loop import Losses, batch_gradients, checked, looped_gradients
 from tasks.extract.gradients.plan import Plan
 from tasks.extract.gradients.projections import Output, outputs
 from tasks.extract.gradients.uses import Uses
+from tasks.extract.gradients.weighted import adds_up, keeps_weights, sample_weights
 from tasks.extract.hooks import refuse_compiled
 
 __all__ = [
@@ -23,6 +25,7 @@ __all__ = [
     "Output",
     "Passed",
     "by_rules",
+    "is_weighed",
     "make_plan",
     "outputs",
     "sample_gradients",
@@ -40,6 +43,8 @@ class Gathered(NamedTuple):
     """Name to [sample, feature]; the name is empty for all parameters together."""
     looped: tuple[str, ...]
     """Parameters that took a pass for each sample."""
+    weighed: bool
+    """Whether the graph did not tell that rows stay with their samples, so that losses were weighted: three passes more, or four."""
 
 
 @dataclass(frozen=True)
@@ -132,15 +137,19 @@ def sample_gradients(module: nn.Module, losses: Losses, n: int, plan: GradientPl
     for path, part in module.named_modules():
         refuse_compiled(path, part)
     passed, slow = by_rules(losses, n, plan, plan.looped, looked_at=n > 1), plan.looped
-    if n > 1 and not passed.stays:
+    weighed = n > 1 and not passed.stays
+    if weighed:
         astray = rows_astray(losses, n, plan)
         if astray:
             slow |= astray
             passed = by_rules(losses, n, plan, slow)
-    return _filled(passed, slow | passed.refused.keys(), losses, n, plan)
+    values, looped = _filled(passed, slow | passed.refused.keys(), losses, n, plan)
+    return Gathered(values, looped, weighed)
 
 
-def _filled(passed: Passed, slow: frozenset[str], losses: Losses, n: int, plan: GradientPlan) -> Gathered:
+def _filled(
+    passed: Passed, slow: frozenset[str], losses: Losses, n: int, plan: GradientPlan
+) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     """With the gradients that take a pass for each sample."""
     chosen = {name: plan.parameters[name] for name in plan.parameters if name in slow - passed.idle}
     values = passed.values
@@ -150,7 +159,12 @@ def _filled(passed: Passed, slow: frozenset[str], losses: Losses, n: int, plan: 
                 values[""] = values[""] + rows
             elif name in chosen:
                 values[name] = rows
-    return Gathered(values, tuple(chosen))
+    return values, tuple(chosen)
+
+
+def is_weighed(losses: Losses, n: int, plan: GradientPlan) -> bool:
+    """Whether losses are weighted in a batch, see `Gathered.weighed`. Cost: a forward and a backward."""
+    return n > 1 and not by_rules(losses, n, plan, plan.looped, looked_at=True).stays
 
 
 def rows_astray(losses: Losses, n: int, plan: GradientPlan) -> frozenset[str]:
@@ -198,6 +212,9 @@ def by_rules(
     Looped parameters take part as they are, so that the graph tells whether any loss depends on them; it begins at the first use of any
     parameter, or a part that runs again in the backward would leave no trace in it.
 
+    What a network does that differentiates itself may need the gradients that parameters are used without: where it raises, all parameters
+    are refused.
+
     Args:
         losses: runs the network.
         n: samples of the batch.
@@ -208,6 +225,32 @@ def by_rules(
 
     Cost: a forward and a backward; the same again if something is refused in the backward.
     """
+    try:
+        return _by_rules(losses, n, plan, looped, weights, looked_at)
+    except (SubspanError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # noqa: BLE001  a network may do anything with its parameters
+        return _as_it_is(losses, n, plan, looped, f"{type(error).__name__}: {error}")
+
+
+def _as_it_is(losses: Losses, n: int, plan: GradientPlan, looped: frozenset[str], why: str) -> Passed:
+    """A forward and a backward that leave the network alone, for those who watch it; `why` it cannot run otherwise."""
+    total = checked(losses(None), n).sum()
+    if total.requires_grad:
+        backward(total, graph_of(total), (*plan.parameters.values(), *plan.others))
+    reason = f"the network cannot run while its parameters take part without their gradient ({why})"
+    refused = {name: reason for name in plan.parameters if name not in looped}
+    return Passed(make_keeper(plan.plan, n).finish(), refused, [], frozenset(), stays=True)
+
+
+def _by_rules(
+    losses: Losses,
+    n: int,
+    plan: GradientPlan,
+    looped: frozenset[str],
+    weights: Tensor | None,
+    looked_at: bool,
+) -> Passed:
     keeper = make_keeper(plan.plan, n)
     names = {id(parameter): name for name, parameter in plan.parameters.items() if name not in looped}
     slow = {id(plan.parameters[name]): name for name in looped}
