@@ -297,7 +297,8 @@ def ours(case: Case) -> Found:
     """Exact gradients, after a look at which parameters need a pass for each sample."""
     from schemas.gradients import Exact
     from tasks.extract.gradients.agreement import Probe, needs_loop
-    from tasks.extract.gradients.sample_gradients import make_plan, sample_gradients
+    from tasks.extract.gradients.gradient_plan import make_plan
+    from tasks.extract.gradients.sample_gradients import sample_gradients
 
     def losses(sample: int | None) -> Tensor:
         return case.losses(case.values if sample is None else case.values[sample : sample + 1])

@@ -24,7 +24,8 @@ from tasks.extract.batches import Batch, pack
 from tasks.extract.collect import running
 from tasks.extract.data import open_source
 from tasks.extract.encode import make_encoder
-from tasks.extract.gradients.sample_gradients import GradientPlan, make_plan, sample_gradients
+from tasks.extract.gradients.gradient_plan import GradientPlan, make_plan
+from tasks.extract.gradients.sample_gradients import sample_gradients
 from tasks.extract.losses import Objective
 from tasks.extract.models import Network, load
 from tasks.extract.targets import count_classes

@@ -4,6 +4,7 @@ Exit codes: 0 done, 1 refused, 2 finished with failures. Answers go to stdout, m
 packages are imported by the command that needs them.
 """
 
+import importlib.metadata
 import os
 import sys
 import tempfile
@@ -32,6 +33,7 @@ app = App(
     help="Capture the activations of a network, find the subspaces they live in, and report.",
     help_epilogue="Every command takes --json (one JSON document on stdout) and --debug (tracebacks).",
     help_format="plaintext",
+    version=lambda: importlib.metadata.version("subspan"),
     version_flags=["--version"],
     result_action="return_value",
     suppress_keyboard_interrupt=False,
@@ -59,6 +61,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
     except (SubspanError, ValidationError) as error:
         return refuse(str(error), debug)
+    except BrokenPipeError:  # as of `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return DONE
     except SystemExit as error:  # somebody's code, not this program
         return refuse(f"code that the run loads called sys.exit({error.code!r})", debug)
     except Exception as error:  # noqa: BLE001  the last resort: no user should read a traceback unasked

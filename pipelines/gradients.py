@@ -16,7 +16,9 @@ from tasks.extract.batches import Batch
 from tasks.extract.collect import running
 from tasks.extract.encode import Encoder
 from tasks.extract.gradients.agreement import Exactly, Probe, needs_loop
-from tasks.extract.gradients.sample_gradients import COMPARED, is_weighed, make_plan, outputs
+from tasks.extract.gradients.gradient_plan import COMPARED, make_plan
+from tasks.extract.gradients.projections import outputs
+from tasks.extract.gradients.sample_gradients import is_weighed
 from tasks.extract.losses import Objective
 from tasks.extract.mixing import refuse_mixed
 from tasks.extract.models import Network
@@ -47,7 +49,12 @@ def objective_of(request: CaptureRequest, layout: GradientLayout) -> Objective:
 
 
 def resolve_gradients(
-    network: Network, source: Source, encoder: Encoder, batch: Batch, request: CaptureRequest
+    network: Network,
+    source: Source,
+    encoder: Encoder,
+    batch: Batch,
+    request: CaptureRequest,
+    watched: bool = False,
 ) -> Resolved | None:
     """Parameters, their arrays, and what the loss needs to know of the whole capture; None where there is no loss.
 
@@ -57,6 +64,7 @@ def resolve_gradients(
         encoder: of all samples of the capture.
         batch: a few of them.
         request: with its loss.
+        watched: whether gradients at sites are kept in the same row space as those of parameters.
 
     Raises:
         UnknownNameError: if no parameter or label has such a name.
@@ -76,11 +84,12 @@ def resolve_gradients(
     )
     wanted = request.parameter_gradients
     names = () if wanted is None else match_parameters(network, wanted.parameters)
-    looped, weighed = _ways(network, batch, request, objective_of(request, layout), names)
+    looped, weighed = _ways(network, batch, request, objective_of(request, layout), names, watched)
     if wanted is None:
         return Resolved((), layout)
     shapes = {name: tuple(network.module.get_parameter(name).shape) for name in names}
-    layout = layout.model_copy(update={"parameters": names, "looped": looped, "weighed": weighed})
+    ways = {"looped": looped, "weighed": weighed, "frozen": _frozen(network, wanted.parameters)}
+    layout = layout.model_copy(update={"parameters": names, **ways})
     return Resolved(_layouts(shapes, wanted), layout)
 
 
@@ -122,12 +131,7 @@ def match_parameters(network: Network, patterns: Sequence[str]) -> tuple[str, ..
         UnknownNameError: if a pattern matches none.
         ModelError: if it names one that is frozen, or that the checkpoint lacks.
     """
-    there = dict(network.module.named_parameters())
-    usable = {
-        name
-        for name, parameter in there.items()
-        if parameter.requires_grad and parameter.is_floating_point() and name not in network.untrained
-    }
+    there, usable = dict(network.module.named_parameters()), _usable(network)
     chosen: set[str] = set()
     for pattern in patterns:
         found = {name for name in there if glob(pattern).fullmatch(name)}
@@ -148,6 +152,26 @@ def match_parameters(network: Network, patterns: Sequence[str]) -> tuple[str, ..
             )
         chosen |= found & usable
     return tuple(name for name in there if name in chosen)
+
+
+def _usable(network: Network) -> set[str]:
+    """Parameters that have a gradient."""
+    return {
+        name
+        for name, parameter in network.module.named_parameters()
+        if parameter.requires_grad and parameter.is_floating_point() and name not in network.untrained
+    }
+
+
+def _frozen(network: Network, patterns: Sequence[str]) -> tuple[str, ...]:
+    """Those that globs mean and that have none."""
+    usable = _usable(network)
+    meant = (
+        name
+        for name, _ in network.module.named_parameters()
+        if any(glob(p).fullmatch(name) for p in patterns)
+    )
+    return tuple(name for name in meant if name not in usable)
 
 
 def _layouts(shapes: dict[str, tuple[int, ...]], wanted: ParameterGradients) -> tuple[SiteLayout, ...]:
@@ -175,7 +199,12 @@ class _Ways(NamedTuple):
 
 
 def _ways(
-    network: Network, batch: Batch, request: CaptureRequest, objective: Objective, names: Sequence[str]
+    network: Network,
+    batch: Batch,
+    request: CaptureRequest,
+    objective: Objective,
+    names: Sequence[str],
+    watched: bool,
 ) -> _Ways:
     """How gradients are found, measured on a batch and on a smaller one in reverse.
 
@@ -191,8 +220,8 @@ def _ways(
             exactly = partial(_in_float64, network, (batch, smaller), objective)
             if not names:
                 return _Ways({}, weighed=False)
-            looped = needs_loop(network.module, probes, names, exactly)
-            entries: Literal["all", "wanted"] = "all" if request.wants_activation_gradients else "wanted"
+            entries: Literal["all", "wanted"] = "all" if watched else "wanted"
+            looped = needs_loop(network.module, probes, names, exactly, entries)
             plan = make_plan(network.module, names, COMPARED, 0, frozenset(looped), entries)
             return _Ways(looped, is_weighed(probes[0].losses, batch.n_samples, plan))
     except SubspanError:

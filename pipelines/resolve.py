@@ -23,7 +23,7 @@ from tasks.extract.data import Source, fingerprint, open_source, partitions
 from tasks.extract.encode import Encoder, make_encoder
 from tasks.extract.geometry import space_size
 from tasks.extract.models import network
-from tasks.extract.sites import resolve
+from tasks.extract.sites import SiteInfo, resolve
 from tasks.extract.subset import choose
 from tasks.extract.weights import tokenizer_digest, weights_digest
 from tasks.store.arrays import SampleTable
@@ -135,7 +135,8 @@ def _prepare(request_json: bytes, partition: str | None, prints: tuple[str | Non
     dry = DryRun([], 0.0, 0, "cpu") if recorded else timed_dry_run(net, encoder, request)
     infos = dry.sites
     batch = first_batch(encoder)
-    gradients = None if recorded else resolve_gradients(net, source, encoder, batch, request)
+    watched = not recorded and _watches_samples(request, infos)
+    gradients = None if recorded else resolve_gradients(net, source, encoder, batch, request, watched)
     layout = gradients.layout if gradients else None
     sites = (
         recorded_sites(request, batch)
@@ -210,6 +211,13 @@ def _draw(source: Source, request: CaptureRequest) -> tuple[np.ndarray, Encoder]
         lengths = drawing.lengths() if drawing.is_text else None
     indices = choose(source.labels(), lengths, subset, n_samples=len(source))
     return indices, make_encoder(source, indices, request.model, request)
+
+
+def _watches_samples(request: CaptureRequest, infos: Sequence[SiteInfo]) -> bool:
+    """Whether gradients at sites lie in the row space of those of parameters, so that one pass gives both."""
+    if not request.wants_activation_gradients:
+        return False
+    return any(site.space == "sample" for site in resolve(request.sites, infos, request.rows.pooling))
 
 
 def _spaces(

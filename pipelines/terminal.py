@@ -24,6 +24,12 @@ def write_json(value: Any) -> None:
     sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Not an exit, which would look like somebody else's."""
+        raise BrokenPipeError
+
+
 def write_table(title: str, headings: Sequence[str], rows: Iterable[Sequence[Cell]]) -> None:
     """A table on stdout; nothing at all without rows."""
     table = Table(
@@ -38,7 +44,7 @@ def write_table(title: str, headings: Sequence[str], rows: Iterable[Sequence[Cel
     for row in body:
         table.add_row(*(cell_text(cell) for cell in row))
     if body:
-        console = Console(soft_wrap=not sys.stdout.isatty(), highlight=False, markup=False)
+        console = _Console(soft_wrap=not sys.stdout.isatty(), highlight=False, markup=False)
         if not sys.stdout.isatty():
             console.width = max(console.width, 200)
         console.print(table)
@@ -118,6 +124,12 @@ def show_plan(plan: "Plan") -> None:
     write_table(
         "parameters whose gradients take a pass for each sample", ("capture", "parameter", "why"), looped
     )
+    frozen = [
+        (c.name, len(left), left[0])
+        for c in plan.captures
+        if c.spec.layout.gradients is not None and (left := c.spec.layout.gradients.frozen)
+    ]
+    write_table("parameters left out, because they are frozen", ("capture", "number", "such as"), frozen)
     weighed = [
         c.name
         for c in plan.captures
@@ -126,7 +138,7 @@ def show_plan(plan: "Plan") -> None:
     if weighed:
         write_line(
             f"gradients of {', '.join(weighed)}: four passes or more for each batch, as the network's graph does not tell that rows stay "
-            "with their samples (functions of its own, checkpoints)"
+            "with their samples (samples along another axis or taken one by one, checkpoints, functions of its own)"
         )
 
 

@@ -207,4 +207,4 @@ def _drop_defaults(content: dict[str, Any]) -> None:
         del content["layout"]["gradients"]
     else:
         gradients["looped"] = sorted(gradients["looped"])
-        del gradients["weighed"]  # of the cost alone
+        del gradients["weighed"], gradients["frozen"]  # of the cost, and of what is not there

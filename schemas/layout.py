@@ -148,6 +148,8 @@ class GradientLayout(Frozen):
     """Names, in the order of `named_parameters`; a tied one has its first name."""
     looped: dict[str, str] = Field(default_factory=dict)
     """Parameter to why its gradients take a pass for each sample: slower, as exact."""
+    frozen: tuple[str, ...] = ()
+    """Parameters that were meant too and have no gradient."""
     weighed: bool = False
     """Whether a batch takes four passes or more, as its graph does not tell that rows stay with their samples: slower, as exact."""
     mean_targets: float = 1.0

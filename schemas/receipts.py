@@ -52,7 +52,7 @@ class Receipt(Digested):
     looped: tuple[str, ...] = ()
     """Parameters whose gradients took a pass for each sample."""
     batches: int = 0
-    """That went through the network."""
+    """That went through the network and back."""
     weighed: int = 0
     """Of these, that took four passes or more, as their graph did not tell that rows stay with their samples."""
     max_gradient_error: float | None = None

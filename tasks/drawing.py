@@ -4,6 +4,7 @@ Equal figures give equal bytes: no dates, and ids from a fixed salt.
 """
 
 import io
+import logging
 import re
 
 import matplotlib
@@ -13,6 +14,9 @@ from matplotlib.figure import Figure
 from tasks.palette import LIGHT_TO_DARK, PAPER, variable
 
 _STYLE = {"svg.hashsalt": "subspan", "svg.fonttype": "path", "font.family": "DejaVu Sans"}
+logging.getLogger("matplotlib.font_manager").setLevel(
+    logging.ERROR
+)  # tells of every font of mathematics that it tries
 _COLOR = re.compile("|".join(map(re.escape, LIGHT_TO_DARK)))
 _ID = re.compile(r'(\bid="|href="#|url\(#)')
 

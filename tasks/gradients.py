@@ -13,7 +13,7 @@ from schemas.layout import GradientLayout, SiteLayout, Space
 from tasks.extract.backward import Backward, activations_only, collect_backward, exact_gradients
 from tasks.extract.batches import Batch
 from tasks.extract.gradients.agreement import largest_error
-from tasks.extract.gradients.sample_gradients import GradientPlan, make_plan
+from tasks.extract.gradients.gradient_plan import GradientPlan, make_plan
 from tasks.extract.losses import Objective
 from tasks.extract.models import Network
 

@@ -96,10 +96,10 @@ class Capture:
         and `outlier` are variables. Rows of failed samples are NaN; select `ok` to leave them out.
 
         Args:
-            site: as in `sites`, or the module's path where only one site has it.
+            site: as in `sites`, or the module's path where only one site has it, or only one site's activations.
 
         Raises:
-            UnknownNameError: if there is no such site; the message lists the nearest.
+            UnknownNameError: if there is no such site, or several; the message lists them or the nearest.
         """
         return self._dataset(site, chunks=None)
 
@@ -169,6 +169,9 @@ class Capture:
         for name in ("norm", "outlier"):
             found[name] = rows[name].isel(site=number)
         found = found.assign_coords({name: rows[name] for name in ("sample", "position", "token_id")})
+        gradients = self.spec.layout.gradients
+        if layout.site.quantity == "gradient_norm" and gradients is not None:
+            found = found.assign_coords(parameter=("feature", list(gradients.parameters)))
         site_rows: xr.Dataset = found.assign_coords(
             row_coordinates(self._group, layout.space, self.samples, chunks)
         )
@@ -177,11 +180,16 @@ class Capture:
     def _layout(self, site: str) -> SiteLayout:
         layouts = self.spec.layout.sites
         found = [s for s in layouts if str(s.site) == site] or [s for s in layouts if s.site.module == site]
-        if len(found) != 1:
+        if not found:
             raise UnknownNameError(
-                f"capture {self.id} has {len(found) or 'no'} site {site!r}; nearest: {nearest(site, self.sites)}"
+                f"capture {self.id} has no site {site!r}; nearest: {nearest(site, self.sites)}"
             )
-        return found[0]
+        activations = [s for s in found if s.site.quantity == "activation"]
+        chosen = activations if len(activations) == 1 else found
+        if len(chosen) > 1:
+            every = ", ".join(str(s.site) for s in chosen)
+            raise UnknownNameError(f"capture {self.id} has {len(chosen)} sites {site!r}: {every}; say which")
+        return chosen[0]
 
     def _space(self, layout: SiteLayout) -> Any:
         return self.spec.layout.space(layout.space)

@@ -405,7 +405,7 @@ def _receipt(root: Location, context: _Context, tally: _Tally, writer: UnitWrite
         saturated=context.buffers.saturated,
         max_batch_difference=tally.difference,
         looped=tuple(sorted(tally.looped)),
-        batches=tally.forwards,
+        batches=0 if context.gradients is None else tally.forwards,
         weighed=tally.weighed,
         max_gradient_error=tally.gradient_error,
         seconds=time.perf_counter() - tally.begun,

@@ -7,16 +7,18 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import get_gradient_edge
 
 from schemas.capture import Precision, Rows
 from schemas.errors import ModelError
 from schemas.gradients import Exact
 from schemas.layout import Side, Site, SiteLayout
 from tasks.extract.batches import Batch
-from tasks.extract.collect import RowSink, forward, running
-from tasks.extract.gradients.graph import opened
+from tasks.extract.collect import RowSink, forward, running, seed_again
+from tasks.extract.gradients.gradient_plan import GradientPlan, make_plan
+from tasks.extract.gradients.graph import graph_of, opened
 from tasks.extract.gradients.loop import looped_gradients
-from tasks.extract.gradients.sample_gradients import GradientPlan, make_plan, sample_gradients
+from tasks.extract.gradients.sample_gradients import sample_gradients
 from tasks.extract.hooks import by_call, observe, tensor_at
 from tasks.extract.losses import Objective
 from tasks.extract.models import Network
@@ -64,37 +66,25 @@ def collect_backward(
         ResourceError: if the device runs out of memory.
         TakeTurns: see `collect`.
 
-    Cost: one forward, and one backward without gradients of weights; memory of the graph of one batch.
+    Cost: one forward, and one backward without gradients of weights, more as in `sample_gradients`; memory of the graph of one batch.
     """
-    found: dict[str, Tensor] = {}
-    layouts = {layout.site: layout for layout in sites if not layout.site.is_parameter}
-    sink = RowSink(batch, layouts, rows, found, None)
-    passed: dict[Site, Tensor] = {}
-    unseen: dict[Site, Tensor] = {}
+    watch = _Watch(network, batch, objective, sites, rows)
     plain = losses_of(network, batch, objective)
 
     def losses(sample: int | None) -> Tensor:
-        left = [
-            site for site in layouts if str(site) not in found
-        ]  # a batch may be run again, and after it raised
-        if sample is not None or not left:
-            return plain(sample)
-        passed.clear()
-        with _watched(network, left, partial(_take, sink, passed, unseen)):
-            values = objective(forward(network, _opened(batch)), batch)
-        unseen.update(passed)  # from here on: a network may differentiate itself before
-        return values
+        return watch.losses() if sample is None and watch.left else plain(sample)  # a batch may be run again
+
+    def restart() -> None:
+        watch.clear()
+        seed_again(network, precision)
 
     with running(network, batch, precision), torch.enable_grad():
-        gathered = sample_gradients(network.module, losses, batch.n_samples, plan)
-    for site, like in unseen.items():
-        sink(site, torch.zeros_like(like))
-    sink.finish()
+        gathered = sample_gradients(network.module, losses, batch.n_samples, plan, restart)
+    found = watch.finish()
     for site in (layout.site for layout in sites if layout.site.is_parameter):
         found[str(site)] = gathered.values[site.module].cpu()
-    return Backward(
-        {str(layout.site): found[str(layout.site)] for layout in sites}, gathered.looped, gathered.weighed
-    )
+    every = {str(layout.site): found[str(layout.site)] for layout in sites}
+    return Backward(every, gathered.looped, gathered.weighed)
 
 
 def exact_gradients(
@@ -177,20 +167,80 @@ def _watched(network: Network, sites: Sequence[Site], take: Callable[[Site, Tens
         )
 
 
-def _take(
-    sink: RowSink, passed: dict[Site, Tensor], unseen: dict[Site, Tensor], site: Site, tensor: Tensor
-) -> None:
-    """Copy an activation now, a gradient when the backward comes by: after the forward, which fills `passed`; `unseen` holds what it has
-    not come by."""
-    if site.quantity == "activation":
-        sink(site, tensor.detach())
-        return
-    if not tensor.requires_grad:
-        raise ModelError(f"{site}: {NO_GRADIENT}")
-    passed[site] = tensor.detach()
+class _Passed(NamedTuple):
+    """A tensor at a site whose gradient is awaited."""
 
-    def arrived(gradient: Tensor) -> None:
-        if unseen.pop(site, None) is not None:
-            sink(site, gradient)
+    value: Tensor
+    node: Any
+    """Of the graph, that gave it."""
 
-    tensor.register_hook(arrived)  # type: ignore[no-untyped-call]
+
+class _Watch:
+    """Takes activations as they pass, and their gradients as the backward of the losses comes by."""
+
+    def __init__(
+        self,
+        network: Network,
+        batch: Batch,
+        objective: Objective,
+        sites: Sequence[SiteLayout],
+        rows: Rows,
+    ) -> None:
+        layouts = {layout.site: layout for layout in sites if not layout.site.is_parameter}
+        self._network, self._batch, self._objective = network, batch, objective
+        self._sites = tuple(layouts)
+        self._found: dict[str, Tensor] = {}
+        self._sink = RowSink(batch, layouts, rows, self._found, None)
+        self._passed: dict[Site, _Passed] = {}
+        """In this forward."""
+        self._unseen: dict[Site, _Passed] = {}
+        """Where the backward has not come by; empty during the forward, in which a network may differentiate itself."""
+        self._beside: set[Site] = set()
+        """That are not on the graph of the losses."""
+
+    @property
+    def left(self) -> list[Site]:
+        """Sites that nothing was taken at."""
+        return [site for site in self._sites if str(site) not in self._found]
+
+    def clear(self) -> None:
+        """Forget what was taken."""
+        for kept in (self._found, self._passed, self._unseen):
+            kept.clear()
+        self._beside.clear()
+
+    def losses(self) -> Tensor:
+        """[sample], from a forward that is watched."""
+        self._passed.clear()
+        self._unseen.clear()
+        with _watched(self._network, self.left, self._take):
+            values = self._objective(forward(self._network, _opened(self._batch)), self._batch)
+        self._unseen.update(self._passed)
+        nodes = graph_of(values).nodes if self._passed else set()
+        self._beside.update(site for site, one in self._passed.items() if one.node not in nodes)
+        return values
+
+    def finish(self) -> dict[str, Tensor]:
+        """Site string to rows; zeros where no gradient came by."""
+        for site, one in self._unseen.items():
+            self._sink(site, torch.zeros_like(one.value))
+        self._sink.finish()
+        return self._found
+
+    def _take(self, site: Site, tensor: Tensor) -> None:
+        if site.quantity == "activation":
+            self._sink(site, tensor.detach())
+            return
+        if not tensor.requires_grad:
+            raise ModelError(f"{site}: {NO_GRADIENT}")
+        self._passed[site] = _Passed(tensor.detach(), get_gradient_edge(tensor).node)
+        tensor.register_hook(partial(self._arrived, site))  # type: ignore[no-untyped-call]
+
+    def _arrived(self, site: Site, gradient: Tensor) -> None:
+        if self._unseen.pop(site, None) is None:
+            return
+        if site in self._beside:
+            raise ModelError(
+                f"{site}: only a backward that the network runs by itself passes it, so that the gradient there is not that of the loss"
+            )
+        self._sink(site, gradient)

@@ -13,7 +13,7 @@ from schemas.errors import ModelError, ResourceError, StoreError
 from schemas.layout import Site, SiteLayout
 from tasks.extract.batches import Batch
 from tasks.extract.geometry import kept_positions, space_size
-from tasks.extract.guard import evaluating, seeded, settle, undrawn
+from tasks.extract.guard import evaluating, seed_all, seeded, settle, undrawn
 from tasks.extract.hooks import record
 from tasks.extract.models import Network
 from tasks.extract.pretrained import free_bytes
@@ -73,7 +73,7 @@ def collect(
     sink = RowSink(batch, {layout.site: layout for layout in sites}, rows, found, early)
     with (
         running(network, batch, precision),
-        torch.inference_mode(),
+        torch.no_grad(),  # and not inference mode, in which a network could not differentiate anything
         record(network.module, [layout.site for layout in sites], sink),
     ):
         forward(network, batch)
@@ -89,12 +89,10 @@ def running(network: Network, batch: Batch, precision: Precision) -> Iterator[No
         ResourceError: if the device runs out of memory.
         TakeTurns: if a thread's own copy failed, or drew random numbers.
     """
-    on_gpu = network.device.type == "cuda"  # a network may be spread over several
-    devices = [torch.device("cuda", i) for i in range(torch.cuda.device_count())] if on_gpu else []
     try:
         with (
             FORWARDS.together() if network.own else FORWARDS.alone(),
-            undrawn() if network.own else _seeded(precision.seed, devices),
+            undrawn() if network.own else _seeded(precision.seed, _devices(network)),
             evaluating(network.module),
             _autocast(network.device, precision),
         ):
@@ -105,6 +103,12 @@ def running(network: Network, batch: Batch, precision: Precision) -> Iterator[No
         if isinstance(error, torch.OutOfMemoryError):
             raise ResourceError(_no_memory(network.device, batch)) from error
         raise
+
+
+def seed_again(network: Network, precision: Precision) -> None:
+    """The generators as a batch finds them; inside `running`."""
+    if not network.own:  # else nothing may be drawn
+        seed_all(precision.seed, _devices(network))
 
 
 def forward(network: Network, batch: Batch) -> Any:
@@ -159,6 +163,12 @@ class RowSink:
             index = None if selection.index is None else selection.index.to(device, non_blocking=True)
             self._selections[key] = replace(selection, index=index)
         return self._selections[key]
+
+
+def _devices(network: Network) -> list[torch.device]:
+    """GPUs whose generators it may draw from: it may be spread over several."""
+    on_gpu = network.device.type == "cuda"
+    return [torch.device("cuda", i) for i in range(torch.cuda.device_count())] if on_gpu else []
 
 
 def _seeded(seed: int, devices: Sequence[torch.device]) -> AbstractContextManager[None]:

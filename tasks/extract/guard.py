@@ -33,22 +33,28 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 def seeded(seed: int, devices: Sequence[torch.device] = ()) -> Iterator[None]:
     """Generators of torch (CPU and the given CUDA devices), numpy and random seeded, then as they were."""
     python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 (the global state is what is guarded)
-    generators = [
-        torch.default_generator,
-        *(torch.cuda.default_generators[_index(device)] for device in devices),
-    ]
+    generators = _generators(devices)
     states = [generator.get_state() for generator in generators]
     try:
-        random.seed(seed)
-        np.random.seed(seed % 2**32)  # noqa: NPY002
-        for generator in generators:
-            generator.manual_seed(seed)
+        seed_all(seed, devices)
         yield
     finally:
         random.setstate(python)
         np.random.set_state(numpy)  # noqa: NPY002
         for generator, state in zip(generators, states, strict=True):
             generator.set_state(state)
+
+
+def seed_all(seed: int, devices: Sequence[torch.device] = ()) -> None:
+    """Generators of torch (CPU and the given CUDA devices), numpy and random seeded."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002
+    for generator in _generators(devices):
+        generator.manual_seed(seed)
+
+
+def _generators(devices: Sequence[torch.device]) -> list[torch.Generator]:
+    return [torch.default_generator, *(torch.cuda.default_generators[_index(device)] for device in devices)]
 
 
 class _States(NamedTuple):

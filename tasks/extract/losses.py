@@ -188,6 +188,12 @@ class Objective:
                 f"the loss 'lm' takes logits of shape {(*chosen.shape, 'vocabulary')}, found {tuple(logits.shape)}: use a network with a "
                 "language model's head (head: causal-lm)"
             )
+        largest, width = int(wanted.max()) if wanted.numel() else 0, logits.shape[-1]
+        if largest >= width:
+            raise ModelError(
+                f"the loss 'lm' has token ids up to {largest}, and the network gives {width} numbers per token: it has no language model's "
+                "head (head: causal-lm), or the tokenizer is another network's"
+            )
         wanted = wanted.to(logits.device)
         kept = logits[:, : wanted.shape[1]]
         each = F.cross_entropy(
@@ -205,7 +211,8 @@ class Objective:
         wanted = target.to(flat).reshape(batch.n_samples, -1)
         if flat.shape != wanted.shape:
             raise ModelError(
-                f"the loss 'mse' compares {tuple(value.shape)} of the network with {tuple(target.shape)}; expected equal shapes"
+                f"the loss 'mse' compares {tuple(value.shape)} of the network with {tuple(target.shape)} of "
+                f"{f'target {loss.target!r}' if loss.target else 'its input, as no target: is given'}; expected equal shapes"
             )
         squares = (flat - wanted).square().sum(1)
         return squares if loss.reduction == "sum" else squares / flat.shape[1]

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -11,10 +12,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from schemas.errors import ModelError
 from tasks.extract.backward import activations_only, losses_of
 from tasks.extract.batches import Batch
-from tasks.extract.gradients.graph import gradients_at, graph_of
+from tasks.extract.gradients.gradient_plan import computed_in
+from tasks.extract.gradients.graph import DifferentiatesItself, gradients_at, graph_of
 from tasks.extract.gradients.keepers import make_keeper
 from tasks.extract.gradients.loop import checked
-from tasks.extract.gradients.sample_gradients import computed_in
 from tasks.extract.gradients.uses import Uses
 from tasks.extract.losses import Objective
 from tasks.extract.models import Network
@@ -33,7 +34,7 @@ def refuse_mixed(network: Network, batches: Sequence[Batch], objective: Objectiv
 
     A loss's value must be that of the sample alone, and what the network makes of one sample's inputs must have no part in the loss of
     another. Values tell nothing where the network draws random numbers: others in a batch than alone. What comes before any parameter, or
-    passes a reentrant checkpoint or a function of the user's own, is judged by values alone.
+    passes a reentrant checkpoint or a function of the user's own, is judged by values alone; so is a network that differentiates itself.
 
     Args:
         network: under `running`, with gradients on.
@@ -52,7 +53,8 @@ def refuse_mixed(network: Network, batches: Sequence[Batch], objective: Objectiv
     if not draws.seen and torch.equal(together.nan_to_num(), again.nan_to_num()):
         _refuse_values(network, together, alone)
     if batches[1].n_samples < n:
-        _refuse_meetings(network, batches, objective)
+        with suppress(DifferentiatesItself):
+            _refuse_meetings(network, batches, objective)
 
 
 def _refuse_values(network: Network, together: Tensor, alone: Tensor) -> None:
@@ -71,9 +73,10 @@ def _refuse_values(network: Network, together: Tensor, alone: Tensor) -> None:
 def _refuse_meetings(network: Network, batches: Sequence[Batch], objective: Objective) -> None:
     """By gradients with respect to where the graph begins: numbers that two losses depend on are those of no one sample."""
     n, m = (batch.n_samples for batch in batches)
-    with _opening(network, n):
+    with _opening(network, n) as uses:
         losses, begins = _begun(network, batches[0], objective)
         _, fewer = _begun(network, batches[1], objective)
+        uses.in_backward = True
         own = _of_samples(begins, fewer, n, m)
         if not own or graph_of(losses).reentrant:
             return

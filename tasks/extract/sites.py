@@ -139,7 +139,7 @@ def _watch(network: Network, batch: Batch) -> dict[_Place, _Seen]:
     with (
         seeded(0, devices),
         evaluating(network.module),
-        torch.inference_mode(),
+        torch.no_grad(),  # and not inference mode, in which a network could not differentiate anything
         observe(network.module, None, visit),
     ):
         forward(network, batch)

@@ -494,7 +494,7 @@ def test_a_capture_computes_no_more_than_a_bare_forward_and_stops_early():
     layouts = sites_of(net, batch, "residual")
 
     def bare() -> None:
-        with torch.inference_mode():
+        with torch.no_grad():
             net.module(**batch.inputs, **net.arguments)
 
     forward, flops = cost(bare)

@@ -1,6 +1,7 @@
 """The command line as users meet it: exit codes, what goes where, and that nothing is loaded for nothing."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
+import subspan
 from pipelines.cli import main
 from pipelines.plan import make_plan
 from pipelines.results import show_results, telling_columns
@@ -444,3 +446,23 @@ def test_what_nobody_foresaw_is_no_traceback_either(
 
     monkeypatch.setattr("pipelines.status.root_status", stopped)
     assert main(["ls"]) == 130
+
+
+def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.strip() == subspan.__version__
+
+
+def test_a_reader_that_goes_away_is_no_error(tmp_path: Path) -> None:
+    """As `| head -1`."""
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        [sys.executable, "-m", "subspan", "methods"],
+        stdout=write,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    os.close(write)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -142,6 +142,31 @@ def loop_keep(module: nn.Module, losses: list[Tensor]) -> dict[str, Tensor]:
     return {name: torch.stack([row[n].flatten() for row in rows]) for n, name in enumerate(names)}
 
 
+def test_a_module_names_its_activations_and_norms_name_their_parameters(tmp_path: Path) -> None:
+    keep = {"parameter_gradients": {"keep": {"kind": "norms"}}, "sites": ["first", "last"]}
+    found = captured(vectors(tmp_path, 20, quantities=["activation", "activation_gradient"], **keep))
+    assert "activation" in found.site("first")
+    with pytest.raises(UnknownNameError, match="no site 'middle'"):
+        found.site("middle")
+    norms = found.site(":norm")
+    expected = plain_vectors(20)
+    assert norms["parameter"].values.tolist() == list(expected)
+    for name, rows in expected.items():
+        one = norms["gradient_norm"].values[:, norms["parameter"].values.tolist().index(name)]
+        np.testing.assert_allclose(one, rows.norm(dim=1), rtol=1e-5)
+
+
+def test_a_name_of_several_gradients_is_refused(tmp_path: Path) -> None:
+    run = vectors(tmp_path, 20, sites=["first"], quantities=["activation_gradient"], parameter_gradients=None)
+    assert "activation_gradient" in captured(run).site("first")
+    ways = {"quantities": ["activation_gradient"], "sites": ["first:in:0", "first:out:0"]}
+    both = captured(vectors(tmp_path / "both", 20, parameter_gradients=None, **ways))
+    with pytest.raises(
+        UnknownNameError, match=r"2 sites 'first': first:in:0:grad, first:out:0:grad; say which"
+    ):
+        both.site("first")
+
+
 def test_no_batch_is_run_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also with sites in the same pass, whose gradients open the graph elsewhere."""
 
@@ -372,7 +397,7 @@ class TestRefusals:
         with pytest.raises(UnknownNameError, match=r"first\.weight"):
             make_plan(vectors(tmp_path, parameter_gradients={"parameters": ["frist.weight"], "keep": SMALL}))
 
-    def test_a_frozen_parameter(self, tmp_path: Path) -> None:
+    def test_a_frozen_parameter(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         model = {"kind": "factory", "factory": f"{__name__}:half_frozen"}
         with pytest.raises(ModelError, match=r"first\.weight is frozen"):
             make_plan(
@@ -383,6 +408,15 @@ class TestRefusals:
             "last.weight:grad",
             "last.bias:grad",
         ]
+        show_plan(plan)
+        assert "because they are frozen" in capsys.readouterr().out
+        layout = plan.captures[0].spec.layout.gradients
+        assert layout is not None
+        assert layout.frozen == ("first.weight", "first.bias")
+
+    def test_a_language_model_without_its_head(self, tmp_path: Path) -> None:
+        with pytest.raises(ModelError, match="has no language model's head"):
+            make_plan(texts(tmp_path, tmp_path / "gpt2", model={"name": save("gpt2", tmp_path / "gpt2")}))
 
     def test_a_loss_that_is_no_number_per_sample(self, tmp_path: Path) -> None:
         with pytest.raises(ModelError, match="one number for each"):
@@ -763,18 +797,124 @@ class Hidden(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.first, self.last = nn.Linear(8, 6), nn.Linear(6, 3)
+        self.first, self.last, self.late = nn.Linear(8, 6), nn.Linear(6, 3), False
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.last(Squared.apply(self.first(x)).tanh())
+        h = self.first(x / 50)
+        plain = self.late and bool(x[0, 0] < 20)
+        out: Tensor = self.last((h.square() if plain else Squared.apply(h)).tanh())
         return out
 
 
-def hidden() -> nn.Module:
+def hidden() -> Any:
     """The network."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return Hidden()
+
+
+def test_receipts_count_the_batches_that_took_more_passes(tmp_path: Path) -> None:
+    run = vectors(tmp_path, model={"kind": "factory", "factory": f"{__name__}:hidden_late"})
+    plan = make_plan(run)
+    layout = plan.captures[0].spec.layout.gradients
+    assert layout is not None
+    assert not layout.weighed
+    receipts = read_receipts(Location(run.root), run_serial(run).captures[0].id).values()
+    assert 0 < sum(receipt.weighed for receipt in receipts) < sum(receipt.batches for receipt in receipts)
+
+
+def hidden_late() -> nn.Module:
+    """A function of its own in batches that the plan does not see."""
+    module = hidden()
+    module.late = True
+    return module
+
+
+def test_what_gradients_cost_is_no_part_of_the_identity(tmp_path: Path) -> None:
+    spec = make_plan(vectors(tmp_path)).captures[0].spec
+    gradients = spec.layout.gradients
+    assert gradients is not None
+    other = spec.layout.model_copy(update={"gradients": gradients.model_copy(update={"weighed": True})})
+    assert spec.model_copy(update={"layout": other}).id == spec.id
+
+
+@pytest.mark.parametrize("quantities", [["activation", "activation_gradient"], ["activation"]])
+@pytest.mark.parametrize("kind", ["maml", "expressive"])
+def test_the_plan_tells_what_units_do(kind: str, quantities: list[str], tmp_path: Path) -> None:
+    """Also where gradients at sites lie in the same row space; and numbers are those of a loop."""
+    model = {"kind": "factory", "factory": f"{__name__}:{kind}"}
+    kept = {"parameter_gradients": {"keep": {"kind": "exact"}}, "sites": ["first"]}
+    run = vectors(tmp_path, 20, model=model, quantities=quantities, **kept)
+    layout = make_plan(run).captures[0].spec.layout.gradients
+    assert layout is not None
+    every = {name for name, _ in factory(kind)().named_parameters()}
+    watched = "activation_gradient" in quantities
+    assert set(layout.looped) == (every if kind == "maml" else {"gain"} if watched else set())
+    found = captured(run)
+    receipts = read_receipts(Location(run.root), found.id).values()
+    assert {name for receipt in receipts for name in receipt.looped} == set(layout.looped)
+    module, data = factory(kind)(), factories.vectors(20)
+    outputs: list[Tensor] = []
+    module.get_submodule("first").register_forward_hook(lambda _m, _i, out: outputs.append(out))
+    losses = [F.cross_entropy(module(data[k][0][None]), torch.tensor([data[k][1]])) for k in range(20)]
+    rows = torch.cat([output.detach() for output in outputs])
+    assert_rows(found.site("first:out:0")["activation"].values, rows)
+    if watched:
+        pairs = zip(losses, outputs, strict=True)
+        gradients = [torch.autograd.grad(loss, out, retain_graph=True)[0] for loss, out in pairs]
+        assert_rows(found.site("first:out:0:grad")["activation_gradient"].values, torch.cat(gradients))
+    for name, expected in loop(module, losses).items():
+        assert_rows(found.site(f"{name}:grad")["parameter_gradient"].values, expected)
+
+
+class Maml(nn.Module):
+    """Takes a step of its own for each sample."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.mid, self.last = nn.Linear(8, 8), nn.Linear(8, 8, bias=False), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.enable_grad():
+            h, weight, rows = self.first(x / 50), self.mid.weight, []
+            for row in h:
+                inner = (F.linear(row, weight) - row).square().sum()
+                (gradient,) = torch.autograd.grad(inner, weight, create_graph=True)
+                rows.append(F.linear(row, weight - 0.1 * gradient))
+            out: Tensor = self.last(torch.stack(rows))
+        return out
+
+
+class Expressive(nn.Module):
+    """Multiplies by one more than a parameter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(8, 6), nn.Linear(6, 3)
+        self.gain = nn.Parameter(torch.randn(6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.last((self.first(x / 50) * (1 + self.gain)).tanh())
+        return out
+
+
+def factory(kind: str) -> Any:
+    """Makes the network of a name."""
+    return {"maml": maml, "expressive": expressive}[kind]
+
+
+def maml() -> nn.Module:
+    """The network."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return Maml()
+
+
+def expressive() -> nn.Module:
+    """The network."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return Expressive()
 
 
 class Turned(nn.Module):

@@ -1,21 +1,15 @@
 """Which parameters the rules are right about, measured against plain autograd of each sample alone."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from schemas.errors import SubspanError
+from tasks.extract.gradients.by_rules import Passed, by_rules
+from tasks.extract.gradients.gradient_plan import COMPARED, GradientPlan, computed_in, make_plan
 from tasks.extract.gradients.loop import Losses, looped_gradients, split_gradients
-from tasks.extract.gradients.sample_gradients import (
-    COMPARED,
-    GradientPlan,
-    Passed,
-    by_rules,
-    computed_in,
-    make_plan,
-)
 
 TOLERANCE = {torch.float64: (1e-8, 1e-12), torch.float32: (1e-4, 1e-5)}
 """Of a gradient against plain autograd, relative to itself and to the sample's whole gradient."""
@@ -69,6 +63,7 @@ def needs_loop(
     probes: Sequence[Probe],
     names: Sequence[str],
     exactly: Callable[[], Exactly] | None = None,
+    entries: Literal["wanted", "all"] = "wanted",
 ) -> dict[str, str]:
     """Parameters whose gradients need a pass for each sample, and why.
 
@@ -82,11 +77,12 @@ def needs_loop(
         names: of parameters.
         exactly: makes a copy in float64, for the doubtful; None, or a copy that raises, leaves them to a pass for each sample: all of
             them in float32, those off by more than 0.3 of themselves in half precision.
+        entries: see `make_plan`; as units will have it.
 
     Cost: for each sample of the probes a forward and a backward, and one for each probe; memory of the gradients of one sample. In doubt,
     as in half precision, twice that in float64, and memory of the copy.
     """
-    plan = _plan(module, names)
+    plan = make_plan(module, names, COMPARED, 0, entries=entries)
     dtype = computed_in(plan.parameters.values())
     verdicts = [_judge(plan, probe, dtype) for probe in probes]
     found = _merged(verdict.refused for verdict in verdicts)

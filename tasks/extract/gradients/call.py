@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple, Protocol
 
+import torch
 from torch import Tensor
 
 from schemas.errors import ModelError
@@ -59,6 +60,8 @@ def by_sample(values: Tensor, n: int) -> Tensor:
     Raises:
         NoRule: if the first axis cannot be that.
     """
+    if values.layout != torch.strided:
+        raise NoRule(f"its operand is {str(values.layout).removeprefix('torch.')}")
     if values.ndim == 0 or len(values) == 0 or len(values) % n or (values.ndim == 1 and len(values) != n):
         raise NoRule(f"its first axis does not count the {n} samples: shape {tuple(values.shape)}")
     if len(values) == n:

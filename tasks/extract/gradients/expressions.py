@@ -4,25 +4,40 @@ An expression is one tensor for all samples, so that it counts as a parameter wh
 back through the expression's own little graph.
 """
 
-from collections.abc import Callable, Container, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._pytree import tree_map_only
 
 from tasks.extract.gradients.call import Holder, Use
-from tasks.extract.gradients.graph import mark
+from tasks.extract.gradients.graph import leaf_of
 from tasks.extract.gradients.plan import Maps
 from tasks.extract.gradients.projections import Side as SideName
 from tasks.extract.gradients.terms import Formed, Outer, Side, Term, Values, form
 
 KEY = "="
 """What keys of expressions begin with; no parameter's name does."""
+IN_PLACE = frozenset(
+    f"__i{name}__"
+    for name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul", "and", "or", "xor")
+)
 SMALL = 1 << 16
 """Entries of parameters and expressions whose gradients are brought back for all samples at once."""
+
+
+def in_transform() -> bool:
+    """Whether a transform of torch.func or a forward derivative is under way, in which tensors are not what they seem."""
+    return torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0
+
+
+def writes(name: str) -> bool:
+    """Whether an operation of this name writes into its first argument."""
+    return name == "__setitem__" or name in IN_PLACE or (name.endswith("_") and not name.endswith("__"))
 
 
 class Expression(NamedTuple):
@@ -96,6 +111,8 @@ class Expressions:
         self._begun: dict[int, Expression] = {}
         self._made: dict[int, Expression] = {}
         self._leaves: dict[int, str] = {}
+        self.by = object()
+        """The pass, as leaves know it."""
         self.why: dict[str, str] = {}
         """Parameter to why a use of it had no rule, so that an expression begins there."""
 
@@ -117,23 +134,17 @@ class Expressions:
         return any(one.value._version != one.version for one in self.among(given).values())
 
     def key(self, argument: Any) -> str | None:
-        """The name of a parameter, the number of an expression; None for anything else."""
-        return self._names.get(id(argument)) or (
-            f"{KEY}{id(argument)}" if id(argument) in self._made else None
-        )
+        """The name of a parameter that is not frozen here and now, the number of an expression; None for anything else."""
+        name = self._name(argument)
+        return name or (f"{KEY}{id(argument)}" if id(argument) in self._made else None)
 
     def names_of(self, given: Iterable[Any]) -> list[str]:
         """Parameters that are wanted among arguments, and those that expressions there are made of."""
         names: list[str] = []
         for a in given:
-            made = self._made.get(id(a))
-            names += [self._names[id(a)]] if id(a) in self._names else made.leaves if made else []
+            made, name = self._made.get(id(a)), self._name(a)
+            names += [name] if name else made.leaves if made else []
         return names
-
-    @property
-    def begun(self) -> Container[int]:
-        """`id` of where expressions begin."""
-        return self._leaves
 
     def name_of_leaf(self, leaf: Tensor) -> str | None:
         """The parameter where an expression begins, or that is a leaf itself."""
@@ -157,12 +168,7 @@ class Expressions:
         Cost: the operation, once more.
         """
         name = getattr(func, "__name__", "")
-        if (
-            name.startswith("__i")
-            or (name.endswith("_") and not name.endswith("__"))
-            or "out" in kwargs
-            or kwargs.get("inplace")
-        ):
+        if writes(name) or "out" in kwargs or kwargs.get("inplace") or in_transform():
             return None
         tensors = [a for a in given if isinstance(a, Tensor)]
         known = {id(a): found for a in tensors if (found := self._known(a)) is not None}
@@ -171,9 +177,8 @@ class Expressions:
         args, kwargs = tree_map_only(
             Tensor, lambda t: known[id(t)].value if id(t) in known else t.detach(), (args, kwargs)
         )
-        with saved_tensors_hooks(
-            lambda saved: saved, lambda saved: saved
-        ):  # or a checkpoint would run again to bring a gradient back
+        # Or a checkpoint would run again to bring a gradient back; detached, or what saves its own output would hold itself.
+        with saved_tensors_hooks(Tensor.detach, lambda saved: saved):
             made = func(*args, **kwargs)
         if not isinstance(made, Tensor) or made.is_complex():
             return None
@@ -185,12 +190,17 @@ class Expressions:
         return made
 
     def _known(self, tensor: Tensor) -> Expression | None:
-        name = self._names.get(id(tensor))
+        name = self._name(tensor)
         if name is not None and id(tensor) not in self._begun:
-            leaf = mark(tensor.detach().requires_grad_())
+            leaf = leaf_of(tensor, self.by)
             self._begun[id(tensor)] = Expression({name: leaf}, leaf, leaf._version)
             self._leaves[id(leaf)] = name
-        return self._begun.get(id(tensor)) or self._made.get(id(tensor))
+        begun = None if name is None else self._begun[id(tensor)]
+        return begun or self._made.get(id(tensor))
+
+    def _name(self, a: Any) -> str | None:
+        name = self._names.get(id(a))
+        return name if name is not None and a.requires_grad else None
 
 
 def _turned(term: Callable[[Tensor], Term], g: Tensor) -> Term:
@@ -233,4 +243,5 @@ def _through(value: Tensor, leaf: Tensor, gradients: Tensor, n: int) -> Tensor:
     )[0]
     if found is None:
         return leaf.new_zeros(n, *leaf.shape)
+    found = found.to_dense() if found.is_sparse else found
     return found.contiguous() if n > 1 else found[None]

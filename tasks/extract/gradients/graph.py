@@ -1,7 +1,7 @@
 """The graph behind a loss: where it begins, and a backward that changes no `.grad` of a network."""
 
 import threading
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -13,38 +13,44 @@ from torch.autograd.graph import _engine_run_backward
 from schemas.errors import ModelError
 
 MADE = "_subspan_made"
-"""Attribute of leaves that are not the network's."""
+"""Attribute of leaves that are not the network's: the pass that made them."""
 _GRADS = threading.Lock()
 """Threads share parameters, and so their `.grad`."""
+
+
+class DifferentiatesItself(BaseException):
+    """Raised inside the forward of a network that differentiates itself; no `Exception`, which networks catch."""
 
 
 class Graph(NamedTuple):
     """What a backward would reach."""
 
+    nodes: set[Any]
     leaves: tuple[Tensor, ...]
     reentrant: bool
     """Whether a part of the network may run again in the backward, with a graph of its own (reentrant checkpoints, functions of one's own):
     what begins there is not among the leaves."""
 
 
-def opened(tensor: Tensor) -> Tensor:
-    """The same floating values at the beginning of a graph; no leaf, so that a network may write into them."""
-    return tensor.detach().requires_grad_().clone()
+def opened(tensor: Tensor, by: object = None) -> Tensor:
+    """The same floating values at the beginning of a graph; no leaf, so that a network may write into them. `by`: the pass."""
+    return leaf_of(tensor, by).clone()
 
 
-def mark(leaf: Tensor) -> Tensor:
-    """The leaf, known from now on as one that this pass made."""
-    setattr(leaf, MADE, True)
+def leaf_of(tensor: Tensor, by: object = None) -> Tensor:
+    """The same memory at the beginning of a graph, known from now on as what this pass made."""
+    leaf = tensor.detach().requires_grad_()
+    setattr(leaf, MADE, by)
     return leaf
 
 
-def refuse_kept(graph: Graph, own: Container[int]) -> None:
-    """Refuse a graph that begins at what another pass made; `own`: `id` of what this one did.
+def refuse_kept(graph: Graph, by: object = None) -> None:
+    """Refuse a graph that begins at what another pass made.
 
     Raises:
         ModelError: if it does.
     """
-    if any(getattr(leaf, MADE, False) and id(leaf) not in own for leaf in graph.leaves):
+    if any(getattr(leaf, MADE, None) not in (None, by) for leaf in graph.leaves):
         raise ModelError(
             "the network keeps between forwards what it made of its parameters, so that no gradient reaches these any more; make it anew "
             "in each forward"
@@ -64,10 +70,10 @@ def graph_of(loss: Tensor) -> Graph:
         seen.add(node)
         # A function in Python may run a backward of its own.
         reentrant |= isinstance(node, BackwardCFunction)
-        if hasattr(node, "variable"):
+        if hasattr(node, "variable") and node.variable.requires_grad:  # a parameter may be frozen again
             leaves.append(node.variable)
         waiting += [following for following, _ in node.next_functions]
-    return Graph(tuple(leaves), reentrant)
+    return Graph(seen, tuple(leaves), reentrant)
 
 
 def backward(loss: Tensor, graph: Graph, parameters: Iterable[nn.Parameter]) -> None:

@@ -93,7 +93,8 @@ def _one(
     )
     for name, gradient in zip(parameters, gradients, strict=True):
         if gradient is not None:
-            keeper.add(name, Values(gradient.detach()[None]))
+            whole = gradient.detach().to_dense() if gradient.is_sparse else gradient.detach()
+            keeper.add(name, Values(whole[None]))
     return keeper.finish()
 
 
@@ -101,7 +102,7 @@ def _gradients(
     parameters: Sequence[nn.Parameter], loss: Tensor, beside: Sequence[nn.Parameter], again: bool
 ) -> Sequence[Tensor | None]:
     graph = graph_of(loss)
-    refuse_kept(graph, ())
+    refuse_kept(graph)
     if not graph.reentrant:
         return torch.autograd.grad(loss.sum(), parameters, allow_unused=True, retain_graph=again)
     everything = {

@@ -64,12 +64,8 @@ def _bias(call: Call, name: str | None, bias: Any) -> Iterator[Use]:
 def embedding(call: Call) -> Iterator[Use]:
     """Rows of a matrix, picked by ids."""
     ids, weight = call.get(0, "input"), call.get(1, "weight")
-    if (
-        call.get(3, "max_norm") is not None
-        or call.get(5, "scale_grad_by_freq", False)
-        or call.get(6, "sparse", False)
-    ):
-        raise NoRule("the embedding renormalises, scales by frequency or is sparse")
+    if call.get(3, "max_norm") is not None or call.get(5, "scale_grad_by_freq", False):
+        raise NoRule("the embedding renormalises or scales by frequency")
     padding = call.get(2, "padding_idx")
     if padding is not None and padding < 0:
         padding += len(weight)

@@ -12,22 +12,20 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 from torch.autograd.graph import Node
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map_only
 
 from tasks.extract.gradients.call import Call, NoRule, Use
-from tasks.extract.gradients.expressions import Expression, Expressions, Whole
-from tasks.extract.gradients.graph import Graph, opened, refuse_kept
+from tasks.extract.gradients.expressions import Expression, Expressions, Whole, in_transform, writes
+from tasks.extract.gradients.graph import DifferentiatesItself, Graph, leaf_of, opened, refuse_kept
 from tasks.extract.gradients.keepers import Keeper
 from tasks.extract.gradients.rules import uses_of
 
 READ_ONLY = frozenset({"detach", "requires_grad_"})
 HOOKS = frozenset({"register_hook", "register_post_accumulate_grad_hook", "retain_grad"})
-GRAD_SET: Any = vars(torch._C.TensorBase)["grad"].__set__
-"""What a backward of its own does beside the network."""
+DIFFERENTIATES = (torch.autograd.grad, Tensor.backward)
 TURNED = frozenset({"T", "mT", "H", "mH", "real", "imag"})
 """Properties that are a tensor with a graph."""
 
@@ -70,6 +68,8 @@ class Uses(TorchFunctionMode):
         self._looped = frozenset(looped)
         self.hidden: set[int] = set()
         """`id` of looped parameters that were used without a graph, as a checkpoint does that runs again."""
+        self.differentiates = False
+        """Whether the network's forward differentiates something: it must run as it is, or parameters would lack their gradients."""
         self.in_backward = False
         self.runs_again = False
         """Whether parts may run again in the backward, with uses of their own."""
@@ -81,13 +81,15 @@ class Uses(TorchFunctionMode):
         """Operations that used a parameter; until the end."""
 
     def __exit__(self, *error: Any) -> None:
-        self.ends = []  # or the graph and its hooks would wait for each other
+        self.ends, self._rows = [], {}  # or the graph and its hooks would wait for each other
         super().__exit__(*error)  # type: ignore[no-untyped-call]
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
+        if func in DIFFERENTIATES and not in_transform():
+            self._differentiated(func)
         given = _flat((*args, *kwargs.values()))
         if self._looped and not torch.is_grad_enabled():
             self.hidden.update(self._looped.intersection(map(id, given)))
@@ -96,9 +98,13 @@ class Uses(TorchFunctionMode):
             return func(*args, **kwargs)
         if self._known.is_written(found):
             self._cut()
-        if getattr(func, "__name__", "") in ("__get__", *READ_ONLY) or func == GRAD_SET:
+        name = getattr(func, "__name__", "")
+        if name in ("__get__", "__set__", *READ_ONLY):
             return self._property(func, found, args, kwargs)
-        if getattr(func, "__name__", "") in HOOKS:
+        into = args[0] if args and writes(name) and torch.is_grad_enabled() else None
+        if into is found[0] and into.is_leaf and into.requires_grad:
+            return func(*args, **kwargs)  # which raises: nobody may write into a parameter
+        if name in HOOKS:
             self._refuse(self._known.names_of(found), func, "its gradient is looked at or changed")
             return func(*args, **kwargs)
         made = self._known.among(found)
@@ -112,7 +118,7 @@ class Uses(TorchFunctionMode):
             out is None or any(isinstance(o, Tensor) for o in _flat([out]))
         ):
             return out
-        if torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0:
+        if in_transform():
             self._refuse(
                 wanted, func, "it is used inside a transform of torch.func, as vmap, or a forward derivative"
             )
@@ -122,7 +128,7 @@ class Uses(TorchFunctionMode):
             return out
         if not isinstance(out, Tensor):
             self._refuse(wanted, func, "it gives several tensors")
-            return out
+            return self._begin(out)
         return self._watch(func, args, kwargs, out, wanted)
 
     def _cut(self) -> None:
@@ -133,9 +139,25 @@ class Uses(TorchFunctionMode):
         for name in self._known.names:
             self.refused.setdefault(name, reason)
 
+    def _differentiated(self, func: Callable[..., Any]) -> None:
+        """What a network asks gradients for.
+
+        Raises:
+            DifferentiatesItself: in a forward.
+        """
+        if not self.in_backward:
+            self._noticed()
+        elif func is torch.autograd.grad:  # adds to no parameter's gradient, though uses are passed
+            self._refuse_all("the network differentiates something in its backward")
+
+    def _noticed(self, *_: Any) -> None:
+        if not self.in_backward:
+            self.differentiates = True
+            raise DifferentiatesItself
+
     def refuse_unseen(self, graph: Graph) -> None:
         """Refuse parameters that the graph reaches though no operation was seen to take them, as through a function of the user."""
-        refuse_kept(graph, self._known.begun)
+        refuse_kept(graph, self._known.by)
         for leaf in graph.leaves:
             name = self._known.name_of_leaf(leaf)
             if name is not None:
@@ -153,8 +175,20 @@ class Uses(TorchFunctionMode):
             if made is not None:
                 return made
             self._refuse(self._known.names_of(found), func, f"its .{name} is used")
-            return func(*_aliases(args, self._known), **kwargs)
+            return self._begin(func(*_aliases(args, self._known), **kwargs))
+        if name == "data" and func.__name__ == "__set__":
+            self._refuse_all("the network puts other values in the place of a parameter's")
         return func(*args, **kwargs)
+
+    def _begin(self, out: Any) -> Any:
+        """What an operation gave of which no rule will know, at the beginning of a graph where graphs begin anywhere."""
+        if not self._open_all or not torch.is_grad_enabled():
+            return out
+        return tree_map_only(
+            Tensor,
+            lambda t: t if t.requires_grad or not t.is_floating_point() else leaf_of(t, self._known.by),
+            out,
+        )
 
     def _watch(
         self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Any, out: Tensor, wanted: list[str]
@@ -167,7 +201,9 @@ class Uses(TorchFunctionMode):
         if not out.is_floating_point():
             return out
         if not out.requires_grad and (wanted or self._open_all):
-            out = opened(out)
+            out = opened(out, self._known.by)
+        if self._open_all and out.grad_fn is not None:
+            out.grad_fn.register_prehook(self._noticed)
         if not wanted:
             return out
         try:
@@ -232,7 +268,7 @@ class Uses(TorchFunctionMode):
         """An expression of which each sample has rows of its own, at the beginning of a graph."""
         key = id(made.value)
         if key not in self._rows:
-            self._rows[key] = opened(made.value)
+            self._rows[key] = opened(made.value, self._known.by)
             self._hook(self._rows[key], self._rows[key], made.by_rows(self._n), "rows")
         return self._rows[key]
 
@@ -277,9 +313,8 @@ class Uses(TorchFunctionMode):
         return uses, [name for key in made.keys() - covered for name in made[key].leaves]
 
     def _arrived(self, uses: list[Any], g: Tensor | None) -> None:
-        if not self.in_backward and torch.is_grad_enabled():  # and the network goes on from there
-            self._refuse_all("the network differentiates itself: more depends on it than its uses tell")
-        if not self.in_backward or g is None:
+        self._noticed()
+        if g is None:
             return
         with _exact(g), torch._C.DisableTorchFunction():  # what we compute need not be seen
             for use in uses:

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from schemas.gradients import Exact, Global, Keep
 from tasks.extract.gradients.agreement import Exactly, Probe, largest_error, needs_loop
+from tasks.extract.gradients.gradient_plan import make_plan
 from tasks.extract.gradients.loop import looped_gradients
-from tasks.extract.gradients.sample_gradients import make_plan, sample_gradients
+from tasks.extract.gradients.sample_gradients import sample_gradients
 from tests.extract.gradients.zoo import VOCABULARY, Sample, draw, pooled
 from tests.extract.nets import text_batch
 

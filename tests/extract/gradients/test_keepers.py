@@ -11,10 +11,11 @@ from torch import Tensor
 
 from schemas.errors import SpecError
 from schemas.gradients import Exact, Factors, Global, Keep, Kronecker, Norms, Sketch
+from tasks.extract.gradients.gradient_plan import make_plan
 from tasks.extract.gradients.keepers import make_keeper
 from tasks.extract.gradients.plan import Plan
 from tasks.extract.gradients.projections import matrix_shape, outputs, projection
-from tasks.extract.gradients.sample_gradients import make_plan, sample_gradients
+from tasks.extract.gradients.sample_gradients import sample_gradients
 from tasks.extract.gradients.terms import Dense, Hot, Outer, Values, form
 from tests.extract.gradients.zoo import MAKERS, loop, make
 

@@ -12,9 +12,10 @@ from torch.utils.checkpoint import checkpoint
 
 from schemas.gradients import Exact, Factors, Keep, Kronecker, Norms, Sketch
 from tasks.extract.gradients.agreement import Probe, needs_loop
+from tasks.extract.gradients.gradient_plan import make_plan
 from tasks.extract.gradients.loop import looped_gradients
-from tasks.extract.gradients.sample_gradients import make_plan, sample_gradients
-from tests.extract.gradients.zoo import draw, loop, tensors
+from tasks.extract.gradients.sample_gradients import sample_gradients
+from tests.extract.gradients.zoo import Made, draw, loop, p, tensors
 
 FORMS: tuple[Keep, ...] = (
     Exact(),
@@ -23,24 +24,6 @@ FORMS: tuple[Keep, ...] = (
     Sketch(dimension=4),
     Factors(rank=1, dimension=3),
 )
-
-
-def p(*shape: int) -> nn.Parameter:
-    """A seeded parameter."""
-    return nn.Parameter(torch.randn(shape))
-
-
-class Made(nn.Module):
-    """A function of its parts and an input."""
-
-    def __init__(self, function: Callable[[Any, Tensor], Tensor], **parts: Any) -> None:
-        super().__init__()
-        self.function = function
-        for name, part in parts.items():
-            setattr(self, name, part)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.function(self, x)
 
 
 def words(x: Tensor) -> Tensor:
@@ -196,6 +179,13 @@ BY_RULE: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
         lambda: Made(lambda s, x: torch.tanh(s.l(x.repeat_interleave(torch.ones(len(x)).long(), 0))), l=nn.Linear(6, 4)), FLAT,
     ),
     "positions": (lambda: Made(lambda s, x: x + s.e(torch.arange(3)[None]), e=nn.Embedding(3, 6)), ROWS),
+    "transposed, a square": (lambda: Made(lambda s, x: F.linear(x, s.w.t()) @ s.v.T, w=p(6, 6), v=p(6, 6)), ROWS),
+    "transposed and conjugated": (lambda: Made(lambda s, x: x @ s.w.H + x @ s.v.mH, w=p(4, 6), v=p(4, 6)), ROWS),
+    "read in another order": (lambda: Made(lambda s, x: F.linear(x, s.w.view(4, 6)), w=p(6, 4)), ROWS),
+    "its real part": (lambda: Made(lambda s, x: x * s.w.real, w=p(6)), ROWS),
+    "laid out as another": (lambda: Made(lambda s, x: x * s.w.view_as(s.v) + s.v, w=p(6), v=p(6)), ROWS),
+    "a filter with its axes turned round": (lambda: Made(lambda s, x: F.conv1d(x, s.w.permute(2, 1, 0)), w=p(2, 3, 4)), ROWS),
+    "told to want a gradient": (lambda: Made(lambda s, x: x * s.w.requires_grad_(), w=p(6)), ROWS),
 }  # fmt: skip
 BY_LOOP: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "bias alone": (lambda: Made(lambda s, x: F.linear(x, s.w.detach(), s.b), w=p(4, 6), b=p(4)), FLAT),

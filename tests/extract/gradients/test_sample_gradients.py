@@ -17,7 +17,8 @@ from torch.utils.checkpoint import checkpoint
 from schemas.errors import ModelError
 from schemas.gradients import Exact, Kronecker, Norms
 from tasks.extract.gradients.agreement import Probe, needs_loop
-from tasks.extract.gradients.sample_gradients import make_plan, sample_gradients
+from tasks.extract.gradients.gradient_plan import make_plan
+from tasks.extract.gradients.sample_gradients import sample_gradients
 from tests.extract.gradients.zoo import (
     FAST,
     LENGTHS,
@@ -315,7 +316,8 @@ MEMORY = """
 import resource, sys, torch
 from torch import nn
 from schemas.gradients import Kronecker
-from tasks.extract.gradients.sample_gradients import make_plan, sample_gradients
+from tasks.extract.gradients.gradient_plan import make_plan
+from tasks.extract.gradients.sample_gradients import sample_gradients
 torch.set_num_threads(1)
 module = nn.Linear(4096, 4096)
 x = torch.randn(32, 64, 4096)

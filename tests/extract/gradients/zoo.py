@@ -69,6 +69,24 @@ def pooled(output: Any, ids: Tensor, mask: Tensor) -> Tensor:
     return 1 - F.cosine_similarity(mean, target[None], dim=1)
 
 
+def p(*shape: int) -> nn.Parameter:
+    """A seeded parameter."""
+    return nn.Parameter(torch.randn(shape))
+
+
+class Made(nn.Module):
+    """A function of its parts and an input."""
+
+    def __init__(self, function: Callable[[Any, Tensor], Tensor], **parts: Any) -> None:
+        super().__init__()
+        self.function = function
+        for name, part in parts.items():
+            setattr(self, name, part)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(self, x)
+
+
 class Conv(nn.Module):
     """Grouped, dilated, strided, circular and same-padded convolutions, in-place activation and sum, three kinds of norms."""
 
