@@ -61,9 +61,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
     except (SubspanError, ValidationError) as error:
         return refuse(str(error), debug)
-    except BrokenPipeError:  # as of `| head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return DONE
     except SystemExit as error:  # somebody's code, not this program
         return refuse(f"code that the run loads called sys.exit({error.code!r})", debug)
     except Exception as error:  # noqa: BLE001  the last resort: no user should read a traceback unasked

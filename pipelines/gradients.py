@@ -16,6 +16,7 @@ from tasks.extract.batches import Batch
 from tasks.extract.collect import running
 from tasks.extract.encode import Encoder
 from tasks.extract.gradients.agreement import Exactly, Probe, needs_loop
+from tasks.extract.gradients.by_rules import DIFFERENTIATES
 from tasks.extract.gradients.gradient_plan import COMPARED, make_plan
 from tasks.extract.gradients.projections import outputs
 from tasks.extract.gradients.sample_gradients import is_weighed
@@ -84,12 +85,13 @@ def resolve_gradients(
     )
     wanted = request.parameter_gradients
     names = () if wanted is None else match_parameters(network, wanted.parameters)
-    looped, weighed = _ways(network, batch, request, objective_of(request, layout), names, watched)
+    ways = _ways(network, batch, request, objective_of(request, layout), names, watched)
+    layout = layout.model_copy(update=ways._asdict())
     if wanted is None:
         return Resolved((), layout)
     shapes = {name: tuple(network.module.get_parameter(name).shape) for name in names}
-    ways = {"looped": looped, "weighed": weighed, "frozen": _frozen(network, wanted.parameters)}
-    layout = layout.model_copy(update={"parameters": names, **ways})
+    frozen = _frozen(network, wanted.parameters)
+    layout = layout.model_copy(update={"parameters": names, "frozen": frozen})
     return Resolved(_layouts(shapes, wanted), layout)
 
 
@@ -106,7 +108,8 @@ def gradient_sites(
     usable = [
         info.site.model_copy(update={"quantity": "activation_gradient"}) for info in infos if info.usable
     ]
-    refused = without_gradient(network, batch, usable, request.precision, objective_of(request, layout))
+    objective = objective_of(request, layout)
+    refused = without_gradient(network, batch, usable, request.precision, objective, layout.as_it_is)
     return [
         info._replace(refusal=refused[site])
         if (site := info.site.model_copy(update={"quantity": "activation_gradient"})) in refused
@@ -196,6 +199,8 @@ class _Ways(NamedTuple):
     """Parameter to why a pass for each sample is needed."""
     weighed: bool
     """Whether batches take four passes or more."""
+    as_it_is: bool = False
+    """Whether the network differentiates itself, so that it runs as it is."""
 
 
 def _ways(
@@ -216,7 +221,8 @@ def _ways(
     probes = [Probe(losses_of(network, here, objective), here.n_samples) for here in (batch, smaller)]
     try:
         with running(network, batch, request.precision), torch.enable_grad():
-            refuse_mixed(network, (batch, smaller), objective)
+            if refuse_mixed(network, (batch, smaller), objective):
+                return _Ways(dict.fromkeys(names, DIFFERENTIATES), weighed=False, as_it_is=True)
             exactly = partial(_in_float64, network, (batch, smaller), objective)
             if not names:
                 return _Ways({}, weighed=False)

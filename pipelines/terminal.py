@@ -1,6 +1,7 @@
 """Tables for people, JSON for programs. Everything that a command answers goes through here, to stdout."""
 
 import json
+import os
 import sys
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -26,8 +27,13 @@ def write_json(value: Any) -> None:
 
 class _Console(Console):
     def on_broken_pipe(self) -> None:
-        """Not an exit, which would look like somebody else's."""
-        raise BrokenPipeError
+        """Not an exit: a command goes on though nobody reads what it says."""
+        _hush()
+
+
+def _hush() -> None:
+    """Say nothing more on stdout, whose reader has gone, as `| head` does."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def write_table(title: str, headings: Sequence[str], rows: Iterable[Sequence[Cell]]) -> None:
@@ -52,7 +58,11 @@ def write_table(title: str, headings: Sequence[str], rows: Iterable[Sequence[Cel
 
 def write_line(text: str) -> None:
     """A sentence on stdout."""
-    sys.stdout.write(text + "\n")
+    try:
+        sys.stdout.write(text + "\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _hush()
 
 
 def cell_text(cell: Cell) -> str:
@@ -129,7 +139,11 @@ def show_plan(plan: "Plan") -> None:
         for c in plan.captures
         if c.spec.layout.gradients is not None and (left := c.spec.layout.gradients.frozen)
     ]
-    write_table("parameters left out, because they are frozen", ("capture", "number", "such as"), frozen)
+    write_table(
+        "parameters left out: frozen, not in the checkpoint, or no floats",
+        ("capture", "number", "such as"),
+        frozen,
+    )
     weighed = [
         c.name
         for c in plan.captures

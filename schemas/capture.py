@@ -207,4 +207,8 @@ def _drop_defaults(content: dict[str, Any]) -> None:
         del content["layout"]["gradients"]
     else:
         gradients["looped"] = sorted(gradients["looped"])
-        del gradients["weighed"], gradients["frozen"]  # of the cost, and of what is not there
+        del (
+            gradients["weighed"],
+            gradients["as_it_is"],
+            gradients["frozen"],
+        )  # of the cost, and of what is not there

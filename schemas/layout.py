@@ -149,7 +149,9 @@ class GradientLayout(Frozen):
     looped: dict[str, str] = Field(default_factory=dict)
     """Parameter to why its gradients take a pass for each sample: slower, as exact."""
     frozen: tuple[str, ...] = ()
-    """Parameters that were meant too and have no gradient."""
+    """Parameters that were meant too and have no gradient: frozen, not in the checkpoint, or no floats."""
+    as_it_is: bool = False
+    """Whether the network differentiates itself in its forward, so that it runs as it is."""
     weighed: bool = False
     """Whether a batch takes four passes or more, as its graph does not tell that rows stay with their samples: slower, as exact."""
     mean_targets: float = 1.0

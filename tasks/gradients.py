@@ -76,12 +76,12 @@ def make_gradients(spec: CaptureSpec, space: Space, network: Network) -> Gradien
     sites = spec.layout.sites_of(space.name)
     wanted = request.parameter_gradients
     if wanted is None or not any(site.site.is_parameter for site in sites):
-        return Gradients(spec, objective, activations_only(network), None)
+        return Gradients(spec, objective, activations_only(network, layout.as_it_is), None)
     every = any(site.site.quantity == "activation_gradient" for site in sites)
     names, seed = layout.parameters, request.precision.seed
     entries: Literal["all", "wanted"] = "all" if every else "wanted"
     looped = frozenset(layout.looped)
-    plan = make_plan(network.module, names, wanted.keep, seed, looped, entries)
+    plan = make_plan(network.module, names, wanted.keep, seed, looped, entries, layout.as_it_is)
     slow = make_plan(network.module, names, wanted.keep, seed, frozenset(names))
     return Gradients(spec, objective, plan, slow)
 

@@ -79,7 +79,8 @@ def collect_backward(
         seed_again(network, precision)
 
     with running(network, batch, precision), torch.enable_grad():
-        gathered = sample_gradients(network.module, losses, batch.n_samples, plan, restart)
+        again = restart if watch.left else None
+        gathered = sample_gradients(network.module, losses, batch.n_samples, plan, again)
     found = watch.finish()
     for site in (layout.site for layout in sites if layout.site.is_parameter):
         found[str(site)] = gathered.values[site.module].cpu()
@@ -111,9 +112,14 @@ def losses_of(network: Network, batch: Batch, objective: Objective) -> Callable[
 
 
 def without_gradient(
-    network: Network, batch: Batch, sites: Sequence[Site], precision: Precision, objective: Objective
+    network: Network,
+    batch: Batch,
+    sites: Sequence[Site],
+    precision: Precision,
+    objective: Objective,
+    as_it_is: bool = False,
 ) -> dict[Site, str]:
-    """Sites whose tensor no gradient can pass through, and why, from one pass."""
+    """Sites whose tensor no gradient can pass through, and why, from one pass; `as_it_is`: see `make_plan`."""
     refused: dict[Site, str] = {}
 
     def see(site: Site, tensor: Tensor) -> None:
@@ -125,13 +131,14 @@ def without_gradient(
             return objective(forward(network, _opened(batch)), batch)
 
     with running(network, batch, precision), torch.enable_grad():
-        sample_gradients(network.module, losses, batch.n_samples, activations_only(network))
+        plan = activations_only(network, as_it_is)
+        sample_gradients(network.module, losses, batch.n_samples, plan, refused.clear)
     return refused
 
 
-def activations_only(network: Network) -> GradientPlan:
-    """A plan of no parameters, under which gradients pass through everything that parameters have a part in."""
-    return make_plan(network.module, (), Exact(), 0, entries="all")
+def activations_only(network: Network, as_it_is: bool = False) -> GradientPlan:
+    """A plan of no parameters, under which gradients pass through all that parameters have a part in; `as_it_is`: see `make_plan`."""
+    return make_plan(network.module, (), Exact(), 0, entries="all", as_it_is=as_it_is)
 
 
 def _opened(batch: Batch) -> Batch:
@@ -167,14 +174,6 @@ def _watched(network: Network, sites: Sequence[Site], take: Callable[[Site, Tens
         )
 
 
-class _Passed(NamedTuple):
-    """A tensor at a site whose gradient is awaited."""
-
-    value: Tensor
-    node: Any
-    """Of the graph, that gave it."""
-
-
 class _Watch:
     """Takes activations as they pass, and their gradients as the backward of the losses comes by."""
 
@@ -191,10 +190,8 @@ class _Watch:
         self._sites = tuple(layouts)
         self._found: dict[str, Tensor] = {}
         self._sink = RowSink(batch, layouts, rows, self._found, None)
-        self._passed: dict[Site, _Passed] = {}
-        """In this forward."""
-        self._unseen: dict[Site, _Passed] = {}
-        """Where the backward has not come by; empty during the forward, in which a network may differentiate itself."""
+        self._unseen: dict[Site, Tensor] = {}
+        """Where the backward has not come by, to zeros like it; empty during the forward, in which a network may differentiate itself."""
         self._beside: set[Site] = set()
         """That are not on the graph of the losses."""
 
@@ -205,35 +202,39 @@ class _Watch:
 
     def clear(self) -> None:
         """Forget what was taken."""
-        for kept in (self._found, self._passed, self._unseen):
-            kept.clear()
+        self._found.clear()
+        self._unseen.clear()
         self._beside.clear()
 
     def losses(self) -> Tensor:
         """[sample], from a forward that is watched."""
-        self._passed.clear()
         self._unseen.clear()
-        with _watched(self._network, self.left, self._take):
+        passed: dict[
+            Site, tuple[Tensor, Any]
+        ] = {}  # nodes of the graph, whose hooks know this watch, stay here
+        with _watched(self._network, self.left, partial(self._take, passed)):
             values = self._objective(forward(self._network, _opened(self._batch)), self._batch)
-        self._unseen.update(self._passed)
-        nodes = graph_of(values).nodes if self._passed else set()
-        self._beside.update(site for site, one in self._passed.items() if one.node not in nodes)
+        graph = graph_of(values)
+        self._unseen.update({site: like for site, (like, _) in passed.items()})
+        if not graph.reentrant or graph.foreign:  # a checkpoint may take what was made before it
+            self._beside.update(site for site, (_, node) in passed.items() if node not in graph.nodes)
         return values
 
     def finish(self) -> dict[str, Tensor]:
         """Site string to rows; zeros where no gradient came by."""
-        for site, one in self._unseen.items():
-            self._sink(site, torch.zeros_like(one.value))
+        for site, like in self._unseen.items():
+            self._sink(site, like)
         self._sink.finish()
         return self._found
 
-    def _take(self, site: Site, tensor: Tensor) -> None:
+    def _take(self, passed: dict[Site, tuple[Tensor, Any]], site: Site, tensor: Tensor) -> None:
         if site.quantity == "activation":
             self._sink(site, tensor.detach())
             return
         if not tensor.requires_grad:
             raise ModelError(f"{site}: {NO_GRADIENT}")
-        self._passed[site] = _Passed(tensor.detach(), get_gradient_edge(tensor).node)
+        zeros = torch.zeros((), dtype=tensor.dtype, device=tensor.device).expand(tensor.shape)
+        passed[site] = zeros, get_gradient_edge(tensor).node
         tensor.register_hook(partial(self._arrived, site))  # type: ignore[no-untyped-call]
 
     def _arrived(self, site: Site, gradient: Tensor) -> None:

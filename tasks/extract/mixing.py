@@ -2,21 +2,22 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from schemas.errors import ModelError
+from schemas.errors import ModelError, SubspanError
 from tasks.extract.backward import activations_only, losses_of
 from tasks.extract.batches import Batch
+from tasks.extract.gradients.expressions import in_transform
 from tasks.extract.gradients.gradient_plan import computed_in
 from tasks.extract.gradients.graph import DifferentiatesItself, gradients_at, graph_of
 from tasks.extract.gradients.keepers import make_keeper
 from tasks.extract.gradients.loop import checked
-from tasks.extract.gradients.uses import Uses
+from tasks.extract.gradients.uses import DIFFERENTIATES, Uses
 from tasks.extract.losses import Objective
 from tasks.extract.models import Network
 
@@ -29,8 +30,8 @@ CURE = (
 )
 
 
-def refuse_mixed(network: Network, batches: Sequence[Batch], objective: Objective) -> None:
-    """Refuse losses in which other samples of the batch have a part.
+def refuse_mixed(network: Network, batches: Sequence[Batch], objective: Objective) -> bool:
+    """Refuse losses in which other samples of the batch have a part; and whether the network differentiates itself in its forward.
 
     A loss's value must be that of the sample alone, and what the network makes of one sample's inputs must have no part in the loss of
     another. Values tell nothing where the network draws random numbers: others in a batch than alone. What comes before any parameter, or
@@ -47,14 +48,14 @@ def refuse_mixed(network: Network, batches: Sequence[Batch], objective: Objectiv
     Cost: a forward of each sample, four of the batch, and a backward of the batch for each sample.
     """
     losses, n = losses_of(network, batches[0], objective), batches[0].n_samples
-    with _Draws() as draws:  # type: ignore[no-untyped-call]
+    with _Draws() as draws, _Differentiates() as asks:  # type: ignore[no-untyped-call]
         together, again = (losses(None).detach().double() for _ in range(2))
         alone = torch.cat([losses(sample).detach() for sample in range(n)]).double()
     if not draws.seen and torch.equal(together.nan_to_num(), again.nan_to_num()):
         _refuse_values(network, together, alone)
-    if batches[1].n_samples < n:
-        with suppress(DifferentiatesItself):
-            _refuse_meetings(network, batches, objective)
+    if batches[1].n_samples < n and not asks.seen:
+        _refuse_meetings(network, batches, objective)
+    return bool(asks.seen)
 
 
 def _refuse_values(network: Network, together: Tensor, alone: Tensor) -> None:
@@ -74,8 +75,13 @@ def _refuse_meetings(network: Network, batches: Sequence[Batch], objective: Obje
     """By gradients with respect to where the graph begins: numbers that two losses depend on are those of no one sample."""
     n, m = (batch.n_samples for batch in batches)
     with _opening(network, n) as uses:
-        losses, begins = _begun(network, batches[0], objective)
-        _, fewer = _begun(network, batches[1], objective)
+        try:
+            losses, begins = _begun(network, batches[0], objective)
+            _, fewer = _begun(network, batches[1], objective)
+        except (SubspanError, MemoryError, OSError, torch.OutOfMemoryError):
+            raise
+        except (Exception, DifferentiatesItself):  # noqa: BLE001  it cannot run so, and its values were looked at
+            return
         uses.in_backward = True
         own = _of_samples(begins, fewer, n, m)
         if not own or graph_of(losses).reentrant:
@@ -120,6 +126,16 @@ def _begun(network: Network, batch: Batch, objective: Objective) -> tuple[Tensor
     """Losses, and the tensors at which their graph begins: the first that parameters make of the inputs."""
     losses = checked(losses_of(network, batch, objective)(None), batch.n_samples)
     return losses, [leaf for leaf in graph_of(losses).leaves if not isinstance(leaf, nn.Parameter)]
+
+
+class _Differentiates(TorchFunctionMode):
+    """Sees whether a network asks for gradients."""
+
+    seen: bool = False
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.seen |= func in DIFFERENTIATES and not in_transform()
+        return func(*args, **(kwargs or {}))
 
 
 class _Draws(TorchDispatchMode):  # type: ignore[no-untyped-call]

@@ -409,7 +409,7 @@ class TestRefusals:
             "last.bias:grad",
         ]
         show_plan(plan)
-        assert "because they are frozen" in capsys.readouterr().out
+        assert "parameters left out: frozen" in capsys.readouterr().out
         layout = plan.captures[0].spec.layout.gradients
         assert layout is not None
         assert layout.frozen == ("first.weight", "first.bias")

@@ -55,7 +55,9 @@ class _Verdict(NamedTuple):
     @property
     def moved(self) -> set[str]:
         """With a gradient that is not zero."""
-        return {name for name, rows in self.exact.items() if bool(rows.any())}
+        return {
+            name for name, rows in self.exact.items() if bool(rows.nan_to_num(posinf=0.0, neginf=0.0).any())
+        }
 
 
 def needs_loop(
@@ -141,10 +143,13 @@ def _judge(plan: GradientPlan, probe: Probe, dtype: torch.dtype) -> _Verdict:
     surely = own if dtype in TOLERANCE else 0.0  # half precision tells no small error from rounding
     total = _whole(exact)
     refused, doubtful = {}, {}
+    known = total.isfinite()  # others have no gradient, whichever way
     for name, rows in exact.items():
-        error, norm = _norm(passed.values[name] - rows), _norm(rows)
+        error, norm = _norm(passed.values[name] - rows)[known], _norm(rows)[known]
+        if not len(error):
+            continue
         worst = float((error / norm.clamp(min=1e-30)).max())
-        if not bool((error <= own * norm + whole * total).all()):
+        if not bool((error <= own * norm + whole * total[known]).all()):
             refused[name] = _off(worst)
         elif bool((error > surely * norm).any()):
             doubtful[name] = worst
@@ -213,7 +218,12 @@ def _beyond_rounding(
     """
     errors = {name: _norm(verdict.passed.values[name] - verdict.exact[name]) for name in among}
     own, _ = TOLERANCE[torch.float64]
-    names = [name for name, error in errors.items() if bool((error > own * _norm(verdict.exact[name])).any())]
+    known = _whole(verdict.exact).isfinite()
+    names = [
+        name
+        for name, error in errors.items()
+        if bool((error > own * _norm(verdict.exact[name]))[known].any())
+    ]
     if not names:
         return {}
     chosen = {name: plan.parameters[name] for name in names}
@@ -226,8 +236,8 @@ def _beyond_rounding(
             excused = error <= allowed + SMALLEST * _whole(verdict.exact)
         else:
             excused = (error <= allowed) | (_norm(rows) <= VANISHED * _norm(coarse.exact[name]))
-        if not bool(excused.all()):
-            found[name] = _off(float((error / _norm(rows).clamp(min=1e-300)).max()))
+        if not bool(excused[known].all()):
+            found[name] = _off(float((error / _norm(rows).clamp(min=1e-300))[known].max()))
     return found
 
 
@@ -244,9 +254,10 @@ def _uses(forms: Sequence[tuple[str, str, str]], name: str) -> list[tuple[str, s
 
 
 def _unsteady(forms: Sequence[list[tuple[str, str, str]]]) -> set[str]:
-    """Parameters that two probes use in different ways."""
+    """Parameters that two probes use in different ways, however often (longer texts take more steps)."""
     every = {name for form in forms for _, name, _ in form}
-    return {name for name in every if any(_uses(form, name) != _uses(forms[0], name) for form in forms)}
+    ways = [{name: set(_uses(form, name)) for name in every} for form in forms]
+    return {name for name in every if any(way[name] != ways[0][name] for way in ways)}
 
 
 def _unseen(plan: GradientPlan, verdicts: Sequence[_Verdict]) -> dict[str, str]:

@@ -75,7 +75,7 @@ def summed(values: Tensor, shape: tuple[int, ...], n: int) -> Tensor:
     Raises:
         NoRule: if the parameter has an axis of its own for samples, or the first axis does not count samples.
     """
-    own = shape[1:] if len(shape) == values.ndim and shape[0] == 1 else shape
+    own = shape[1:] if shape and len(shape) == values.ndim and shape[0] == 1 else shape
     if len(own) >= values.ndim:
         raise NoRule(
             f"a parameter of shape {shape} meets values of shape {tuple(values.shape)} that have no axis for samples"

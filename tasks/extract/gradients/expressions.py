@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
-from torch.autograd.graph import saved_tensors_hooks
+from torch.autograd.graph import GradientEdge, saved_tensors_hooks
 from torch.utils._pytree import tree_map_only
 
 from tasks.extract.gradients.call import Holder, Use
@@ -26,6 +26,8 @@ IN_PLACE = frozenset(
     f"__i{name}__"
     for name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul", "and", "or", "xor")
 )
+MOST_ROW_BY_ROW = 1 << 23
+"""Numbers of an expression times samples that are brought back one by one; a pass for each sample through the network costs less beyond."""
 SMALL = 1 << 16
 """Entries of parameters and expressions whose gradients are brought back for all samples at once."""
 
@@ -75,6 +77,10 @@ class Expression(NamedTuple):
             Use(name, partial(_pulled_back, use.term, self.value, leaf, n))
             for name, leaf in self.leaves.items()
         ]
+
+    def is_dear(self, n: int) -> bool:
+        """Whether bringing back the rows of n samples one by one costs more than it saves: each passes all of the expression."""
+        return n * self.value.numel() > MOST_ROW_BY_ROW and _repeated(self.value) is None
 
     def by_rows(self, n: int) -> list[Use]:
         """A use of an expression whose rows are those of n samples: each sample's gradient is that of its rows."""
@@ -222,17 +228,36 @@ def _pulled_back(term: Callable[[Tensor], Term], value: Tensor, leaf: Tensor, n:
 
 
 def _row_by_row(value: Tensor, leaf: Tensor, n: int, g: Tensor) -> Term:
+    one = _repeated(value)
+
     def gradient(k: int) -> Tensor:
-        rows = torch.zeros_like(g)
-        rows[k] = g[k]
-        return _through(value, leaf, rows[None], 1)[0].flatten(1 if leaf.ndim > 1 else 0)
+        if one is not None:  # what is the same for all samples, before it was laid along them
+            edge, shape = one
+            found = _through(edge, leaf, g[k : k + 1].sum_to_size(shape)[None], 1)
+        else:
+            rows = torch.zeros_like(g)
+            rows[k] = g[k]
+            found = _through(value, leaf, rows[None], 1)
+        return found[0].flatten(1 if leaf.ndim > 1 else 0)
 
     return Formed(gradient)
 
 
-def _through(value: Tensor, leaf: Tensor, gradients: Tensor, n: int) -> Tensor:
-    """[sample, ...]: gradients of a parameter from those of an expression."""
-    given = gradients.reshape(n, *value.shape).to(value.dtype)
+def _repeated(value: Tensor) -> tuple[GradientEdge, tuple[int, ...]] | None:
+    """Of what an expression is an expansion along its first axis, and its shape; None where it is none."""
+    node: Any = value.grad_fn
+    if node is None or node.name() != "ExpandBackward0":
+        return None
+    shape = tuple(node._saved_self_sym_sizes)
+    along = len(shape) == value.ndim and shape[0] != 1
+    return None if along else (GradientEdge(*node.next_functions[0]), shape)
+
+
+def _through(value: Tensor | GradientEdge, leaf: Tensor, gradients: Tensor, n: int) -> Tensor:
+    """[sample, ...]: gradients of a parameter from those of an expression, or of what it comes from."""
+    given = gradients
+    if isinstance(value, Tensor):
+        given = gradients.reshape(n, *value.shape).to(value.dtype)
     found: Tensor | None = torch.autograd.grad(
         value,
         leaf,

@@ -25,6 +25,9 @@ class GradientPlan:
     open_all: bool
     tried: Plan
     """A form in which gradients are compared."""
+    module: nn.Module
+    as_it_is: bool
+    """Whether the network is known to differentiate itself, so that no rule is tried."""
 
     def beside(self, chosen: Iterable[str]) -> list[nn.Parameter]:
         """All parameters but the chosen."""
@@ -42,6 +45,7 @@ def make_plan(
     seed: int,
     looped: frozenset[str] = frozenset(),
     entries: Literal["wanted", "all"] = "wanted",
+    as_it_is: bool = False,
 ) -> GradientPlan:
     """Plan gradients of a network; its random maps are drawn at first use, from seed and names alone.
 
@@ -53,6 +57,7 @@ def make_plan(
         looped: parameters that take a pass for each sample.
         entries: where the graph of a forward begins: at the first use of a parameter that is wanted, or of any. If of any, the graph is the
             network's own throughout, for gradients at sites, and what the network makes of parameters alone has no rule.
+        as_it_is: whether the network is known to differentiate itself in its forward.
     """
     there = dict(module.named_parameters())
     chosen = {name: there[name] for name in names}
@@ -65,7 +70,7 @@ def make_plan(
     tried = Plan(shapes, COMPARED, seed, device, dtype)
     others = tuple(parameter for name, parameter in there.items() if name not in chosen)
     slow = frozenset(looped & chosen.keys())
-    return GradientPlan(chosen, others, plan, slow, entries == "all", tried)
+    return GradientPlan(chosen, others, plan, slow, entries == "all", tried, module, as_it_is)
 
 
 def computed_in(parameters: Iterable[Tensor]) -> torch.dtype:

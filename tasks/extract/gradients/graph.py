@@ -14,6 +14,8 @@ from schemas.errors import ModelError
 
 MADE = "_subspan_made"
 """Attribute of leaves that are not the network's: the pass that made them."""
+CHECKPOINT = "CheckpointFunctionBackward"
+"""What a reentrant checkpoint of torch is called in a graph."""
 _GRADS = threading.Lock()
 """Threads share parameters, and so their `.grad`."""
 
@@ -30,6 +32,8 @@ class Graph(NamedTuple):
     reentrant: bool
     """Whether a part of the network may run again in the backward, with a graph of its own (reentrant checkpoints, functions of one's own):
     what begins there is not among the leaves."""
+    foreign: bool
+    """Whether any such part is no checkpoint of torch."""
 
 
 def opened(tensor: Tensor, by: object = None) -> Tensor:
@@ -60,7 +64,7 @@ def refuse_kept(graph: Graph, by: object = None) -> None:
 def graph_of(loss: Tensor) -> Graph:
     """Walk the graph of a loss."""
     leaves: list[Tensor] = []
-    reentrant = False
+    reentrant = foreign = False
     seen: set[Any] = set()
     waiting = [loss.grad_fn]
     while waiting:
@@ -69,11 +73,12 @@ def graph_of(loss: Tensor) -> Graph:
             continue
         seen.add(node)
         # A function in Python may run a backward of its own.
-        reentrant |= isinstance(node, BackwardCFunction)
+        if issubclass(type(node), BackwardCFunction):
+            reentrant, foreign = True, foreign or type(node).__name__ != CHECKPOINT
         if hasattr(node, "variable") and node.variable.requires_grad:  # a parameter may be frozen again
             leaves.append(node.variable)
         waiting += [following for following, _ in node.next_functions]
-    return Graph(seen, tuple(leaves), reentrant)
+    return Graph(seen, tuple(leaves), reentrant, foreign)
 
 
 def backward(loss: Tensor, graph: Graph, parameters: Iterable[nn.Parameter]) -> None:

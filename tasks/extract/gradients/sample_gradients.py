@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from tasks.extract.gradients.by_rules import Passed, by_rules, nothing
+from tasks.extract.gradients.by_rules import Passed, by_rules
 from tasks.extract.gradients.gradient_plan import GradientPlan, computed_in
 from tasks.extract.gradients.loop import Losses, batch_gradients, looped_gradients
 from tasks.extract.gradients.weighted import adds_up, keeps_weights, sample_weights
@@ -25,11 +25,15 @@ class Gathered(NamedTuple):
 
 
 def sample_gradients(
-    module: nn.Module, losses: Losses, n: int, plan: GradientPlan, restart: Callable[[], None] = nothing
+    module: nn.Module,
+    losses: Losses,
+    n: int,
+    plan: GradientPlan,
+    restart: Callable[[], None] | None = None,
 ) -> Gathered:
     """Gradients of each sample's loss, in the planned form.
 
-    The network runs as it is; its flags, hooks and `.grad` are left as they were, but for what it writes itself. Weights take part without
+    The network runs as it is; flags, hooks and `.grad` are left as they were, but for what it writes itself. Weights take part without
     their gradient, so that none is formed. Held until the backward: of each matrix its layer's input, after projection where the form has
     one; of norm layers their input; beside the graph of the forward. `exact` forms [sample, ...] of each parameter, no other form does.
 
@@ -38,14 +42,14 @@ def sample_gradients(
         losses: runs it.
         n: samples of the batch.
         plan: made for this network.
-        restart: called before the first pass over the batch begins again, because the network cannot run by rules.
+        restart: for somebody who watches the passes over the batch; called before the network runs as it is, for want of rules.
 
     Raises:
         ModelError: if the network is compiled, the loss is not one number per sample, or the network wrote into what a layer had read.
 
     Cost: one forward, one backward without gradients of weights; the passes of `rows_astray` more where the graph does not tell that rows
-    stay with their samples, and one more where they do not; a pass for each sample where parameters need it; a pass more where the network
-    cannot run by rules.
+    stay with their samples, and one more where they do not; a pass for each sample where parameters need it. A network that cannot run by
+    rules costs the pass that is broken off, where the plan does not know, and one as it is where somebody watches.
     """
     for path, part in module.named_modules():
         refuse_compiled(path, part)

