@@ -22,7 +22,7 @@ MOST_SITES = 3
 
 def write_json(value: Any) -> None:
     """One JSON document on stdout, nothing else."""
-    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    write_line(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
 
 
 class _Console(Console):

@@ -194,6 +194,9 @@ class _Watch:
         """Where the backward has not come by, to zeros like it; empty during the forward, in which a network may differentiate itself."""
         self._beside: set[Site] = set()
         """That are not on the graph of the losses."""
+        self._taken: set[Site] = set()
+        """Where it came by."""
+        self._reentrant = False
 
     @property
     def left(self) -> list[Site]:
@@ -205,6 +208,7 @@ class _Watch:
         self._found.clear()
         self._unseen.clear()
         self._beside.clear()
+        self._taken.clear()
 
     def losses(self) -> Tensor:
         """[sample], from a forward that is watched."""
@@ -216,6 +220,7 @@ class _Watch:
             values = self._objective(forward(self._network, _opened(self._batch)), self._batch)
         graph = graph_of(values)
         self._unseen.update({site: like for site, (like, _) in passed.items()})
+        self._reentrant = graph.reentrant
         if not graph.reentrant or graph.foreign:  # a checkpoint may take what was made before it
             self._beside.update(site for site, (_, node) in passed.items() if node not in graph.nodes)
         return values
@@ -239,7 +244,13 @@ class _Watch:
 
     def _arrived(self, site: Site, gradient: Tensor) -> None:
         if self._unseen.pop(site, None) is None:
+            if self._reentrant and site in self._taken:
+                raise ModelError(
+                    f"{site}: several parts that run again in the backward take it, and its gradient comes in pieces; use checkpoints with "
+                    "use_reentrant=False, or leave the site out"
+                )
             return
+        self._taken.add(site)
         if site in self._beside:
             raise ModelError(
                 f"{site}: only a backward that the network runs by itself passes it, so that the gradient there is not that of the loss"

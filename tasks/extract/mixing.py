@@ -17,6 +17,7 @@ from tasks.extract.gradients.gradient_plan import computed_in
 from tasks.extract.gradients.graph import DifferentiatesItself, gradients_at, graph_of
 from tasks.extract.gradients.keepers import make_keeper
 from tasks.extract.gradients.loop import checked
+from tasks.extract.gradients.standing import Standing
 from tasks.extract.gradients.uses import DIFFERENTIATES, Uses
 from tasks.extract.losses import Objective
 from tasks.extract.models import Network
@@ -53,9 +54,9 @@ def refuse_mixed(network: Network, batches: Sequence[Batch], objective: Objectiv
         alone = torch.cat([losses(sample).detach() for sample in range(n)]).double()
     if not draws.seen and torch.equal(together.nan_to_num(), again.nan_to_num()):
         _refuse_values(network, together, alone)
-    if batches[1].n_samples < n and not asks.seen:
-        _refuse_meetings(network, batches, objective)
-    return bool(asks.seen)
+    if asks.seen or batches[1].n_samples >= n:
+        return bool(asks.seen)
+    return _refuse_meetings(network, batches, objective)
 
 
 def _refuse_values(network: Network, together: Tensor, alone: Tensor) -> None:
@@ -71,21 +72,26 @@ def _refuse_values(network: Network, together: Tensor, alone: Tensor) -> None:
         )
 
 
-def _refuse_meetings(network: Network, batches: Sequence[Batch], objective: Objective) -> None:
-    """By gradients with respect to where the graph begins: numbers that two losses depend on are those of no one sample."""
+def _refuse_meetings(network: Network, batches: Sequence[Batch], objective: Objective) -> bool:
+    """By gradients with respect to where the graph begins: numbers that two losses depend on are those of no one sample.
+
+    Whether it turned out that the network differentiates itself.
+    """
     n, m = (batch.n_samples for batch in batches)
+    standing = Standing(network.module, network.module.parameters())
     with _opening(network, n) as uses:
         try:
             losses, begins = _begun(network, batches[0], objective)
             _, fewer = _begun(network, batches[1], objective)
         except (SubspanError, MemoryError, OSError, torch.OutOfMemoryError):
             raise
-        except (Exception, DifferentiatesItself):  # noqa: BLE001  it cannot run so, and its values were looked at
-            return
+        except (Exception, DifferentiatesItself) as error:  # noqa: BLE001  it cannot run so, and its values were looked at
+            standing.restore(f"{type(error).__name__}: {error}", uses.is_written_through_data)
+            return bool(uses.differentiates)
         uses.in_backward = True
         own = _of_samples(begins, fewer, n, m)
         if not own or graph_of(losses).reentrant:
-            return
+            return False
         owner = [torch.full(tensor.shape, -1, device=tensor.device) for tensor in own]
         for k, loss in enumerate(losses):
             for whose, gradient in zip(owner, gradients_at(loss, own), strict=True):
@@ -93,6 +99,7 @@ def _refuse_meetings(network: Network, batches: Sequence[Batch], objective: Obje
                     touched = gradient.nan_to_num() != 0
                     _refuse_shared(whose[touched], k)
                     whose[touched] = k
+    return False
 
 
 def _of_samples(begins: list[Tensor], fewer: list[Tensor], n: int, m: int) -> list[Tensor]:
@@ -132,6 +139,20 @@ class _Differentiates(TorchFunctionMode):
     """Sees whether a network asks for gradients."""
 
     seen: bool = False
+
+    def __enter__(self) -> Any:
+        self._backward = torch.autograd.backward
+        torch.autograd.backward = self._heard
+        return super().__enter__()  # type: ignore[no-untyped-call]
+
+    def __exit__(self, *error: Any) -> None:
+        torch.autograd.backward = self._backward
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
+
+    def _heard(self, *args: Any, **kwargs: Any) -> None:
+        """No operation of torch that a mode would see."""
+        self.seen = True
+        self._backward(*args, **kwargs)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.seen |= func in DIFFERENTIATES and not in_transform()

@@ -453,12 +453,13 @@ def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) 
     assert capsys.readouterr().out.strip() == subspan.__version__
 
 
-def test_a_reader_that_goes_away_is_no_error(tmp_path: Path) -> None:
+@pytest.mark.parametrize("answer", [[], ["--json"]])
+def test_a_reader_that_goes_away_is_no_error(answer: list[str]) -> None:
     """As `| head -1`."""
     read, write = os.pipe()
     os.close(read)
     done = subprocess.run(
-        [sys.executable, "-m", "subspan", "methods"],
+        [sys.executable, "-m", "subspan", "methods", *answer],
         stdout=write,
         stderr=subprocess.PIPE,
         text=True,

@@ -55,9 +55,7 @@ class _Verdict(NamedTuple):
     @property
     def moved(self) -> set[str]:
         """With a gradient that is not zero."""
-        return {
-            name for name, rows in self.exact.items() if bool(rows.nan_to_num(posinf=0.0, neginf=0.0).any())
-        }
+        return {name for name, rows in self.exact.items() if bool(_finite(rows).any())}
 
 
 def needs_loop(
@@ -128,8 +126,12 @@ def _norm(rows: Tensor) -> Tensor:
 
 
 def _whole(exact: Mapping[str, Tensor]) -> Tensor:
-    """float64 [sample]: norms of the gradients of all parameters together."""
-    return torch.stack([_norm(rows).square() for rows in exact.values()]).sum(0).sqrt()
+    """float64 [sample]: norms of the gradients of all parameters together, but for those that are not finite."""
+    return torch.stack([_finite(_norm(rows)).square() for rows in exact.values()]).sum(0).sqrt()
+
+
+def _finite(values: Tensor) -> Tensor:
+    return values.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
 
 
 def _plan(module: nn.Module, names: Sequence[str]) -> GradientPlan:
@@ -143,10 +145,13 @@ def _judge(plan: GradientPlan, probe: Probe, dtype: torch.dtype) -> _Verdict:
     surely = own if dtype in TOLERANCE else 0.0  # half precision tells no small error from rounding
     total = _whole(exact)
     refused, doubtful = {}, {}
-    known = total.isfinite()  # others have no gradient, whichever way
     for name, rows in exact.items():
+        known = _norm(rows).isfinite()  # others have no gradient, whichever way
         error, norm = _norm(passed.values[name] - rows)[known], _norm(rows)[known]
         if not len(error):
+            refused[name] = (
+                "it has no finite gradient for the samples of the plan, so that nothing tells whether a rule is right"
+            )
             continue
         worst = float((error / norm.clamp(min=1e-30)).max())
         if not bool((error <= own * norm + whole * total[known]).all()):
@@ -218,11 +223,11 @@ def _beyond_rounding(
     """
     errors = {name: _norm(verdict.passed.values[name] - verdict.exact[name]) for name in among}
     own, _ = TOLERANCE[torch.float64]
-    known = _whole(verdict.exact).isfinite()
+    known = {name: _norm(verdict.exact[name]).isfinite() for name in errors}
     names = [
         name
         for name, error in errors.items()
-        if bool((error > own * _norm(verdict.exact[name]))[known].any())
+        if bool((error > own * _norm(verdict.exact[name]))[known[name]].any())
     ]
     if not names:
         return {}
@@ -236,8 +241,8 @@ def _beyond_rounding(
             excused = error <= allowed + SMALLEST * _whole(verdict.exact)
         else:
             excused = (error <= allowed) | (_norm(rows) <= VANISHED * _norm(coarse.exact[name]))
-        if not bool(excused[known].all()):
-            found[name] = _off(float((error / _norm(rows).clamp(min=1e-300))[known].max()))
+        if not bool(excused[known[name]].all()):
+            found[name] = _off(float((error / _norm(rows).clamp(min=1e-300))[known[name]].max()))
     return found
 
 

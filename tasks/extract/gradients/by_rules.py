@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from schemas.errors import ModelError, SubspanError
+from schemas.errors import SubspanError
 from tasks.extract.gradients.attribution import rows_stay
 from tasks.extract.gradients.gradient_plan import GradientPlan
 from tasks.extract.gradients.graph import DifferentiatesItself, backward, graph_of, refuse_kept
@@ -61,7 +61,7 @@ def by_rules(
         restart: called before the network runs as it is, for somebody who watches it; None: nobody does.
 
     Raises:
-        ModelError: if it turns out that the network must run as it is when it has written into its parameters.
+        ModelError: if it turns out that the network must run as it is when it has written into its parameters or changed its hooks.
 
     Cost: a forward and a backward; the same again if something is refused in the backward, or the network runs as it is, then with the
     gradients of all weights for the batch.
@@ -80,12 +80,7 @@ def by_rules(
         if "DefaultCPUAllocator" in str(error):
             raise
         why = f"{type(error).__name__}: {error}"
-    standing.restore()
-    if standing.is_written or uses.has_data:
-        raise ModelError(
-            f"the network writes into its parameters in its forward, which cannot be begun again then ({why}); give it copies of them to "
-            "write into"
-        )
+    standing.restore(why, uses.is_written_through_data)
     return _as_it_is(losses, n, plan, looped, why, restart)
 
 
@@ -115,7 +110,8 @@ def _uses(n: int, plan: GradientPlan, looped: frozenset[str]) -> Uses:
     names = {id(parameter): name for name, parameter in plan.parameters.items() if name not in looped}
     slow = {id(plan.parameters[name]): name for name in looped}
     others, opens = map(id, plan.others), plan.open_all or bool(looped)
-    return Uses(names, slow, others, n, keeper, opens, follows=not plan.open_all)
+    size = sum(parameter.numel() for parameter in (*plan.parameters.values(), *plan.others))
+    return Uses(names, slow, others, n, keeper, opens, follows=not plan.open_all, size=size)
 
 
 def _by_rules(

@@ -27,7 +27,9 @@ IN_PLACE = frozenset(
     for name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul", "and", "or", "xor")
 )
 MOST_ROW_BY_ROW = 1 << 23
-"""Numbers of an expression times samples that are brought back one by one; a pass for each sample through the network costs less beyond."""
+"""Numbers of an expression times samples that are brought back one by one at any rate."""
+DEAR = 16
+"""Beyond, an expression may have so many times the entries of all parameters, or passes of the network cost less (measured on experts)."""
 SMALL = 1 << 16
 """Entries of parameters and expressions whose gradients are brought back for all samples at once."""
 
@@ -78,9 +80,10 @@ class Expression(NamedTuple):
             for name, leaf in self.leaves.items()
         ]
 
-    def is_dear(self, n: int) -> bool:
-        """Whether bringing back the rows of n samples one by one costs more than it saves: each passes all of the expression."""
-        return n * self.value.numel() > MOST_ROW_BY_ROW and _repeated(self.value) is None
+    def is_dear(self, n: int, size: int) -> bool:
+        """Whether bringing back rows one by one, each through all of it, costs more than passes of a network of this size."""
+        entries = self.value.numel()
+        return n * entries > MOST_ROW_BY_ROW and entries > DEAR * size and _repeated(self.value) is None
 
     def by_rows(self, n: int) -> list[Use]:
         """A use of an expression whose rows are those of n samples: each sample's gradient is that of its rows."""

@@ -42,6 +42,7 @@ class Uses(TorchFunctionMode):
         keeper: Keeper,
         open_all: bool,
         follows: bool = True,
+        size: int = 0,
     ) -> None:
         """Prepare.
 
@@ -53,6 +54,7 @@ class Uses(TorchFunctionMode):
             keeper: takes the terms.
             open_all: whether the graph begins at the first use of any parameter, not only of a wanted one.
             follows: whether expressions are followed; the graph is that of the network alone if not.
+            size: entries of all parameters: about what a pass costs.
         """
         super().__init__()
         self._known = Expressions(names, frozen)
@@ -60,6 +62,7 @@ class Uses(TorchFunctionMode):
         self.keeper = keeper
         self._open_all = open_all
         self._follows = follows
+        self._size = size
         self.cut = False
         """Whether the graph is not the network's: something of samples was written into an expression."""
         self._waiting: Counter[str] = Counter()
@@ -70,8 +73,8 @@ class Uses(TorchFunctionMode):
         """`id` of looped parameters that were used without a graph, as a checkpoint does that runs again."""
         self.differentiates = False
         """Whether the network's forward differentiates something: it must run as it is, or parameters would lack their gradients."""
-        self.has_data = False
-        """Whether the network has a parameter's `.data`, through which it may write unseen."""
+        self._data: dict[int, tuple[Tensor, Tensor]] = {}
+        """`id` of parameters whose `.data` the network has, through which it may write unseen, and what they held."""
         self._is_over = False
         self.in_backward = False
         self.runs_again = False
@@ -139,6 +142,11 @@ class Uses(TorchFunctionMode):
             return self._begin(out, given)
         return self._watch(func, args, kwargs, out, wanted)
 
+    @property
+    def is_written_through_data(self) -> bool:
+        """Whether a parameter whose `.data` was taken holds other values since."""
+        return any(not torch.equal(_sums(a), before) for a, before in self._data.values())
+
     def _cut(self) -> None:
         self.cut = True
         self._refuse_all("the network writes into what it made of parameters, and goes on from there")
@@ -184,7 +192,8 @@ class Uses(TorchFunctionMode):
                 return made
             self._refuse(self._known.names_of(found), func, f"its .{name} is used")
             return self._begin(func(*_aliases(args, self._known), **kwargs), found)
-        self.has_data |= name == "data"
+        if name == "data":
+            self._data.setdefault(id(args[0]), (args[0], _sums(args[0])))
         if name == "data" and func.__name__ == "__set__":
             self._refuse_all("the network puts other values in the place of a parameter's")
         return func(*args, **kwargs)
@@ -274,7 +283,7 @@ class Uses(TorchFunctionMode):
             for key, one in self._known.among(given).items()
             if one.value.ndim and len(one.value) == self._n
         }
-        if any(one.is_dear(self._n) for one in made.values()):
+        if any(one.is_dear(self._n, self._size) for one in made.values()):
             why = "what is made of parameters there has too many rows of samples to bring each back by itself"
             made = {}
         if not made:
@@ -348,6 +357,12 @@ class Uses(TorchFunctionMode):
     def _refuse(self, names: list[str], func: Callable[..., Any], reason: str) -> None:
         for name in names:
             self.refused.setdefault(name, f"{_title(func)}: {reason}")
+
+
+def _sums(tensor: Tensor) -> Tensor:
+    """Of its values and their squares: who writes changes one of them."""
+    values = tensor.detach().double()
+    return torch.stack([values.sum(), values.square().sum()])
 
 
 def _place(tensor: Tensor) -> int:

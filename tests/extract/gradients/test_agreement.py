@@ -278,3 +278,18 @@ def test_a_number_that_is_added_to_a_parameter_has_a_rule() -> None:
     found = sample_gradients(module, sample.losses, 5, make_plan(module, names, Exact(), 0)).values
     for name, rows in loop(sample).items():
         torch.testing.assert_close(found[name], rows, rtol=1e-9, atol=1e-12)
+
+
+def test_a_gradient_that_is_no_number_does_not_hide_others() -> None:
+    """Each parameter is compared where it has one."""
+
+    def forward(s: Any, x: Tensor) -> Tensor:
+        out: Tensor = s.l(x.transpose(0, 1)).transpose(0, 1).mean(1) + s.bad.abs().sqrt()
+        return out
+
+    module = Made(forward, l=nn.Linear(6, 3), bad=nn.Parameter(torch.zeros(3))).double()
+    names = [name for name, _ in module.named_parameters()]
+    why = needs_loop(module, [Probe(tensors(module, draw(n, n, 6)).losses, n) for n in (4, 3)], names)
+    assert set(why) == set(names)
+    assert "no finite gradient" in why["bad"]
+    assert "samples are not the first axis" in why["l.weight"]

@@ -178,6 +178,8 @@ def test_expressions_with_many_rows_are_taken_sample_by_sample(monkeypatch: pyte
     plan = make_plan(module, [name for name, _ in module.named_parameters()], Exact(), 0)
     few = sample_gradients(module, sample.losses, 8, plan)
     monkeypatch.setattr(expressions, "MOST_ROW_BY_ROW", 8 * 8 * 3 * 2 * 4 - 1)
+    assert sample_gradients(module, sample.losses, 8, plan).looped == ()  # one sixteenth of a pass
+    monkeypatch.setattr(expressions, "DEAR", 1)
     many = sample_gradients(module, sample.losses, 8, plan)
     assert (few.looped, set(many.looped)) == ((), {"w", "v"})
     for name, rows in looped_gradients(plan.parameters, sample.losses, 8, plan.plan).items():

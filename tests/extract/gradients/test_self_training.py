@@ -330,11 +330,24 @@ def keeps_a_table(s: Any, h: Tensor) -> Tensor:
     return out
 
 
-@pytest.mark.parametrize("known", [True, False])
-@pytest.mark.parametrize("way", [freezes_all, looks_inside, keeps_a_table])
+def drops(s: Any, h: Tensor) -> Tensor:
+    """Another mode for a while."""
+    s.part.training = True
+    inner = h.detach().requires_grad_()
+    (found,) = torch.autograd.grad(s.mid(inner).square().sum(), inner)
+    s.part.training = False
+    out: Tensor = s.mid(s.part(h + found))
+    return out
+
+
+@pytest.mark.parametrize(
+    ("way", "known"),
+    [(way, known) for way in (freezes_all, keeps_a_table, drops) for known in (True, False)]
+    + [(looks_inside, True)],
+)
 def test_a_forward_that_is_broken_off_leaves_nothing_behind(way: Way, known: bool) -> None:
     module = network(way)
-    module.kept = None
+    module.kept, module.part = None, nn.Dropout(0.5)
     sample = tensors(module, draw(N, 6))
     plan = make_plan(module, NAMES, Exact(), 0, as_it_is=known)
     for _ in range(2):
@@ -358,6 +371,30 @@ def test_networks_that_are_known_to_differentiate_themselves_may_write() -> None
     handle.remove()
     assert len(forwards) == N
     assert torch.equal(before, module.mid.weight)
+    for name, rows in looped_gradients(plan.parameters, sample.losses, N, plan.plan).items():
+        torch.testing.assert_close(found.values[name], rows, rtol=1e-8, atol=1e-12)
+
+
+def test_hooks_that_come_and_go_are_refused_where_it_is_not_known() -> None:
+    module = network(looks_inside)
+    sample = tensors(module, draw(N, 6))
+    with pytest.raises(ModelError, match="registers or removes hooks"):
+        sample_gradients(module, sample.losses, N, make_plan(module, NAMES, Exact(), 0))
+
+
+def reads_data(s: Any, h: Tensor) -> Tensor:
+    scale = s.mid.weight.data.abs().max()
+    inner = h.detach().requires_grad_()
+    (found,) = torch.autograd.grad(s.mid(inner).square().sum(), inner)
+    out: Tensor = s.mid(h + found / scale)
+    return out
+
+
+def test_who_only_reads_data_is_no_writer() -> None:
+    module = network(reads_data)
+    sample = tensors(module, draw(N, 6))
+    plan = make_plan(module, NAMES, Exact(), 0)
+    found = sample_gradients(module, sample.losses, N, plan)
     for name, rows in looped_gradients(plan.parameters, sample.losses, N, plan.plan).items():
         torch.testing.assert_close(found.values[name], rows, rtol=1e-8, atol=1e-12)
 

@@ -272,7 +272,40 @@ def test_a_network_that_cannot_be_opened_is_judged_by_its_values() -> None:
     objective: Any = lambda output, _batch: output.square().sum(1)  # noqa: E731
     batches = Batch({"": x}), Batch({"": x[:-1]})
     with running(net, batches[0], Precision()), torch.enable_grad():
-        refuse_mixed(net, batches, objective)
+        assert refuse_mixed(net, batches, objective)
         module.apart = False
         with pytest.raises(ModelError, match="no sample has a gradient of its own"):
             refuse_mixed(net, batches, objective)
+
+
+@pytest.mark.parametrize("outside", [True, False])
+def test_a_site_whose_gradient_comes_in_pieces_is_refused(outside: bool) -> None:
+    def forward(s: Any, x: Tensor) -> Tensor:
+        side = s.side(x)
+        z = checkpoint(lambda h: s.mid(h * side), s.first(x), use_reentrant=True)
+        out: Tensor = z + side if outside else checkpoint(lambda h: s.mid(h + side), z, use_reentrant=True)
+        return out
+
+    torch.manual_seed(0)
+    parts = {name: nn.Linear(6, 6) for name in ("first", "mid")}
+    module = Made(forward, **parts, side=Made(lambda s, x: x + s.b, b=p(6))).double()
+    with pytest.raises(ModelError, match="comes in pieces"):
+        watched(module, draw(N, 6).double(), "side")
+
+
+def test_a_plan_hears_a_backward_by_its_function() -> None:
+    def forward(s: Any, x: Tensor) -> Tensor:
+        handle = s.mid.register_forward_hook(lambda _module, _inputs, out: 2 * out)
+        inner = x.detach().requires_grad_()
+        torch.autograd.backward(s.mid(inner).square().sum(), inputs=[inner])
+        handle.remove()
+        out: Tensor = s.mid(x + inner.grad)
+        return out
+
+    module = Made(forward, mid=nn.Linear(6, 6)).double()
+    net, x = wrap(module, torch.float64), draw(N, 6).double()
+    objective: Any = lambda output, _batch: output.square().sum(1)  # noqa: E731
+    with running(net, Batch({"": x}), Precision()), torch.enable_grad():
+        assert refuse_mixed(net, (Batch({"": x}), Batch({"": x[:-1]})), objective)
+    assert not module.mid._forward_hooks
+    assert torch.autograd.backward.__module__ == "torch.autograd"
