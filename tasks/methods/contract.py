@@ -14,7 +14,7 @@ and, by KIND, these pure functions (`inputs` is `Inputs`, `block` is `Block`, a 
 
     reduce      start(inputs, config) -> carry; partial(block, carry, config) -> state; merge(a, b) -> state;
                 finish(state, carry, inputs, config) -> (Result, arrays);
-                optional update(state, carry, inputs, config) -> carry or None when done (rounds);
+                optional update(state, carry, inputs, config) -> carry or None when done (rounds; finish gets the last state);
                 optional state_config(config) -> the part of the options that the state depends on
     map         start; outputs(inputs, config) -> {name: RowOutput}; apply(block, carry, config) -> {name: tensor};
                 optional partial(block, outputs, carry, config) -> state and merge; finish

@@ -231,7 +231,18 @@ class TestReduce:
 
     @staticmethod
     def finish_alike(here: Case, a: Any, b: Any, tolerance: float = TOLERANCE) -> None:
+        """Equal answers, or equal beginnings of the next round."""
         carry = cases.start(here)
+        update = getattr(here.module, "update", lambda *_: None)
+        following = [update(state, carry, here.inputs, here.config) for state in (a, b)]
+        if following[0] is not None:
+            assert following[0].keys() == following[1].keys()
+            for name, values in following[1].items():
+                scale = float(values.double().abs().max()) if values.numel() else 0.0
+                torch.testing.assert_close(
+                    following[0][name], values, rtol=tolerance, atol=tolerance * scale, equal_nan=True
+                )
+            return
         found, expected = (
             cases._answer(*here.module.finish(state, carry, here.inputs, here.config)) for state in (a, b)
         )

@@ -1,0 +1,151 @@
+"""Moments of rows in groups of samples, so that every number can be computed again without each group."""
+
+from collections.abc import Iterator
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from schemas.base import Frozen
+from schemas.errors import MethodError
+from tasks.methods.contract import Block, State
+from tasks.numerics import jackknife, moments
+from tasks.numerics.moments import Precision
+
+MOST_BYTES = 1 << 31
+"""Of a state, groups x features x features numbers."""
+
+
+@runtime_checkable
+class HasGroups(Protocol):
+    """Options of a method that reads this state."""
+
+    @property
+    def groups(self) -> int: ...
+
+    @property
+    def precision(self) -> Precision: ...
+
+    @property
+    def weight_label(self) -> str | None: ...
+
+
+class Interval(Frozen):
+    """A number of all rows with its uncertainty; None where the groups do not determine it."""
+
+    value: float
+    corrected: float | None
+    """Without the first order of its bias."""
+    low: float | None
+    high: float | None
+
+
+def check(width: int, groups: int) -> None:
+    """Refuse before reading.
+
+    Raises:
+        MethodError: if the groups' covariances take more than 2 GiB.
+    """
+    needed = 8 * groups * width**2
+    if needed > MOST_BYTES:
+        raise MethodError(
+            f"{groups} groups of {width} features take {needed:,} bytes, at most {MOST_BYTES:,} are used; ask for at most "
+            f"{MOST_BYTES // (8 * width**2)} groups, or project the site first"
+        )
+
+
+def state_config(config: HasGroups) -> dict[str, object]:
+    """What the state depends on."""
+    return {"groups": config.groups, "precision": config.precision, "weight_label": config.weight_label}
+
+
+def partial(x: Tensor, block: Block, config: HasGroups) -> State:
+    """The moments of each group's rows, stacked.
+
+    Args:
+        x: [row, feature], of the block or made of it.
+        block: whose samples and weights they have.
+        config: options.
+
+    Raises:
+        MethodError: for rows or weights that are not finite.
+    """
+    group = block.sample % config.groups
+    there = set(group.tolist())
+    states = []
+    for g in range(config.groups):
+        if g not in there:
+            states.append(moments.empty(x.shape[1], x.device))
+            continue
+        rows = group == g
+        weight = None if block.weight is None else block.weight[rows]
+        states.append(moments.partial(x[rows], weight, config.precision))
+    return _stacked(states)
+
+
+def merge(a: State, b: State) -> State:
+    """The moments of both, group by group."""
+    return _stacked([moments.merge(x, y) for x, y in zip(_each(a), _each(b), strict=True)])
+
+
+def groups_of(state: State) -> list[State]:
+    """The moments of each group that holds rows.
+
+    Raises:
+        MethodError: if less than two do.
+    """
+    groups = [group for group in _each(state) if int(group["n"])]
+    if len(groups) < 2:
+        raise MethodError(
+            f"samples fall into {len(groups)} groups, expected at least 2; capture more samples"
+        )
+    return groups
+
+
+def total(groups: list[State]) -> State:
+    """Of all rows."""
+    found = groups[0]
+    for group in groups[1:]:
+        found = moments.merge(found, group)
+    return found
+
+
+def leaving_out(groups: list[State]) -> Iterator[State]:
+    """Of all rows but each group's, from sums of those before and after."""
+    after: list[State | None] = [None]
+    for group in reversed(groups[1:]):
+        later = after[-1]
+        after.append(group if later is None else moments.merge(group, later))
+    before: State | None = None
+    for group in groups:
+        later = after.pop()
+        both = before if later is None else later if before is None else moments.merge(before, later)
+        assert both is not None
+        yield both
+        before = group if before is None else moments.merge(before, group)
+
+
+def interval(value: float, without: list[float], confidence: float) -> Interval | None:
+    """None where the value is no number."""
+    if not torch.tensor(value).isfinite():
+        return None
+    found = jackknife.estimate(value, without, confidence)
+    bounds = {name: _known(getattr(found, name)) for name in ("corrected", "low", "high")}
+    return Interval(value=value, **bounds)
+
+
+def caveats(groups: int, asked: int) -> tuple[str, ...]:
+    """What a reader of intervals must know."""
+    return (f"samples fill {groups} of {asked} groups: intervals rest on these",) if groups < asked else ()
+
+
+def _stacked(states: list[State]) -> State:
+    return {name: torch.stack([state[name] for state in states]) for name in states[0]}
+
+
+def _each(state: State) -> list[State]:
+    return [{name: values[g] for name, values in state.items()} for g in range(len(state["n"]))]
+
+
+def _known(number: float) -> float | None:
+    return number if torch.tensor(number).isfinite() else None
