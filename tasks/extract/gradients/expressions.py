@@ -177,7 +177,7 @@ class Expressions:
         Cost: the operation, once more.
         """
         name = getattr(func, "__name__", "")
-        if writes(name) or "out" in kwargs or kwargs.get("inplace") or in_transform():
+        if writes(name) or kwargs.get("out") is not None or kwargs.get("inplace") or in_transform():
             return None
         tensors = [a for a in given if isinstance(a, Tensor)]
         known = {id(a): found for a in tensors if (found := self._known(a)) is not None}

@@ -149,6 +149,7 @@ BY_RULE: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "a scale for each channel": (lambda: Made(lambda s, x: x * s.w.view(1, -1, 1) + s.b[:, None].exp(), w=p(3), b=p(3)), ROWS),
     "one of its entries": (lambda: Made(lambda s, x: x * s.w[1] + s.w.sum(), w=p(6)), ROWS),
     "bounded": (lambda: Made(lambda s, x: F.linear(x, s.l.weight, s.l.bias.clamp(-0.1, 0.1)) + s.l.bias, l=nn.Linear(6, 4)), ROWS),
+    "cosines to prototypes": (lambda: Made(lambda s, x: F.normalize(x, dim=-1) @ F.normalize(s.w, dim=1).T, w=p(4, 6)), ROWS),
     "weight norm": (lambda: nn.Sequential(parametrizations.weight_norm(nn.Linear(6, 5)), nn.Tanh()), FLAT),
     "transposed twin": (lambda: Made(lambda s, x: F.linear(torch.tanh(F.linear(x, s.w)), s.w.t()), w=p(4, 6)), ROWS),
     "a row for all": (lambda: Made(lambda s, x: x + s.e(torch.zeros(1).long()), e=nn.Embedding(3, 6)), ROWS),
