@@ -38,6 +38,8 @@ def test_uniform_directions_are_told_from_their_few_rows() -> None:
         assert result.distance is not None
         assert result.entropy.value == pytest.approx(result.entropy_uniform, abs=0.02)
         assert result.distance.value == pytest.approx(result.distance_uniform, abs=0.03)
+        assert result.coding_rate is not None
+        assert result.coding_rate.value == pytest.approx(result.coding_rate_uniform, rel=0.01)
         assert result.mean_cosine == pytest.approx(0, abs=3 / math.sqrt(n * n * d / 2))
     assert run(drawn(20_000, 16))[0].entropy_uniform == pytest.approx(math.log(16), abs=1e-3)
     assert run(drawn(20_000, 16))[0].distance_uniform < 0.03
@@ -76,6 +78,9 @@ def test_numbers_are_those_of_numpy() -> None:
     root = np.sqrt(np.linalg.eigvalsh(spread)).sum()
     expected = math.sqrt(mean @ mean + 1 + np.trace(spread) - 2 / math.sqrt(7) * root)
     assert result.distance.value == pytest.approx(expected, rel=1e-10)
+    assert result.coding_rate is not None
+    rate = np.linalg.slogdet(np.eye(7) + 7 / 0.5**2 * z.T @ z / 90)[1] / 2
+    assert result.coding_rate.value == pytest.approx(rate, rel=1e-12)
     cosines = z @ z.T
     assert result.mean_cosine == pytest.approx((cosines.sum() - 90) / (90 * 89), rel=1e-10)
 

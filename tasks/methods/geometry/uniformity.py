@@ -1,4 +1,4 @@
-"""How evenly a site's rows point into all directions: entropy, distance to uniform directions, and cosines of pairs.
+"""How evenly a site's rows point into all directions: entropy, distance to uniform directions, coding rate, and cosines of pairs.
 
 Rows are scaled to length 1. Each number has an interval by leaving samples out (tokens of one text count as one group), and beside it
 stands what as many rows of uniform directions would give. Array: `eigenvalue`, of the second moment of the directions about the origin,
@@ -25,7 +25,8 @@ READS = {"x": RowsPort()}
 ARRAYS = {"eigenvalue": ("order",)}
 REFERENCE = (
     "Entropy: Kim, Kang, Hwang, Shin, Rhee, VNE, CVPR (2023). Distance: Fang, Li, Sun, Wang, Rethinking the uniformity metric in "
-    "self-supervised learning, ICLR (2024). Uniform directions: the Marchenko-Pastur law"
+    "self-supervised learning, ICLR (2024). Coding rate: Ma, Derksen, Hong, Wright, IEEE PAMI 29 (2007) 1546, as in Yu et al., White-box "
+    "transformers via sparse rate reduction (2023). Uniform directions: the Marchenko-Pastur law"
 )
 SEEDS = (94, 229)
 
@@ -35,6 +36,8 @@ class Config(Frozen):
 
     groups: int = Field(default=20, ge=5, le=200)
     """Groups that samples are dealt into for the intervals; each costs one more covariance of memory and one more decomposition."""
+    distortion: float = Field(default=0.5, gt=0)
+    """Of the coding rate: root mean square error that a code of the directions may have, where rows have length 1."""
     confidence: float = Field(default=0.95, gt=0, lt=1)
     """Of the intervals."""
     precision: Precision = "float64"
@@ -61,6 +64,10 @@ class Result(Frozen):
     distance: Interval | None
     """Wasserstein distance of the directions, as a Gaussian, to uniform ones: sqrt(2) for one direction."""
     distance_uniform: float
+    """Of as many rows of uniform directions."""
+    coding_rate: Interval | None
+    """1/2 ln det(I + width / distortion^2 Z^T Z / n) of directions Z: nats that a row takes."""
+    coding_rate_uniform: float
     """Of as many rows of uniform directions."""
     mean_cosine: float | None
     """Of pairs of different rows: 1 for one direction, 0 for uniform ones."""
@@ -122,8 +129,8 @@ def finish(state: State, carry: State, inputs: Inputs, config: Config) -> tuple[
     zero = int(state["zero"].sum())
     groups = grouped_moments.groups_of(_directed(state))
     total, width = grouped_moments.total(groups), inputs.widths["x"]
-    whole = _measured(total)
-    without = [_measured(rest) for rest in grouped_moments.leaving_out(groups)]
+    whole = _measured(total, config.distortion)
+    without = [_measured(rest, config.distortion) for rest in grouped_moments.leaving_out(groups)]
     n = moments.n_eff(total)
     result = Result(
         n_rows=int(total["n"]) + zero,
@@ -134,6 +141,10 @@ def finish(state: State, carry: State, inputs: Inputs, config: Config) -> tuple[
         entropy_uniform=math.log(width) - white_noise.mean_of(_x_log_x, width / n),
         distance=grouped_moments.interval(whole.distance, [w.distance for w in without], config.confidence),
         distance_uniform=math.sqrt(max(0.0, 2 - 2 * white_noise.mean_of(torch.sqrt, width / n))),
+        coding_rate=grouped_moments.interval(whole.rate, [w.rate for w in without], config.confidence),
+        coding_rate_uniform=width
+        / 2
+        * white_noise.mean_of(lambda x: torch.log1p(x / config.distortion**2), width / n),
         mean_cosine=(n * whole.square - 1) / (n - 1) if n > 1 else None,
         caveats=grouped_moments.caveats(len(groups), config.groups),
     )
@@ -149,12 +160,13 @@ class _Measured(NamedTuple):
 
     entropy: float
     distance: float
+    rate: float
     square: float
     """Of the length of the mean direction."""
     values: Tensor
 
 
-def _measured(state: State) -> _Measured:
+def _measured(state: State, distortion: float) -> _Measured:
     mean = moments.mean(state)
     second = moments.covariance(state, center=False)
     values = torch.linalg.eigvalsh(second).flip(0).clamp(min=0)
@@ -163,6 +175,7 @@ def _measured(state: State) -> _Measured:
     return _Measured(
         float(torch.special.entr(values).sum()),
         math.sqrt(max(0.0, 2 - 2 * root)),  # |mean|^2 + tr S = 1
+        float(torch.log1p(values * (len(mean) / distortion**2)).sum()) / 2,
         float(mean.square().sum()),
         values,
     )
