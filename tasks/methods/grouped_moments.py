@@ -1,6 +1,8 @@
 """Moments of rows in groups of samples, so that every number can be computed again without each group."""
 
+import math
 from collections.abc import Iterator
+from functools import reduce
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -104,10 +106,7 @@ def groups_of(state: State) -> list[State]:
 
 def total(groups: list[State]) -> State:
     """Of all rows."""
-    found = groups[0]
-    for group in groups[1:]:
-        found = moments.merge(found, group)
-    return found
+    return reduce(moments.merge, groups)
 
 
 def leaving_out(groups: list[State]) -> Iterator[State]:
@@ -127,7 +126,7 @@ def leaving_out(groups: list[State]) -> Iterator[State]:
 
 def interval(value: float, without: list[float], confidence: float) -> Interval | None:
     """None where the value is no number."""
-    if not torch.tensor(value).isfinite():
+    if not math.isfinite(value):
         return None
     found = jackknife.estimate(value, without, confidence)
     bounds = {name: _known(getattr(found, name)) for name in ("corrected", "low", "high")}
@@ -148,4 +147,4 @@ def _each(state: State) -> list[State]:
 
 
 def _known(number: float) -> float | None:
-    return number if torch.tensor(number).isfinite() else None
+    return number if math.isfinite(number) else None

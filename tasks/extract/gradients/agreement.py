@@ -134,10 +134,6 @@ def _finite(values: Tensor) -> Tensor:
     return values.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
 
 
-def _plan(module: nn.Module, names: Sequence[str]) -> GradientPlan:
-    return make_plan(module, names, COMPARED, 0)
-
-
 def _judge(plan: GradientPlan, probe: Probe, dtype: torch.dtype) -> _Verdict:
     passed = by_rules(probe.losses, probe.n, plan, frozenset())
     exact = looped_gradients(plan.parameters, probe.losses, probe.n, plan.plan, plan.others)
@@ -196,7 +192,7 @@ def _in_float64(
     copied: Exactly, doubtful: Mapping[str, float], verdicts: Sequence[_Verdict]
 ) -> dict[str, str]:
     """What a copy says of the doubtful; nothing of what it does not use as the network itself does."""
-    plan = _plan(copied.module, list(doubtful))
+    plan = make_plan(copied.module, list(doubtful), COMPARED, 0)
     found = []
     for probe, native in zip(copied.probes, verdicts, strict=True):
         verdict = _judge(plan, probe, torch.float64)

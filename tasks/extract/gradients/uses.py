@@ -207,9 +207,8 @@ class Uses(TorchFunctionMode):
         def begun(t: Tensor) -> Tensor:
             if t.requires_grad or not t.is_floating_point():
                 return t
-            return (
-                leaf_of(t, by) if _place(t) in places else opened(t, by)
-            )  # nobody may write into a parameter's view
+            is_view = _place(t) in places  # into which nobody may write, so that it needs no copy
+            return leaf_of(t, by) if is_view else opened(t, by)
 
         return tree_map_only(Tensor, begun, out)
 

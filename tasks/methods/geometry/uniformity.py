@@ -1,8 +1,8 @@
 """How evenly a site's rows point into all directions: entropy, distance to uniform directions, coding rate, and cosines of pairs.
 
-Rows are scaled to length 1. Each number has an interval by leaving samples out (tokens of one text count as one group), and beside it
-stands what as many rows of uniform directions would give. Array: `eigenvalue`, of the second moment of the directions about the origin,
-descending; their sum is 1.
+Rows are scaled to length 1. Entropy, distance and coding rate have intervals by leaving samples out (tokens of one text count as one
+group), and beside each stands what as many rows of uniform directions would give. Array: `eigenvalue`, of the second moment of the
+directions about the origin, descending; their sum is 1.
 """
 
 import math
@@ -132,6 +132,7 @@ def finish(state: State, carry: State, inputs: Inputs, config: Config) -> tuple[
     whole = _measured(total, config.distortion)
     without = [_measured(rest, config.distortion) for rest in grouped_moments.leaving_out(groups)]
     n = moments.n_eff(total)
+    rate_uniform = white_noise.mean_of(lambda x: torch.log1p(x / config.distortion**2), width / n) * width / 2
     result = Result(
         n_rows=int(total["n"]) + zero,
         n_zero=zero,
@@ -142,9 +143,7 @@ def finish(state: State, carry: State, inputs: Inputs, config: Config) -> tuple[
         distance=grouped_moments.interval(whole.distance, [w.distance for w in without], config.confidence),
         distance_uniform=math.sqrt(max(0.0, 2 - 2 * white_noise.mean_of(torch.sqrt, width / n))),
         coding_rate=grouped_moments.interval(whole.rate, [w.rate for w in without], config.confidence),
-        coding_rate_uniform=width
-        / 2
-        * white_noise.mean_of(lambda x: torch.log1p(x / config.distortion**2), width / n),
+        coding_rate_uniform=rate_uniform,
         mean_cosine=(n * whole.square - 1) / (n - 1) if n > 1 else None,
         caveats=grouped_moments.caveats(len(groups), config.groups),
     )
