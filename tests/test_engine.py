@@ -296,6 +296,21 @@ class TestRounds:
         assert run_stage(root, subspace(other), serial).result == expected.result
 
 
+@pytest.mark.parametrize("engine", ["qr", "rows", "streaming", "sketch"])
+def test_engines_of_components_run_over_captures(root: Location, engine: str) -> None:
+    """Their states go through the store, pass by pass; the covariance's answer comes out of each."""
+    specs = [make_capture(root, {"a": rows_of(k, width=12)}, name=str(k), failed=(3,)) for k in range(2)]
+    refs, options = {"x": [rows_ref(s) for s in specs]}, {"components": 3, "rank": 8, "refine": 8}
+    made = run_stage(root, stage_of("spectrum.pca", refs, engine=engine, **options), serial)
+    usual = run_stage(root, stage_of("spectrum.pca", refs, components=3), serial)
+    found, expected = (artifact_arrays(root, a.id) for a in (made, usual))
+    np.testing.assert_allclose(found["eigenvalue"][:3], expected["eigenvalue"][:3], rtol=1e-6)
+    np.testing.assert_allclose(found["mean"], expected["mean"], rtol=1e-12)
+    assert made.result["engine"] == engine
+    assert made.result["passes"] == (9 if engine in ("streaming", "sketch") else 1)
+    assert made.result["n_rows"] == usual.result["n_rows"]
+
+
 class TestSeveralCaptures:
     def test_captures_are_read_as_one(self, root: Location) -> None:
         a, b = rows_of(1, 40), rows_of(2, 70)
@@ -486,6 +501,16 @@ class TestFusion:
         spec = make_capture(root, {"a": rows_of()})
         with pytest.raises(MethodError, match=reason):
             Fusion([MethodCall(method=method)], root, spec, UnitRef(space="tokens", index=0))
+
+    def test_components_in_several_passes_are_fused_only_if_asked_for_one(self, root: Location) -> None:
+        spec = make_capture(root, {"a": rows_of()})
+        for refine, refused in ((2, True), (0, False)):
+            call = MethodCall(method="spectrum.pca", config={"engine": "streaming", "refine": refine})
+            if refused:
+                with pytest.raises(MethodError, match="several times"):
+                    Fusion([call], root, spec, UnitRef(space="tokens", index=0))
+            else:
+                Fusion([call], root, spec, UnitRef(space="tokens", index=0))
 
     @pytest.mark.parametrize("keep", ["rows", "states"])
     def test_infinity_fails_the_stage_and_not_the_capture(self, root: Location, keep: str) -> None:

@@ -6,11 +6,13 @@ shard, already in the store's dtype), folded in the same order by the same code,
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from types import ModuleType
 from typing import NamedTuple
 
 import numpy as np
 from torch import Tensor
 
+from schemas.base import Frozen
 from schemas.capture import CaptureSpec, MethodCall
 from schemas.errors import MethodError
 from schemas.layout import SiteLayout, UnitRef
@@ -181,7 +183,7 @@ def check_fusable(call: MethodCall, allowed: tuple[str, ...] = ()) -> bool:
     ports = rows_ports(module)
     reasons = [
         (module.KIND != "reduce", f"it is of kind {module.KIND}"),
-        (hasattr(module, "update"), "it reads the rows several times"),
+        (hasattr(module, "update") and not _one_pass(module, config), "it reads the rows several times"),
         (any(isinstance(p, ArtifactPort) for p in module.READS.values()), "it takes an artifact"),
         (len(ports) != 1, f"it has {len(ports)} ports of rows"),
     ]
@@ -192,3 +194,7 @@ def check_fusable(call: MethodCall, allowed: tuple[str, ...] = ()) -> bool:
                 "stage instead"
             )
     return any(port.labels for port in ports.values()) or weight_label(config) is not None
+
+
+def _one_pass(module: ModuleType, config: Frozen) -> bool:
+    return hasattr(module, "one_pass") and bool(module.one_pass(config))

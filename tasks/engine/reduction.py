@@ -19,7 +19,7 @@ from torch import Tensor
 from schemas.base import Frozen, content_id
 from schemas.layout import Site
 from schemas.stage import NETWORK
-from tasks.methods.contract import Inputs, RowsPort, State
+from tasks.methods.contract import Inputs, Reduces, RowsPort, State
 from tasks.store.location import Location
 from tasks.store.states import load_state, save_state
 
@@ -73,12 +73,12 @@ def make_reduction(
 
     `start` need not be named: all that it does for a state is the carry.
     """
-    partial = module.partial
-    home = sys.modules[partial.__module__]
+    made = _reduces(module, carry, config)
+    home = sys.modules[made.partial.__module__]
     question: dict[str, Any] = {
-        "reduction": [f"{f.__module__}:{f.__qualname__}" for f in (partial, module.merge)],
+        "reduction": [f"{f.__module__}:{f.__qualname__}" for f in (made.partial, made.merge)],
         "version": home.VERSION,
-        "config": _state_config(module, config),
+        "config": made.options,
         "ports": len(rows_ports(module)),
     }
     if carry:
@@ -157,6 +157,10 @@ def digest(state: Mapping[str, Tensor]) -> str:
     return total.hexdigest()
 
 
-def _state_config(module: ModuleType, config: Frozen) -> Any:
+def _reduces(module: ModuleType, carry: State, config: Frozen) -> Reduces:
+    if hasattr(module, "reduces"):
+        made: Reduces = module.reduces(carry, config)
+        return made
     chosen = module.state_config(config) if hasattr(module, "state_config") else config
-    return chosen.model_dump(mode="json") if isinstance(chosen, Frozen) else chosen
+    options = chosen.model_dump(mode="json") if isinstance(chosen, Frozen) else chosen
+    return Reduces(module.partial, module.merge, options)

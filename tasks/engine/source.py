@@ -191,7 +191,8 @@ class SiteSource:
         if not part.keeps_rows:
             raise MethodError(
                 f"{part.ref.label}: the capture keeps only the states of its fused methods, no rows; "
-                "add this method to `fuse` if it is a one-pass reduction, or capture with `keep: rows`"
+                "add this method to `fuse` if it is a one-pass reduction, ask for no further passes if it is there, or "
+                "capture with `keep: rows`"
             )
 
 

@@ -15,7 +15,9 @@ and, by KIND, these pure functions (`inputs` is `Inputs`, `block` is `Block`, a 
     reduce      start(inputs, config) -> carry; partial(block, carry, config) -> state; merge(a, b) -> state;
                 finish(state, carry, inputs, config) -> (Result, arrays);
                 optional update(state, carry, inputs, config) -> carry or None when done (rounds; finish gets the last state);
-                optional state_config(config) -> the part of the options that the state depends on
+                optional state_config(config) -> the part of the options that the state depends on;
+                optional reduces(carry, config) -> Reduces: whose state it is, where that depends on the carry;
+                optional one_pass(config) -> bool: whether a method with `update` may do without it
     map         start; outputs(inputs, config) -> {name: RowOutput}; apply(block, carry, config) -> {name: tensor};
                 optional partial(block, outputs, carry, config) -> state and merge; finish
     pairs       start; outputs; begin(block, carry, config) -> row state; pair(state, block, other, carry, config) -> row state;
@@ -27,16 +29,16 @@ and, by KIND, these pure functions (`inputs` is `Inputs`, `block` is `Block`, a 
 
 Any method may also define check(inputs, config), which raises MethodError before any row is read. A reduce method whose
 Config has `weight_label` gets the numbers of that label of its samples as `block.weight`.
-Two reduce methods whose start, partial and merge are the same functions, with equal state_config, share one state.
+Two reduce methods whose carry, partial and merge are the same, with equal state_config, share one state.
 """
 
 import importlib
 import importlib.util
 import pkgutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import ModuleType
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -45,6 +47,14 @@ from schemas.errors import SpecError, UnknownNameError, nearest
 Kind = Literal["reduce", "map", "pairs", "sequential", "whole"]
 State = dict[str, Tensor]
 PACKAGE = "tasks.methods"
+
+
+class Reduces(NamedTuple):
+    """Functions that make a state, and what they read of the options."""
+
+    partial: Callable[..., State]
+    merge: Callable[[State, State], State]
+    options: dict[str, object]
 
 
 @dataclass(frozen=True)

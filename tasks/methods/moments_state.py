@@ -49,11 +49,17 @@ def merge(a: State, b: State) -> State:
 def caveats(state: State, found: spectrum.Resolved, n_eff: float) -> tuple[str, ...]:
     """What a reader of a spectrum made from this state must know."""
     width = len(found.values)
-    notes = ["intervals take rows as independent; tokens of one text are not"]
-    if n_eff < 10 * width:
-        notes.append(
-            f"{n_eff:.0f} effective rows for {width} features: large eigenvalues are biased up, small down"
-        )
+    notes = notes_on_rows(n_eff, width)
     if found.rank < min(width, int(state["n"]) - 1):
         notes.append(f"{width - found.rank} eigenvalues lie below the rounding floor")
     return tuple(notes)
+
+
+def notes_on_rows(n_eff: float, width: int) -> list[str]:
+    """What holds for any spectrum of so many rows."""
+    found = ["intervals take rows as independent; tokens of one text are not"]
+    if n_eff < 10 * width:
+        found.append(
+            f"{n_eff:.0f} effective rows for {width} features: large eigenvalues are biased up, small down"
+        )
+    return found

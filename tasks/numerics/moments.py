@@ -23,7 +23,7 @@ States form a commutative monoid up to rounding (any chunking and order: 1e-13 r
 blocks and tree are fixed. Source of the merge: Chan, Golub, LeVeque 1983, in matrix form.
 """
 
-from typing import Literal
+from typing import Literal, NoReturn
 
 import torch
 from jaxtyping import Bool, Float, Float64
@@ -69,7 +69,7 @@ def partial(
 
     Cost: rows * feature * (feature + 1) flops, 8 feature^2 bytes of state and at most 64 MB of scratch.
     """
-    x, weight = _present(x.detach(), weight)
+    x, weight = present(x.detach(), weight)
     state = empty(x.shape[1], x.device)
     if len(x) == 0:
         return state
@@ -84,7 +84,7 @@ def partial(
         _add_block(state, x[rows], None if weight is None else weight[rows], scratch)
     state["g"] = torch.triu(state["g"]) if x.device.type != "cpu" else state["g"]
     if not _finite(state):
-        raise MethodError(_where_not_finite(x))
+        refuse_not_finite(x)
     return state
 
 
@@ -202,8 +202,12 @@ def require(state: State, rows: int) -> None:
         raise MethodError(f"found {int(state['n'])} rows, expected at least {rows}; capture more samples")
 
 
-def _present(x: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """The rows whose weight is not zero, contiguous so that sums do not depend on memory layout."""
+def present(x: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """The rows whose weight is not zero, contiguous so that sums do not depend on memory layout.
+
+    Raises:
+        MethodError: for weights that are negative, not finite, or not one for each row.
+    """
     if weight is None:
         return x.contiguous(), None
     if len(weight) != len(x):
@@ -259,6 +263,15 @@ def _finite(state: State) -> bool:
     return all(bool(state[name].isfinite().all()) for name in ("c", "s", "q4", "t")) and bool(
         state["g"].diagonal().isfinite().all()
     )
+
+
+def refuse_not_finite(x: Tensor) -> NoReturn:
+    """Say why sums over rows are not finite.
+
+    Raises:
+        MethodError: always.
+    """
+    raise MethodError(_where_not_finite(x))
 
 
 def _where_not_finite(x: Tensor) -> str:

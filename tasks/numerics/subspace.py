@@ -1,25 +1,19 @@
-"""Block subspace iteration on a covariance that is never formed: one pass over rows multiplies it by a block.
+"""Block subspace iteration on a covariance that is never formed: one pass over rows multiplies it by a block (`products`).
 
-The sums of a pass are n, s = sum z, p = sum z (z^T Q) and square = sum |z|^2 with z = x - shift, so that
-
-    (n - 1) C Q = p - s (s^T Q) / n       and       (n - 1) tr C = square - |s|^2 / n
-
-Every pass has one shift, so that sums of passes over parts of the rows are simply added. The shift of the first pass
-is 0 and that of the next the mean, after which nothing cancels.
+With C the covariance, the best eigenpairs inside the span of Q follow from C Q alone, and |C v - theta v| says how far an eigenvalue is
+from theta at most.
 """
 
 import math
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Float64
+from jaxtyping import Float64
 from torch import Tensor
 
 from tasks.numerics.spectrum import signed
 
 State = dict[str, Tensor]
-MAX_BLOCK_ELEMENTS = 1 << 23
-"""Shifted rows in memory at once: 64 MB."""
 
 
 class Ritz(NamedTuple):
@@ -46,48 +40,23 @@ def orthonormal(block: Float64[Tensor, "feature component"]) -> Float64[Tensor, 
     return basis
 
 
-def multiply(
-    x: Float[Tensor, "row feature"],
-    q: Float64[Tensor, "feature component"],
-    shift: Float64[Tensor, " feature"],
-) -> State:
-    """The sums of some rows.
-
-    Cost: 4 rows feature components flops in float64.
-    """
-    zeros = {"s": torch.zeros_like(shift), "p": torch.zeros_like(q), "square": shift.new_zeros(())}
-    state: State = zeros | {"n": torch.tensor(len(x), dtype=torch.int64, device=x.device)}
-    for rows in torch.split(x, max(256, MAX_BLOCK_ELEMENTS // max(1, x.shape[1]))):
-        z = rows.double() - shift
-        state["s"] += z.sum(0)
-        state["p"] += z.T @ (z @ q)
-        state["square"] += z.square().sum()
-    return state
-
-
-def product(state: State, q: Float64[Tensor, "feature component"]) -> Float64[Tensor, "feature component"]:
-    """The covariance times the block that the sums were made with."""
-    n, s = state["n"], state["s"]
-    return (state["p"] - torch.outer(s, (s @ q) / n)) / (n - 1)
-
-
-def trace(state: State) -> float:
-    """The trace of the covariance."""
-    n, s = int(state["n"]), state["s"]
-    return max(0.0, float(state["square"] - s @ s / n) / (n - 1))
-
-
-def ritz(state: State, q: Float64[Tensor, "feature component"]) -> Ritz:
+def ritz(
+    y: Float64[Tensor, "feature component"], q: Float64[Tensor, "feature component"], trace: float
+) -> Ritz:
     """The best eigenpairs inside the span of an orthonormal block (Rayleigh-Ritz).
+
+    Args:
+        y: the covariance times q.
+        q: orthonormal columns.
+        trace: of the covariance.
 
     Cost: O(feature component^2).
     """
-    y = product(state, q)
     small = q.T @ y
     values, turn = torch.linalg.eigh((small + small.T) / 2)
     values, turn = values.flip(0), turn.flip(1)
     residuals = torch.linalg.vector_norm(y @ turn - (q @ turn) * values, dim=0)
-    return Ritz(values, signed((q @ turn).T.contiguous()), residuals, trace(state))
+    return Ritz(values, signed((q @ turn).T.contiguous()), residuals, trace)
 
 
 def outside(found: Ritz, k: int) -> float:

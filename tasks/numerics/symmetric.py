@@ -29,6 +29,17 @@ def add_gram(g: Float64[Tensor, "feature feature"], z: Float[Tensor, "row featur
     g += torch.from_numpy(block)
 
 
+def row_products(x: Float64[Tensor, "row feature"]) -> Float64[Tensor, "row row"]:
+    """x x^T, whole.
+
+    Cost: row * (row + 1) * feature flops on a CPU, twice that elsewhere.
+    """
+    if x.device.type != "cpu" or 0 in x.shape:
+        return x @ x.T
+    upper = blas.dsyrk(1.0, x.contiguous().numpy().T, trans=1)
+    return full(torch.from_numpy(np.ascontiguousarray(upper)).triu())
+
+
 def add_outer(
     g: Float64[Tensor, "feature feature"], a: Float64[Tensor, " feature"], b: Float64[Tensor, " feature"]
 ) -> Float64[Tensor, "feature feature"]:

@@ -168,6 +168,7 @@ def part(block: Block, rows: slice | Tensor) -> Block:
         position=block.position[rows],
         index=block.index[rows],
         labels={name: values[rows] for name, values in block.labels.items()},
+        weight=None if block.weight is None else block.weight[rows],
         network=None if block.network is None else cast("TinyNetwork", block.network).take(rows),
     )
 

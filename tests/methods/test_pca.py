@@ -78,10 +78,14 @@ def test_arrays_have_the_declared_names_and_axes() -> None:
 
 
 def test_the_state_is_shared_with_summary() -> None:
-    assert all(getattr(pca, name) is getattr(summary, name) for name in ("start", "partial", "merge"))
-    same = pca.state_config(pca.Config(components=3)), summary.state_config(summary.Config(top=2))
-    assert same[0] == same[1]
-    assert pca.state_config(pca.Config(precision="float32")) != same[0]
+    inputs = Inputs(widths={"x": 5}, n_rows=9, n_samples=9)
+    config = pca.Config(components=3)
+    carry = pca.start(inputs, config)
+    assert carry == summary.start(inputs, summary.Config()) == {}
+    made = pca.reduces(carry, config)
+    assert (made.partial, made.merge) == (summary.partial, summary.merge)
+    assert made.options == summary.state_config(summary.Config(top=2))
+    assert pca.reduces(carry, pca.Config(precision="float32")).options != made.options
 
 
 @pytest.mark.parametrize(("asked", "kept"), [(None, 7), (1, 1), (7, 7)])

@@ -13,10 +13,10 @@ from pydantic import Field
 from schemas.base import Frozen
 from schemas.errors import MethodError
 from tasks.methods.contract import Array, Arrays, Block, Inputs, RowsPort, State
-from tasks.numerics import subspace
+from tasks.numerics import moments, products, subspace
 from tasks.numerics.subspace import Ritz
 
-VERSION = 1
+VERSION = 2
 KIND = "reduce"
 READS = {"x": RowsPort()}
 ARRAYS = {
@@ -46,6 +46,8 @@ class Config(Frozen):
     """Passes over the rows at most; the result says whether they sufficed."""
     seed: int = 0
     """Of the random first block."""
+    weight_label: str | None = None
+    """The label (2.0 rather than 2, not negative) of samples that weighs their rows; None: every row counts once."""
 
 
 class Result(Frozen):
@@ -91,18 +93,18 @@ def start(inputs: Inputs, config: Config) -> State:
 
 
 def state_config(config: Config) -> dict[str, object]:
-    """The state depends on the carry alone."""
-    return {}
+    """What the state depends on beside the carry."""
+    return {"weight_label": config.weight_label}
 
 
 def partial(block: Block, carry: State, config: Config) -> State:
     """The covariance times the block, for some rows."""
-    return subspace.multiply(block["x"], carry["q"], carry["shift"])
+    return products.partial(block["x"], block.weight, carry["q"], carry["shift"])
 
 
 def merge(a: State, b: State) -> State:
     """The sums of both."""
-    return {name: a[name] + b[name] for name in a}
+    return products.merge(a, b)
 
 
 def update(state: State, carry: State, inputs: Inputs, config: Config) -> State | None:
@@ -115,8 +117,8 @@ def update(state: State, carry: State, inputs: Inputs, config: Config) -> State 
     if done > 1 and (done >= config.max_rounds or _converged(found, config)):
         return None
     return {
-        "q": subspace.orthonormal(subspace.product(state, carry["q"])),
-        "shift": carry["shift"] + state["s"] / state["n"],
+        "q": subspace.orthonormal(state["p"]),
+        "shift": carry["shift"] + state["mean"],
         "round": carry["round"] + 1,
     }
 
@@ -127,7 +129,7 @@ def finish(state: State, carry: State, inputs: Inputs, config: Config) -> tuple[
     explained = float(found.values[:k].sum()) / found.trace if found.trace > 0 else None
     result = Result(
         n_rows=int(state["n"]),
-        width=len(state["s"]),
+        width=len(state["mean"]),
         components=k,
         rounds=int(carry["round"]) + 1,
         converged=_converged(found, config),
@@ -142,15 +144,15 @@ def finish(state: State, carry: State, inputs: Inputs, config: Config) -> tuple[
         "eigenvalue": found.values[:k],
         "residual": found.residuals[:k],
         "components": found.vectors[:k].contiguous(),
-        "mean": carry["shift"] + state["s"] / state["n"],
+        "mean": carry["shift"] + state["mean"],
     }
     return result, {name: Array(values, ARRAYS[name]) for name, values in arrays.items()}
 
 
 def _ritz(state: State, carry: State) -> Ritz:
-    if int(state["n"]) < 2:
-        raise MethodError(f"found {int(state['n'])} rows, expected at least 2; capture more samples")
-    return subspace.ritz(state, carry["q"])
+    moments.require(state, 2)
+    divisor = moments.degrees(state)
+    return subspace.ritz(state["p"] / divisor, carry["q"], float(state["energy"]) / divisor)
 
 
 def _residual(found: Ritz, k: int) -> float | None:

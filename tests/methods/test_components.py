@@ -1,0 +1,173 @@
+"""Every engine of spectrum.pca on one question: LAPACK's answer, bounds that hold, and the choice by shape."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from schemas.errors import MethodError
+from tasks.methods import component_states
+from tasks.methods.contract import Inputs
+from tasks.methods.spectrum import pca
+from tests.methods import cases
+from tests.methods.cases import Answer, Case
+from tests.numerics.test_streaming import planted
+
+ENGINES = ("moments", "qr", "rows", "streaming", "sketch")
+
+
+def solved(x: Tensor, pieces: int = 3, weight: Tensor | None = None, **options: Any) -> Answer:
+    config = pca.Config.model_validate(options)
+    inputs = Inputs(widths={"x": x.shape[1]}, n_rows=len(x), n_samples=len(x))
+    pca.check(inputs, config)
+    block = cases._block({"x": x}, len(x), False)
+    here = Case(pca, config, inputs, replace(block, weight=weight))
+    edges = [len(part) for part in torch.arange(len(x)).tensor_split(pieces)]
+    return cases.run(here, cases.cut(here.block, np.cumsum(edges)[:-1].tolist()))
+
+
+def by_lapack(x: Tensor, center: bool = True) -> tuple[Tensor, Tensor]:
+    exact = x.double() - x.double().mean(0) if center else x.double()
+    _, singular, vectors = torch.linalg.svd(exact, full_matrices=False)
+    return singular.square() / (len(x) - center), vectors
+
+
+def sine(basis: Tensor, vectors: Tensor) -> float:
+    return float(torch.linalg.matrix_norm(basis - (basis @ vectors.T) @ vectors, 2))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("center", [True, False])
+@pytest.mark.parametrize("offset", [0.0, 300.0])
+def test_all_engines_agree_where_nothing_is_cut(engine: str, center: bool, offset: float) -> None:
+    x = planted(60, 24, 0.8, 3, offset)
+    answer = solved(x, engine=engine, components=5, rank=24, center=center)
+    values, vectors = by_lapack(x, center)
+    k = len(answer.arrays["eigenvalue"])
+    np.testing.assert_allclose(answer.arrays["eigenvalue"][:5], values[:5], rtol=1e-9)
+    assert k >= 5
+    assert answer.result.trace == pytest.approx(float(values.sum()), rel=1e-10)
+    assert answer.result.explained == pytest.approx(float(values[:5].sum() / values.sum()), rel=1e-9)
+    assert sine(answer.arrays["components"], vectors[:5]) < 1e-6
+    mean = x.mean(0) if center else torch.zeros(24).double()
+    torch.testing.assert_close(answer.arrays["mean"], mean, rtol=1e-12, atol=1e-12)
+    assert answer.result.engine == engine
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_integer_weights_repeat_rows(engine: str) -> None:
+    x = planted(40, 12, 0.5, 1, 7.0)
+    times = torch.arange(40) % 4
+    weighted = solved(x, weight=times.double(), engine=engine, components=3, rank=12, weights="count")
+    repeated = solved(x.repeat_interleave(times, 0), engine=engine, components=3, rank=12)
+    for name in ("eigenvalue", "components", "mean"):
+        torch.testing.assert_close(weighted.arrays[name][:3], repeated.arrays[name][:3], rtol=1e-9, atol=1e-9)
+    assert weighted.result.trace == pytest.approx(repeated.result.trace, rel=1e-12)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    seed=st.integers(0, 999),
+    engine=st.sampled_from(["streaming", "sketch"]),
+    refine=st.integers(0, 3),
+    power=st.floats(0.2, 2),
+    shrink=st.booleans(),
+    pieces=st.integers(1, 6),
+)
+def test_bounds_hold(seed: int, engine: str, refine: int, power: float, shrink: bool, pieces: int) -> None:
+    x = planted(120, 40, power, seed, 20.0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tasks.numerics.streaming.FEWEST", 1)
+        options: dict[str, Any] = {"engine": engine, "refine": refine, "shrink": shrink, "seed": seed}
+        answer = solved(x, pieces, components=4, rank=8, **options)
+    values, vectors = by_lapack(x)
+    found, upper = answer.arrays["eigenvalue"].numpy(), answer.arrays["eigenvalue_upper"].numpy()
+    true, rounding = values[: len(found)].numpy(), 1e-11 * float(values[0])
+    assert (found <= true + rounding).all()
+    assert (true <= upper + rounding).all()
+    assert answer.result.passes == 1 + refine
+    if answer.result.angle_bound is not None:
+        assert sine(answer.arrays["components"], vectors[:4]) <= answer.result.angle_bound + 1e-6
+    if refine or engine == "sketch":
+        assert answer.result.relative_error is not None
+
+
+@pytest.mark.parametrize("order", [False, True])
+def test_a_further_pass_pays(order: bool) -> None:
+    """Rank 2 k of a slow spectrum, k = 20: 0.15 without, 0.05 with one pass more."""
+    x = planted(2000, 500, 0.5, 0, order=order)
+    _, vectors = by_lapack(x)
+    found = [
+        sine(
+            solved(x, engine="streaming", components=20, rank=40, refine=refine).arrays["components"],
+            vectors[:20],
+        )
+        for refine in (0, 1)
+    ]
+    assert found[0] < 0.15
+    assert found[1] < 0.05
+    assert found[1] < found[0] / 2
+
+
+def test_single_precision_rows_lose_nothing_by_passes() -> None:
+    """Products of single precision with themselves, again and again, lose a slow spectrum; orthonormal blocks in double do not."""
+    x = planted(800, 200, 0.75)
+    errors = {}
+    for rows in (x, x.float()):
+        values, _ = by_lapack(x)
+        found = solved(rows, engine="sketch", components=32, rank=42, refine=5).arrays["eigenvalue"][:32]
+        errors[rows.dtype] = float((found.sqrt() / values[:32].sqrt() - 1).abs().max())
+    assert errors[torch.float32] <= 1.05 * errors[torch.float64] + 1e-6
+    assert errors[torch.float64] < 0.01
+
+
+def test_small_singular_values() -> None:
+    x = planted(300, 30, 0, 2)
+    x = x @ torch.diag(torch.logspace(0, -10, 30).double())
+    values, _ = by_lapack(x)
+    exact, usual = solved(x, engine="qr"), solved(x, engine="moments")
+    np.testing.assert_allclose(exact.arrays["eigenvalue"], values, rtol=1e-4)
+    assert exact.result.resolved == 30
+    assert usual.result.resolved < 25
+    assert any("engine qr" in note for note in usual.result.caveats)
+    assert bool(usual.arrays["eigenvalue"][-1].isnan())
+
+
+@pytest.mark.parametrize(
+    ("width", "rows", "memory", "engine"),
+    [
+        (2048, 10, 4, "moments"),
+        (4000, 1000, 4, "rows"),
+        (4000, 3000, 4, "moments"),
+        (8192, 10**6, 4, "moments"),
+        (8192, 10**6, 0.9, "streaming"),
+        (100_000, 2000, 8, "rows"),
+        (100_000, 10**6, 4, "streaming"),
+    ],
+)
+def test_the_choice_by_shape(width: int, rows: int, memory: float, engine: str) -> None:
+    config = pca.Config(memory_gib=memory)
+    choice = component_states.choose(width, rows, 256, config)
+    assert choice.engine == engine
+    assert str(width) in choice.why
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    inputs = Inputs(widths={"x": 10**7}, n_rows=10**6, n_samples=10**6)
+    with pytest.raises(MethodError, match=r"76\.3 GiB for 10,000,000 features.*memory_gib allows 4"):
+        pca.check(inputs, pca.Config())
+    with pytest.raises(MethodError, match="asked for 9 components of rank 5"):
+        pca.check(inputs, pca.Config(components=9, rank=5))
+
+
+def test_a_stream_without_variance() -> None:
+    x = torch.ones(30, 6, dtype=torch.float64) * 3
+    for engine in ("rows", "streaming", "sketch"):
+        answer = solved(x, engine=engine, components=2, rank=4)
+        assert answer.result.components == 0
+        assert answer.result.explained is None
