@@ -329,11 +329,8 @@ class Engine:
     def __call__(self, method: str, shard_rows: int, poison: int | None = None) -> tuple[Location, Any]:
         ports = load_method(method).READS.values()
         sites = [f"site{k}" for k in range(sum(isinstance(port, RowsPort) for port in ports))]
-        module = load_method(method)
-        shapes = {
-            name: list(cases.seeded_weight(0, name).shape)
-            for name in wanted(module, module.Config(), f"{sites[0]}:out:0").values()
-        }
+        names = weights_wanted(method, f"{sites[0]}:out:0")
+        shapes = {name: list(cases.seeded_weight(0, name).shape) for name in names}
         key = (len(sites), shard_rows, poison, *shapes)
         root = Location("/".join([self.folder, *map(str, key)]))
         if key not in self.specs:
@@ -358,6 +355,15 @@ class Engine:
         return make_capture(
             root, arrays, sample, {"side": names}, failed=(5,), shard_rows=shard_rows, model=model
         )
+
+
+def weights_wanted(method: str, site: str) -> list[str]:
+    """Parameters that a method, and those whose artifacts it takes, read at a site."""
+    module = load_method(method)
+    names = list(wanted(module, module.Config(), site).values())
+    for port in module.READS.values():
+        names += weights_wanted(port.method, site) if isinstance(port, ArtifactPort) else []
+    return list(dict.fromkeys(names))
 
 
 @pytest.fixture(scope="module")

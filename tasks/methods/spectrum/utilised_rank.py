@@ -24,7 +24,7 @@ from tasks.methods import grouped_moments
 from tasks.methods.contract import Array, Arrays, Inputs, RowsPort, State
 from tasks.methods.grouped_moments import Interval
 from tasks.methods.groups_state import merge, partial, start, state_config
-from tasks.numerics import spectrum
+from tasks.numerics import energy, spectrum
 from tasks.numerics.moments import Precision
 
 __all__ = ["merge", "partial", "start", "state_config"]
@@ -135,7 +135,7 @@ def finish(state: State, carry: State, inputs: Inputs, config: Config) -> tuple[
     values = torch.linalg.svdvals(weight)
     ranks = len(whole.inputs), len(whole.outputs)
     n_rows, smaller = sum(int(group["n"]) for group in groups), min(weight.shape)
-    alike = math.ceil(config.energy * weight.shape[1]), _count(values.square(), config.energy)
+    alike = math.ceil(config.energy * weight.shape[1]), energy.components(values.square(), config.energy)
     result = Result(
         n_rows=n_rows,
         n_groups=len(groups),
@@ -178,32 +178,17 @@ def _used(state: State, weight: Tensor, config: Config) -> _Used:
     values = found.values.where(found.values > found.floor, 0.0)
     spread = weight @ found.vectors.T * values.sqrt()
     u, s, _ = torch.linalg.svd(spread, full_matrices=False)
-    k, m = _count(values, config.energy), _count(s.square(), config.energy)
+    k, m = energy.components(values, config.energy), energy.components(s.square(), config.energy)
     outputs, left = spectrum.signed(u[:, :m].T.contiguous()), spread.clone()
     left[:, :k] -= outputs.T @ (outputs @ spread[:, :k])
     size = float(torch.linalg.matrix_norm(spread))
     return _Used(
         inputs=found.vectors[:k],
         outputs=outputs,
-        fraction=min(_fraction(values, config.energy), _fraction(s.square(), config.energy))
+        fraction=min(energy.fractional(values, config.energy), energy.fractional(s.square(), config.energy))
         / min(weight.shape),
         error=float(torch.linalg.matrix_norm(left)) / size if size > 0 else math.nan,
     )
-
-
-def _count(values: Tensor, share: float) -> int:
-    """Fewest components that hold a share of the energy; none where there is no energy."""
-    total = float(values.sum())
-    return min(spectrum.components_for(values, share, total), int((values > 0).sum())) if total > 0 else 0
-
-
-def _fraction(values: Tensor, share: float) -> float:
-    """The same, the last component counted by the part of it that is needed."""
-    k = _count(values, share)
-    if k == 0:
-        return 0.0
-    before = float(values[: k - 1].sum())
-    return k - 1 + min(1.0, (share * float(values.sum()) - before) / float(values[k - 1]))
 
 
 def _caveats(n_rows: int, groups: int, weight: Tensor, config: Config) -> tuple[str, ...]:
