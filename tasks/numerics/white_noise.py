@@ -78,6 +78,16 @@ def mean_of(function: Callable[[Values], Tensor], ratio: float) -> float:
     return float((share * function(there * max(1.0, ratio))).sum()) * min(1.0, 1 / ratio)
 
 
+def share_of_components(energy: float, ratio: float) -> float:
+    """Share of the features whose leading eigenvalues hold this share of the energy, to about 1e-4; `ratio`: features / rows."""
+    b = min(ratio, 1 / ratio)
+    t = (torch.arange(STEPS, dtype=torch.float64) + 0.5) * (math.pi / STEPS)
+    there = 1 + b + 2 * math.sqrt(b) * t.cos()
+    counted = 2 * t.sin().square() / there / STEPS
+    held = (counted * there).cumsum(0)
+    return float(counted[held <= energy * held[-1]].sum()) * min(1.0, 1 / ratio)
+
+
 def level(values: Values, rows: float) -> float:
     """The noise's variance, from the median eigenvalue: few large ones do not touch it.
 

@@ -95,3 +95,10 @@ def test_evidence_is_that_of_scikit_learn(d: int, n: int, k: int) -> None:
     found = evidence.log_evidence(torch.from_numpy(values), n)
     np.testing.assert_allclose(found, expected, rtol=1e-12)
     assert int(found.argmax()) == int(np.argmax(expected))
+
+
+@pytest.mark.parametrize(("n", "d", "share"), [(4000, 400, 0.99), (400, 1600, 0.9), (500, 500, 0.5)])
+def test_components_for_a_share_of_the_energy(n: int, d: int, share: float) -> None:
+    values = eigenvalues(n, d, 5)
+    expected = float((values.cumsum(0) < share * values.sum()).sum()) / d
+    assert white_noise.share_of_components(share, d / n) == pytest.approx(expected, abs=3e-3)

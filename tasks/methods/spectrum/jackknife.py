@@ -16,12 +16,13 @@ from torch import Tensor
 from schemas.base import Frozen
 from schemas.errors import MethodError
 from tasks.methods import grouped_moments
-from tasks.methods.contract import Array, Arrays, Block, Inputs, RowsPort, State
-from tasks.methods.grouped_moments import Interval, merge, state_config
+from tasks.methods.contract import Array, Arrays, Inputs, RowsPort, State
+from tasks.methods.grouped_moments import Interval
+from tasks.methods.groups_state import merge, partial, start, state_config
 from tasks.numerics import jackknife, spectrum
 from tasks.numerics.moments import Precision
 
-__all__ = ["merge", "state_config"]
+__all__ = ["merge", "partial", "start", "state_config"]
 
 VERSION = 1
 KIND = "reduce"
@@ -91,20 +92,6 @@ def check(inputs: Inputs, config: Config) -> None:
     grouped_moments.check(width, config.groups)
     if config.components is not None and config.components > width:
         raise MethodError(f"asked for {config.components} components, but the site has {width} features")
-
-
-def start(inputs: Inputs, config: Config) -> State:
-    """Nothing is carried."""
-    return {}
-
-
-def partial(block: Block, carry: State, config: Config) -> State:
-    """The moments of each group's rows, stacked.
-
-    Raises:
-        MethodError: for rows or weights that are not finite.
-    """
-    return grouped_moments.partial(block["x"], block, config)
 
 
 def finish(state: State, carry: State, inputs: Inputs, config: Config) -> tuple[Result, Arrays]:
