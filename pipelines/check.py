@@ -77,4 +77,4 @@ def _read_captures(root: Location, artifact: str) -> list[str]:
         stage = read_artifact(root, artifact).stage
     except SubspanError:
         return []
-    return [ref.capture for port in stage.rows.values() for ref in port]
+    return [capture for capture, _ in stage.places]

@@ -226,9 +226,7 @@ def stage_groups(stages: Sequence[StagePlan]) -> Iterator[list[StagePlan]]:
     rest = list(stages)
     while rest:
         ready = [
-            s
-            for s in rest
-            if all(a.artifact in made or a.artifact not in wanted for a in s.stage.artifacts.values())
+            s for s in rest if all(artifact in made or artifact not in wanted for artifact in s.stage.needs)
         ]
         yield ready
         made |= {stage.id for stage in ready}

@@ -22,6 +22,7 @@ KINDS = {
     "pairs": "every row against every other, block by block",
     "sequential": "a seeded pass over the rows in order",
     "whole": "all rows in memory, up to a stated number",
+    "combine": "no rows: artifacts of other stages, of several sites or captures, once for all of them",
 }
 
 
@@ -109,7 +110,11 @@ def _port(port: Any) -> str:
 
     made_by = getattr(port, "method", None)
     if made_by is not None:
-        return f"the artifact of `{made_by}`"
+        return (
+            f"artifacts of `{made_by}`, of several sites or captures"
+            if port.several
+            else f"the artifact of `{made_by}`"
+        )
     if isinstance(port, BatchesPort):
         return "the network of a capture that has a `loss`, with its samples: `{captures: [name]}`"
     several = (

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
 from types import ModuleType
 from typing import Any
 
@@ -12,7 +13,17 @@ from schemas.base import Frozen
 from schemas.errors import MethodError, SpecError, UnknownNameError, nearest
 from schemas.layout import Site
 from schemas.run import RunSpec
-from schemas.stage import NETWORK, ArtifactRef, PortInput, ResolvedStage, RowsRef, StageRequest
+from schemas.stage import (
+    NETWORK,
+    ArtifactRef,
+    PortInput,
+    ResolvedStage,
+    RowsRef,
+    SeriesRef,
+    StageRequest,
+    site_of,
+    spanning,
+)
 from tasks.engine.parameters import load_parameters, wanted
 from tasks.extract.sites import SiteInfo, resolve
 from tasks.methods.contract import ArtifactPort, BatchesPort, RowsPort, load_method
@@ -53,7 +64,8 @@ def _order(run: RunSpec) -> list[str]:
 
 
 def _needs(name: str, stage: StageRequest, run: RunSpec) -> set[str]:
-    return {maker for port in _ports(stage, ArtifactPort) if (maker := _maker(name, stage, port, run))}
+    one = {maker for port in _single_ports(stage) if (maker := _maker(name, stage, port, run))}
+    return one.union(*(_makers(name, stage, port, run) for port in _series_ports(stage)))
 
 
 def _ports(stage: StageRequest, kind: type) -> list[str]:
@@ -61,10 +73,37 @@ def _ports(stage: StageRequest, kind: type) -> list[str]:
     return [port for port, what in module.READS.items() if isinstance(what, kind)]
 
 
+def _single_ports(stage: StageRequest) -> list[str]:
+    reads = load_method(stage.method, allowed_packages()).READS
+    return [port for port in _ports(stage, ArtifactPort) if not reads[port].several]
+
+
+def _series_ports(stage: StageRequest) -> list[str]:
+    return [port for port in _ports(stage, ArtifactPort) if port not in _single_ports(stage)]
+
+
+def _makers(name: str, stage: StageRequest, port: str, run: RunSpec) -> list[str]:
+    """The stages whose artifacts a port takes as a series, in the order of the run file."""
+    wanted = load_method(stage.method, allowed_packages()).READS[port].method
+    of_method = [other for other, request in run.stages.items() if request.method == wanted and other != name]
+    pattern = stage.inputs.get(port, PortInput()).stage
+    found = [other for other in of_method if pattern is None or fnmatchcase(other, pattern)]
+    if not found:
+        raise SpecError(
+            f"stage {name!r}, port {port!r} takes artifacts of {wanted}; found no stage of that method"
+            + (f" called {pattern!r}; nearest: {nearest(pattern, of_method)}" if pattern else ": add one")
+        )
+    return found
+
+
 def _maker(name: str, stage: StageRequest, port: str, run: RunSpec) -> str:
     """The stage whose artifact a port takes: the one named, or the only one of the run that runs the port's method."""
     given = stage.inputs.get(port)
     if given is not None and given.stage is not None:
+        if given.stage not in run.stages:
+            raise SpecError(
+                f"stage {name!r}, port {port!r} takes one artifact; found {given.stage!r}, which may mean several stages: name one"
+            )
         return given.stage
     wanted = load_method(stage.method, allowed_packages()).READS[port].method
     candidates = [
@@ -86,19 +125,82 @@ def _resolve(
     config = _config(name, request, module)
     _check_ports(name, request, module)
     ports = _ports(request, RowsPort)
+    series = {port: _series(name, request, port, run, captures, made) for port in _series_ports(request)}
+    if not ports:
+        return [_combined(name, request, run, series, made)]
     columns = {port: _rows(name, request, port, module.READS[port], captures) for port in ports}
     plans: list[StagePlan] = []
     for row in _zip(name, columns):
         site = row[ports[0]][0].site
         _check_parameters(name, module, module.Config.model_validate(config), row[ports[0]], captures)
-        artifacts = {
-            port: _artifact(name, request, port, run, site, made) for port in _ports(request, ArtifactPort)
-        }
+        artifacts = {port: _artifact(name, request, port, run, site, made) for port in _single_ports(request)}
         stage = ResolvedStage(
-            method=request.method, version=module.VERSION, config=config, rows=row, artifacts=artifacts
+            method=request.method,
+            version=module.VERSION,
+            config=config,
+            rows=row,
+            artifacts=artifacts,
+            series=series,
         )
         plans.append(StagePlan(name=name, site=site, id=stage.id, stage=stage))
     return plans
+
+
+def _combined(
+    name: str,
+    request: StageRequest,
+    run: RunSpec,
+    series: Mapping[str, tuple[SeriesRef, ...]],
+    made: Mapping[str, Sequence[StagePlan]],
+) -> StagePlan:
+    """The stage of a method that reads artifacts alone: one, over all of them."""
+    module = load_method(request.method, allowed_packages())
+    site = spanning([ref.site for refs in series.values() for ref in refs])
+    stage = ResolvedStage(
+        method=request.method,
+        version=module.VERSION,
+        config=_config(name, request, module),
+        artifacts={port: _artifact(name, request, port, run, site, made) for port in _single_ports(request)},
+        series=dict(series),
+    )
+    return StagePlan(name=name, site=site, id=stage.id, stage=stage)
+
+
+def _series(
+    name: str,
+    request: StageRequest,
+    port: str,
+    run: RunSpec,
+    captures: Sequence[CapturePlan],
+    made: Mapping[str, Sequence[StagePlan]],
+) -> tuple[SeriesRef, ...]:
+    """The artifacts of a port that takes several: stage by stage as written, in each site by site.
+
+    Raises:
+        UnknownNameError: if the pattern of sites matches none of a stage's, or a capture is not there.
+        SpecError: if nothing is left.
+    """
+    given = request.inputs.get(port, PortInput(sites=request.sites))
+    wanted = {c.id for each in given.captures for c in _captures(name, each, captures)}
+    found: list[SeriesRef] = []
+    for maker in _makers(name, request, port, run):
+        for plan in _at_sites(given.sites, made[maker]):
+            of = tuple(dict.fromkeys(capture for capture, _ in plan.stage.places))
+            if not wanted or wanted.issuperset(of):
+                found.append(SeriesRef(artifact=plan.id, site=plan.site, captures=of))
+    if not found:
+        raise SpecError(
+            f"stage {name!r}, port {port!r}: no artifact is made from the captures {', '.join(given.captures)} alone"
+        )
+    return tuple(found)
+
+
+def _at_sites(pattern: str, plans: Sequence[StagePlan]) -> list[StagePlan]:
+    """The plans of a stage at the sites that a pattern means."""
+    if pattern == "**":
+        return list(plans)
+    chosen = {str(site) for site in select_sites(pattern, [site_of(plan.site) for plan in plans])}
+    return [plan for plan in plans if plan.site in chosen]
 
 
 def _config(name: str, request: StageRequest, module: ModuleType) -> dict[str, Any]:

@@ -161,12 +161,12 @@ def model_name(spec: CaptureSpec) -> str:
 
 def artifact_status(artifact: Artifact) -> ArtifactStatus:
     """One line of an artifact."""
-    refs = [ref for port in artifact.stage.rows.values() for ref in port]
+    places = artifact.stage.places
     return ArtifactStatus(
         id=artifact.id,
         method=artifact.stage.method,
-        sites=tuple(dict.fromkeys(ref.site for ref in refs)),
-        captures=tuple(dict.fromkeys(ref.capture for ref in refs)),
+        sites=tuple(dict.fromkeys(site for _, site in places)),
+        captures=tuple(dict.fromkeys(capture for capture, _ in places)),
         rows=artifact.rows_used,
         seconds=artifact.seconds,
         finished=artifact.finished,

@@ -1,5 +1,6 @@
 """A run: captures, stages and how to execute them."""
 
+import fnmatch
 from typing import Annotated
 
 from pydantic import Field, StringConstraints, model_validator
@@ -53,7 +54,7 @@ class RunSpec(Frozen):
     def _check_names(self) -> "RunSpec":
         for name, stage in self.stages.items():
             for port, given in stage.inputs.items():
-                if given.stage is not None and given.stage not in self.stages:
+                if given.stage is not None and not fnmatch.filter(self.stages, given.stage):
                     raise SpecError(
                         f"stage {name!r}, port {port!r}: there is no stage {given.stage!r}; "
                         f"nearest: {nearest(given.stage, self.stages)}"

@@ -1,6 +1,9 @@
 """One method with its options and inputs."""
 
-from pydantic import Field
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from pydantic import Field, model_serializer
 
 from schemas.base import Frozen, content_id
 from schemas.capture import MethodCall
@@ -8,6 +11,17 @@ from schemas.layout import Site
 
 NETWORK = "network"
 """The site of a stage that reads a network rather than rows."""
+
+
+MOST_NAMED = 3
+"""Sites that the name of several spells out."""
+
+
+def spanning(sites: Sequence[str]) -> str:
+    """A name for some sites together: each once; of many the first and the last."""
+    unique = list(dict.fromkeys(sites))
+    shown = unique if len(unique) <= MOST_NAMED else [unique[0], f"... {len(unique)} sites ...", unique[-1]]
+    return " | ".join(shown)
 
 
 def site_of(text: str) -> Site:
@@ -23,7 +37,8 @@ class PortInput(Frozen):
     sites: str = "**"
     """Glob over the sites of those captures; a stage runs once for each."""
     stage: str | None = None
-    """For a port that takes an artifact: the stage of this run that makes it, for the same site."""
+    """For a port that takes an artifact: the stage of this run that makes it, for the same site. For a port that takes
+    several: the stage or stages (`pca_*`) whose artifacts at all these `sites` it takes; left out, all stages of the method."""
 
 
 class StageRequest(MethodCall):
@@ -57,6 +72,14 @@ class ArtifactRef(Frozen):
     """The artifact's id."""
 
 
+class SeriesRef(ArtifactRef):
+    """An artifact of a series, and what it was made from."""
+
+    site: str
+    captures: tuple[str, ...]
+    """Their ids."""
+
+
 class ResolvedStage(Frozen):
     """A question with all its inputs named. Its content id names the artifact."""
 
@@ -67,6 +90,31 @@ class ResolvedStage(Frozen):
     rows: dict[str, tuple[RowsRef, ...]] = Field(default_factory=dict)
     """Port to one or several captures' rows (several are read as one)."""
     artifacts: dict[str, ArtifactRef] = Field(default_factory=dict)
+    series: dict[str, tuple[SeriesRef, ...]] = Field(default_factory=dict)
+    """Port to several artifacts, in order."""
+
+    @model_serializer(mode="wrap")
+    def _without_no_series(self, plain: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+        """Stages without a series keep the id that they had before there were any."""
+        found = plain(self)
+        if not self.series:
+            found.pop("series", None)
+        return found
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Ids of the artifacts that it reads."""
+        several = [ref.artifact for refs in self.series.values() for ref in refs]
+        return (*(ref.artifact for ref in self.artifacts.values()), *several)
+
+    @property
+    def places(self) -> tuple[tuple[str, str], ...]:
+        """Capture and site of the rows that it reads, or that a series it reads was made from; each once."""
+        rows = [(ref.capture, ref.site) for refs in self.rows.values() for ref in refs]
+        made = [
+            (capture, ref.site) for refs in self.series.values() for ref in refs for capture in ref.captures
+        ]
+        return tuple(dict.fromkeys(rows + made))
 
     @property
     def id(self) -> str:

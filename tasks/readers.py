@@ -293,9 +293,8 @@ def list_artifacts(
 
 
 def _reads(artifact: Artifact, capture: str | None, site: str | None) -> bool:
-    refs = [ref for port in artifact.stage.rows.values() for ref in port]
     return any(
-        capture in (None, ref.capture) and site in (None, ref.site, site_of(ref.site).module) for ref in refs
+        capture in (None, of) and site in (None, at, site_of(at).module) for of, at in artifact.stage.places
     )
 
 

@@ -17,7 +17,7 @@ from schemas.data import Data, SklearnDigits
 from schemas.layout import Layout, Site, SiteLayout, Space, UnitRef
 from schemas.model import FactoryModel, Model
 from schemas.receipts import Failure, FileDigest, Fingerprint, Receipt
-from schemas.stage import ArtifactRef, ResolvedStage, RowsRef
+from schemas.stage import ArtifactRef, ResolvedStage, RowsRef, SeriesRef
 from tasks.extract import known
 from tasks.extract.models import network
 from tasks.store.arrays import SampleTable, ShardWriter, create_capture
@@ -148,6 +148,7 @@ def stage_of(
     method: str,
     rows: Mapping[str, RowsRef | Sequence[RowsRef]],
     artifacts: Mapping[str, str] | None = None,
+    series: Mapping[str, Sequence[ResolvedStage]] | None = None,
     **options: Any,
 ) -> ResolvedStage:
     """A stage with its defaults written out, as planning does."""
@@ -160,7 +161,13 @@ def stage_of(
         config=module.Config(**options).model_dump(mode="json"),
         rows={port: (r,) if isinstance(r, RowsRef) else tuple(r) for port, r in rows.items()},
         artifacts={port: ArtifactRef(artifact=a) for port, a in (artifacts or {}).items()},
+        series={port: tuple(map(_series_ref, members)) for port, members in (series or {}).items()},
     )
+
+
+def _series_ref(stage: ResolvedStage) -> SeriesRef:
+    ((capture, site),) = stage.places
+    return SeriesRef(artifact=stage.id, site=site, captures=(capture,))
 
 
 def _site(text: str) -> Site:

@@ -1,7 +1,12 @@
 """A resolved stage -> its module, its options, its rows and what is known before any row is read."""
 
+from dataclasses import replace
+from math import prod
 from types import ModuleType
 from typing import NamedTuple
+
+import numpy as np
+from torch import Tensor
 
 from schemas.artifact import Artifact
 from schemas.base import Frozen
@@ -13,9 +18,12 @@ from tasks.engine.network import NetworkSource, open_network, trainable
 from tasks.engine.parameters import load_parameters, wanted
 from tasks.engine.reduction import reads_labels, rows_ports
 from tasks.engine.source import SiteSource, Source, n_rows, n_samples
-from tasks.methods.contract import ArtifactPort, Inputs, RowsPort, State, load_method
+from tasks.methods.contract import ArtifactPort, Inputs, Member, RowsPort, State, load_method
 from tasks.store.artifacts import artifact_arrays, read_artifact
 from tasks.store.location import Location
+
+MOST_SERIES_BYTES = 1 << 32
+"""Of the arrays of all members of a series, which lie in memory together."""
 
 
 class StageJob(NamedTuple):
@@ -47,6 +55,21 @@ def prepare(job: StageJob) -> Prepared:
         MethodError: if ports, captures or options do not fit the method.
         NotFoundError: if a capture or artifact is not there.
     """
+    module, config = opened(job)
+    ports = rows_ports(module)
+    source = open_source(job.root, tuple(job.stage.rows[name] for name in ports), reads_labels(module))
+    inputs = _inputs(job, module, config, source, tuple(ports))
+    if hasattr(module, "check"):
+        module.check(inputs, config)
+    return Prepared(module, config, source, inputs, tuple(ports))
+
+
+def opened(job: StageJob) -> tuple[ModuleType, Frozen]:
+    """A stage's module and options, its ports connected as the method wants them.
+
+    Raises:
+        MethodError: if version, ports or options do not fit the method.
+    """
     stage = job.stage
     module = load_method(stage.method, job.allowed)
     if stage.version != module.VERSION:
@@ -55,13 +78,8 @@ def prepare(job: StageJob) -> Prepared:
             f"{module.VERSION}: plan the run again, or install the version that planned it"
         )
     config: Frozen = module.Config.model_validate(stage.config)
-    ports = rows_ports(module)
     _check_ports(stage, module)
-    source = open_source(job.root, tuple(stage.rows[name] for name in ports), reads_labels(module))
-    inputs = _inputs(job, module, config, source, tuple(ports))
-    if hasattr(module, "check"):
-        module.check(inputs, config)
-    return Prepared(module, config, source, inputs, tuple(ports))
+    return module, config
 
 
 def start(ready: Prepared, device: str) -> State:
@@ -95,10 +113,12 @@ def places(source: Source) -> list[str]:
 
 def _check_ports(stage: ResolvedStage, module: ModuleType) -> None:
     wanted = {
-        name: "rows" if isinstance(port, RowsPort) else "artifact" for name, port in module.READS.items()
+        name: "rows" if isinstance(port, RowsPort) else "artifacts" if port.several else "artifact"
+        for name, port in module.READS.items()
     }
-    given = dict.fromkeys(stage.rows, "rows") | dict.fromkeys(stage.artifacts, "artifact")
-    if given != wanted or not all(stage.rows.values()):
+    kinds = (stage.rows, "rows"), (stage.artifacts, "artifact"), (stage.series, "artifacts")
+    given = {port: kind for ports, kind in kinds for port in ports}
+    if given != wanted or not all((*stage.rows.values(), *stage.series.values())):
         raise MethodError(
             f"{stage.method} has the ports {wanted}, found {given} connected: connect every port to captures or to "
             "a stage, as it takes, and no other"
@@ -111,24 +131,57 @@ def _check_ports(stage: ResolvedStage, module: ModuleType) -> None:
             )
 
 
+def artifact_inputs(job: StageJob, module: ModuleType) -> Inputs:
+    """What a stage is given of other stages.
+
+    Raises:
+        MethodError: for artifacts of another method, or a series that is too large for memory.
+        NotFoundError: if an artifact is not there.
+    """
+    ports = {name: port for name, port in module.READS.items() if isinstance(port, ArtifactPort)}
+    single = {
+        name: _read(job, name, job.stage.artifacts[name].artifact, port.method)
+        for name, port in ports.items()
+        if not port.several
+    }
+    return Inputs(
+        widths={},
+        n_rows=0,
+        n_samples=0,
+        artifacts={name: _arrays(job, artifact) for name, artifact in single.items()},
+        results={name: artifact.result for name, artifact in single.items()},
+        series={name: _series(job, name, port.method) for name, port in ports.items() if port.several},
+    )
+
+
+def _series(job: StageJob, name: str, method: str) -> tuple[Member, ...]:
+    refs = job.stage.series[name]
+    made = [_read(job, name, ref.artifact, method) for ref in refs]
+    size = sum(prod(info.shape) * np.dtype(info.dtype).itemsize for a in made for info in a.arrays.values())
+    if size > MOST_SERIES_BYTES:
+        raise MethodError(
+            f"{job.stage.method}, port {name!r}: {len(made)} artifacts hold {size:,} bytes, at most {MOST_SERIES_BYTES:,} are read "
+            "together; choose fewer sites, or keep fewer components in them"
+        )
+    return tuple(
+        Member(ref.site, ref.captures, _arrays(job, artifact), artifact.result)
+        for ref, artifact in zip(refs, made, strict=True)
+    )
+
+
+def _arrays(job: StageJob, artifact: Artifact) -> dict[str, Tensor]:
+    return {key: to_tensor(a, job.device) for key, a in artifact_arrays(job.root, artifact.id).items()}
+
+
 def _inputs(
     job: StageJob, module: ModuleType, config: Frozen, source: Source, ports: tuple[str, ...]
 ) -> Inputs:
-    made = {
-        name: _read_port(job, name, port.method)
-        for name, port in module.READS.items()
-        if isinstance(port, ArtifactPort)
-    }
-    return Inputs(
+    return replace(
+        artifact_inputs(job, module),
         widths=dict(zip(ports, source.widths, strict=True)),
         n_rows=n_rows(source),
         n_samples=n_samples(source),
         categories=source.categories,
-        artifacts={
-            name: {key: to_tensor(a, job.device) for key, a in artifact_arrays(job.root, artifact.id).items()}
-            for name, artifact in made.items()
-        },
-        results={name: artifact.result for name, artifact in made.items()},
         parameters=_parameters(job, source),
         shapes={name: shape for name, shape in zip(ports, source.shapes, strict=True) if shape is not None},
         weights=load_parameters(
@@ -147,8 +200,8 @@ def _parameters(job: StageJob, source: Source) -> dict[str, tuple[int, ...]]:
     return {name: tuple(parameter.shape) for name, parameter in trainable(net).items()}
 
 
-def _read_port(job: StageJob, name: str, method: str) -> Artifact:
-    artifact = read_artifact(job.root, job.stage.artifacts[name].artifact)
+def _read(job: StageJob, name: str, artifact_id: str, method: str) -> Artifact:
+    artifact = read_artifact(job.root, artifact_id)
     if artifact.stage.method != method:
         raise MethodError(
             f"{job.stage.method}, port {name!r}: found an artifact of {artifact.stage.method}, expected one of "

@@ -65,9 +65,7 @@ def run_stages(
 
     call = Call(root, driver, device, tuple(allowed), time.time(), Tally(on_progress))
     while rest:  # ids come from content, so that no two stages can wait for each other
-        ready = [
-            s for s in rest if all(_is_there(ref.artifact, made, wanted) for ref in s.artifacts.values())
-        ]
+        ready = [s for s in rest if all(_is_there(artifact, made, wanted) for artifact in s.needs)]
         made |= {artifact.id: artifact for artifact in _run(call, ready)}
         rest = [stage for stage in rest if stage.id not in made]
     return made
@@ -87,7 +85,7 @@ def _is_there(artifact: str, made: dict[str, Artifact], wanted: dict[str, Resolv
 
 def _run(call: "Call", stages: Sequence[ResolvedStage]) -> Iterator[Artifact]:
     """Run stages that do not depend on each other, kind by kind."""
-    from tasks.engine import reduce, rowwise, sequential, whole
+    from tasks.engine import combine, reduce, rowwise, sequential, whole
     from tasks.methods.contract import load_method
 
     runners = {
@@ -96,6 +94,7 @@ def _run(call: "Call", stages: Sequence[ResolvedStage]) -> Iterator[Artifact]:
         "pairs": rowwise.run,
         "sequential": sequential.run,
         "whole": whole.run,
+        "combine": combine.run,
     }
     kinds: dict[str, list[ResolvedStage]] = {}
     for stage in stages:

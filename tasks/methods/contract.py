@@ -26,6 +26,7 @@ and, by KIND, these pure functions (`inputs` is `Inputs`, `block` is `Block`, a 
                 batch_rows(config) -> int; optional begin_pass(state, number, config) -> state; finish(state, {}, inputs, config)
     whole       max_rows(config) -> int; solve(block, inputs, config) -> (Result, arrays); the rows are those of
                 `config.sample_rows` (None or absent: all), drawn with `config.seed`
+    combine     solve(inputs, config) -> (Result, arrays); no port takes rows, so that a stage runs once, over artifacts alone
 
 Any method may also define check(inputs, config), which raises MethodError before any row is read, and parameters(config) -> names
 of parameters of the network that its first rows port is of, which come as `inputs.weights`; `{module}` in a name stands for the
@@ -46,7 +47,7 @@ from torch import Tensor
 
 from schemas.errors import SpecError, UnknownNameError, nearest
 
-Kind = Literal["reduce", "map", "pairs", "sequential", "whole"]
+Kind = Literal["reduce", "map", "pairs", "sequential", "whole", "combine"]
 State = dict[str, Tensor]
 PACKAGE = "tasks.methods"
 
@@ -75,6 +76,8 @@ class ArtifactPort:
 
     method: str
     """`family.method` that must have made the artifact."""
+    several: bool = False
+    """Whether the port takes a series of artifacts, of several sites or captures: `Inputs.series`."""
 
 
 @dataclass(frozen=True)
@@ -168,6 +171,22 @@ class Block:
 
 
 @dataclass(frozen=True)
+class Member:
+    """An artifact of a series."""
+
+    site: str
+    captures: tuple[str, ...]
+    """Ids of the captures that it was made from."""
+    arrays: Mapping[str, Tensor]
+    result: Mapping[str, Any]
+
+    @property
+    def label(self) -> str:
+        """For messages and results."""
+        return f"{' + '.join(capture[:8] for capture in self.captures)} {self.site}"
+
+
+@dataclass(frozen=True)
 class Inputs:
     """What is known before any block is read."""
 
@@ -182,6 +201,8 @@ class Inputs:
     """Artifact port -> its arrays."""
     results: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Artifact port -> its result."""
+    series: Mapping[str, tuple[Member, ...]] = field(default_factory=dict)
+    """Artifact port that takes several -> its members: stages as the run file has them, and sites in their order in each."""
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     """Rows port -> what a row is, flattened (row-major), such as the two axes of a weight; absent: a vector."""
     parameters: Mapping[str, tuple[int, ...]] = field(default_factory=dict)

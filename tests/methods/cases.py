@@ -19,12 +19,15 @@ from tasks.methods.contract import (
     BatchesPort,
     Block,
     Inputs,
+    Member,
     RowsPort,
     State,
     load_method,
 )
 
 N, WIDTH, PER_SAMPLE = 160, 40, 4
+MEMBERS = 3
+"""Of a series of artifacts, each of other rows."""
 CATEGORIES = ("left", "right")
 SHORT: dict[str, dict[str, Any]] = {
     "gradients.intrinsic_dimension": {"steps": 6, "dimensions": (2, 9), "draws": 2, "learning_rate": 0.02},
@@ -137,17 +140,19 @@ def seeded_weight(seed: int, name: str, width: int = WIDTH) -> Tensor:
 
 
 @cache
-def case(method: str, n: int = N) -> Case:
-    """The method on n rows; artifact ports get the answer of the method that they name."""
+def case(method: str, n: int = N, seed: int = 7) -> Case:
+    """The method on n rows; artifact ports get the answer of the method that they name, or three of them on different rows."""
     module = load_method(method)
     config = module.Config(**SHORT.get(method, {}))
-    rows, artifacts, results = {}, {}, {}
+    rows, artifacts, results, series = {}, {}, {}, {}
     network: TinyNetwork | None = None
     for name, port in module.READS.items():
         if isinstance(port, BatchesPort):
             network = TinyNetwork.of(n)
         elif isinstance(port, RowsPort):
-            rows[name] = rows_of(7 + len(rows), n)
+            rows[name] = rows_of(seed + len(rows), n)
+        elif isinstance(port, ArtifactPort) and port.several:
+            series[name] = tuple(member(port.method, n, seed + k) for k in range(MEMBERS))
         elif isinstance(port, ArtifactPort):
             answer = run(case(port.method, n))
             artifacts[name] = answer.arrays
@@ -160,10 +165,17 @@ def case(method: str, n: int = N) -> Case:
         categories={"side": CATEGORIES} if with_labels else {},
         artifacts=artifacts,
         results=results,
+        series=series,
         parameters={} if network is None else {k: tuple(p.shape) for k, p in network.parameters.items()},
         weights=weights_of(module, config),
     )
     return Case(module, config, inputs, replace(_block(rows, n, with_labels), network=network))
+
+
+def member(method: str, n: int, seed: int) -> Member:
+    """A method's answer on some rows, as one of a series."""
+    answer = run(case(method, n, seed))
+    return Member(f"site{seed}", ("capture",), answer.arrays, answer.result.model_dump(mode="json"))
 
 
 def _block(rows: dict[str, Tensor], n: int, with_labels: bool) -> Block:
@@ -200,8 +212,12 @@ def to_device(given: Any, device: str) -> Any:
     if isinstance(given, dict):
         return {name: to_device(value, device) for name, value in given.items()}
     if isinstance(given, Inputs):
-        moved = {name: to_device(dict(getattr(given, name)), device) for name in ("artifacts", "weights")}
-        return replace(given, **moved)
+        names = ("artifacts", "weights", "series")
+        return replace(given, **{name: to_device(dict(getattr(given, name)), device) for name in names})
+    if isinstance(given, tuple):
+        return tuple(to_device(each, device) for each in given)
+    if isinstance(given, Member):
+        return replace(given, arrays=to_device(dict(given.arrays), device))
     if isinstance(given, TinyNetwork):
         return given.to(device)
     if isinstance(given, Block):
@@ -239,6 +255,7 @@ def run(given: Case, blocks: Sequence[Block] | None = None) -> Answer:
         "pairs": run_rowwise,
         "sequential": run_sequential,
         "whole": run_whole,
+        "combine": run_combine,
     }[given.module.KIND](given, blocks)
 
 
@@ -295,6 +312,10 @@ def run_sequential(given: Case, blocks: Sequence[Block], through: Any = lambda s
 def run_whole(given: Case, blocks: Sequence[Block]) -> Answer:
     (block,) = blocks
     return _answer(*given.module.solve(block, given.inputs, given.config))
+
+
+def run_combine(given: Case, blocks: Sequence[Block]) -> Answer:
+    return _answer(*given.module.solve(given.inputs, given.config))
 
 
 def _answer(result: Any, arrays: Arrays) -> Answer:

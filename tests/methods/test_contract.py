@@ -51,6 +51,7 @@ FUNCTIONS = {
     "pairs": ("start", "outputs", "begin", "pair", "finish"),
     "sequential": ("start", "step", "passes", "batch_rows", "finish"),
     "whole": ("max_rows", "solve"),
+    "combine": ("solve",),
 }
 
 
@@ -122,7 +123,8 @@ class TestDeclarations:
         assert module.REFERENCE.strip()
         assert all(isinstance(seed, int) for seed in module.SEEDS)
         assert all(isinstance(port, RowsPort | ArtifactPort) for port in module.READS.values())
-        assert any(isinstance(port, RowsPort) for port in module.READS.values())
+        reads_rows = any(isinstance(port, RowsPort) for port in module.READS.values())
+        assert reads_rows != (module.KIND == "combine")
         assert (module.__doc__ or "").strip()
         missing = [name for name in FUNCTIONS[module.KIND] if not callable(getattr(module, name, None))]
         assert not missing
@@ -328,7 +330,9 @@ class Engine:
 
     def __call__(self, method: str, shard_rows: int, poison: int | None = None) -> tuple[Location, Any]:
         ports = load_method(method).READS.values()
-        sites = [f"site{k}" for k in range(sum(isinstance(port, RowsPort) for port in ports))]
+        several = any(isinstance(port, ArtifactPort) and port.several for port in ports)
+        n_sites = cases.MEMBERS if several else sum(isinstance(port, RowsPort) for port in ports)
+        sites = [f"site{k}" for k in range(n_sites)]
         names = weights_wanted(method, f"{sites[0]}:out:0")
         shapes = {name: list(cases.seeded_weight(0, name).shape) for name in names}
         key = (len(sites), shard_rows, poison, *shapes)
@@ -374,21 +378,26 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Engine:
 def stages_of(method: str, refs: dict[str, Any]) -> list[Any]:
     """The stage of a method, after those of its artifact ports."""
     ports, made = load_method(method).READS, []
-    rows = dict(zip((n for n, p in ports.items() if isinstance(p, RowsPort)), refs.values(), strict=True))
-    artifacts = {}
+    rows = dict(zip((n for n, p in ports.items() if isinstance(p, RowsPort)), refs.values(), strict=False))
+    artifacts, series = {}, {}
     for name, port in ports.items():
-        if isinstance(port, ArtifactPort):
+        if isinstance(port, ArtifactPort) and port.several:
+            members = [stages_of(port.method, {site: ref}) for site, ref in refs.items()]
+            made += [stage for stages in members for stage in stages]
+            series[name] = [stages[-1] for stages in members]
+        elif isinstance(port, ArtifactPort):
             made += stages_of(port.method, dict(list(refs.items())[:1]))
             artifacts[name] = made[-1].id
-    return [*made, stage_of(method, rows, artifacts)]
+    return [*made, stage_of(method, rows, artifacts, series)]
 
 
 @pytest.mark.parametrize("method", OF_ROWS)
 def test_the_engine_gives_what_is_declared(method: str, engine: Engine) -> None:
     module, (_, artifact) = load_method(method), engine(method, 24)
     assert {name: info.dims for name, info in artifact.arrays.items()} == module.ARRAYS
-    assert artifact.rows_used == cases.N - cases.PER_SAMPLE
-    assert artifact.rows_dropped == cases.PER_SAMPLE
+    reads_rows = module.KIND != "combine"
+    assert artifact.rows_used == (cases.N - cases.PER_SAMPLE) * reads_rows
+    assert artifact.rows_dropped == cases.PER_SAMPLE * reads_rows
     module.Result.model_validate_json(json.dumps(artifact.result))
 
 
