@@ -1,5 +1,6 @@
 """A resolved stage -> its module, its options, its rows and what is known before any row is read."""
 
+from collections.abc import Mapping
 from types import ModuleType
 from typing import NamedTuple
 
@@ -7,10 +8,11 @@ from schemas.artifact import Artifact
 from schemas.base import Frozen
 from schemas.errors import MethodError
 from schemas.stage import NETWORK, ResolvedStage, RowsRef
+from tasks.engine.aligned import ROW, AlignedSource, check_aligned
 from tasks.engine.blocks import to_tensor
 from tasks.engine.join import JoinedSource
 from tasks.engine.network import NetworkSource, open_network, trainable
-from tasks.engine.reduction import reads_labels, rows_ports
+from tasks.engine.reduction import aligned_ports, reads_labels, reads_values, rows_ports
 from tasks.engine.source import SiteSource, Source, n_rows, n_samples
 from tasks.methods.contract import ArtifactPort, Inputs, RowsPort, State, load_method
 from tasks.store.artifacts import artifact_arrays, read_artifact
@@ -56,8 +58,11 @@ def prepare(job: StageJob) -> Prepared:
     config: Frozen = module.Config.model_validate(stage.config)
     ports = rows_ports(module)
     _check_ports(stage, module)
-    source = open_source(job.root, tuple(stage.rows[name] for name in ports), reads_labels(module))
-    inputs = _inputs(job, module, source, tuple(ports))
+    made = _artifacts(job, module)
+    aligned = {name: made[name].id for name in aligned_ports(module)}
+    refs = tuple(stage.rows[name] for name in ports)
+    source = open_source(job.root, refs, reads_labels(module), aligned, reads_values(module))
+    inputs = _inputs(job, made, source, tuple(ports))
     if hasattr(module, "check"):
         module.check(inputs, config)
     return Prepared(module, config, source, inputs, tuple(ports))
@@ -69,8 +74,21 @@ def start(ready: Prepared, device: str) -> State:
     return {name: tensor.to(device) for name, tensor in carry.items()}
 
 
-def open_source(root: Location, refs: tuple[tuple[RowsRef, ...], ...], labels: bool) -> Source:
+def open_source(
+    root: Location,
+    refs: tuple[tuple[RowsRef, ...], ...],
+    labels: bool,
+    aligned: Mapping[str, str] | None = None,
+    values: bool = True,
+) -> Source:
     """The rows of one port, or of two joined ones.
+
+    Args:
+        root: where captures and artifacts lie.
+        refs: the captures of each port.
+        labels: whether rows come with their samples' labels.
+        aligned: artifact port to the artifact whose row-aligned arrays come with the rows.
+        values: whether the rows themselves are read.
 
     Raises:
         MethodError: for more ports than can be joined.
@@ -79,9 +97,11 @@ def open_source(root: Location, refs: tuple[tuple[RowsRef, ...], ...], labels: b
         if len(refs) > 1:
             raise MethodError(f"found {len(refs)} ports; a network is read alone, split the method")
         return NetworkSource(root, refs[0])
+    if aligned:
+        return AlignedSource(open_source(root, refs, labels, None, values), root, aligned)
+    if len(refs) == 1:
+        return SiteSource(root, refs[0], labels, values=values)
     sites = [SiteSource(root, port, labels) for port in refs]
-    if len(sites) == 1:
-        return sites[0]
     if len(sites) == 2:
         return JoinedSource(*sites)
     raise MethodError(f"found {len(sites)} ports of rows, one or two can be read together; split the method")
@@ -110,19 +130,29 @@ def _check_ports(stage: ResolvedStage, module: ModuleType) -> None:
             )
 
 
-def _inputs(job: StageJob, module: ModuleType, source: Source, ports: tuple[str, ...]) -> Inputs:
-    made = {
-        name: _read_port(job, name, port.method)
-        for name, port in module.READS.items()
-        if isinstance(port, ArtifactPort)
-    }
+def _artifacts(job: StageJob, module: ModuleType) -> dict[str, Artifact]:
+    """What each port takes that does not take rows."""
+    ports = {name: port for name, port in module.READS.items() if isinstance(port, ArtifactPort)}
+    made = {name: _read_port(job, name, port.method) for name, port in ports.items()}
+    for name in aligned_ports(module):
+        check_aligned(job.stage, name, ports[name], made[name], job.allowed)
+    return made
+
+
+def _inputs(job: StageJob, made: Mapping[str, Artifact], source: Source, ports: tuple[str, ...]) -> Inputs:
+    aligned = source.artifacts if isinstance(source, AlignedSource) else {}
     return Inputs(
         widths=dict(zip(ports, source.widths, strict=True)),
         n_rows=n_rows(source),
         n_samples=n_samples(source),
         categories=source.categories,
         artifacts={
-            name: {key: to_tensor(a, job.device) for key, a in artifact_arrays(job.root, artifact.id).items()}
+            name: {
+                key: to_tensor(values, job.device)
+                for key, values in artifact_arrays(
+                    job.root, artifact.id, without=ROW if name in aligned else None
+                ).items()
+            }
             for name, artifact in made.items()
         },
         results={name: artifact.result for name, artifact in made.items()},

@@ -55,6 +55,8 @@ class RowsPort:
     """Whether several captures may be read as one."""
     labels: bool = False
     """Whether blocks carry the samples' labels."""
+    values: bool = True
+    """Whether rows are read. False, at a single port: `block[port]` is [row, 0], for methods that read row-aligned arrays only."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,9 @@ class ArtifactPort:
 
     method: str
     """`family.method` that must have made the artifact."""
+    aligned: bool = False
+    """Whether its row-aligned arrays come block by block with the rows, as `Block.aligned`, rather than whole in `Inputs.artifacts`.
+    It must be made over the captures and site of the first port of rows, in their order."""
 
 
 @dataclass(frozen=True)
@@ -145,6 +150,8 @@ class Block:
     """Label name -> [row] codes (int64) or numbers (float64)."""
     weight: Tensor | None = None
     """float64 [row], or None for ones."""
+    aligned: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
+    """Aligned artifact port -> name of an array -> [row] or [row, ...]. Indices of rows in them count over all captures laid end to end."""
     network: NetworkBlock | None = None
     """For a `BatchesPort`: the network with the samples of the rows, which have no values then."""
 
@@ -167,7 +174,7 @@ class Inputs:
     categories: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Label name -> names of its codes."""
     artifacts: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
-    """Artifact port -> its arrays."""
+    """Artifact port -> its arrays; of an aligned port, those that are not aligned with rows."""
     results: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Artifact port -> its result."""
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
