@@ -133,7 +133,10 @@ def _resolve(
     for row in _zip(name, columns):
         site = row[ports[0]][0].site
         _check_parameters(name, module, module.Config.model_validate(config), row[ports[0]], captures)
-        artifacts = {port: _artifact(name, request, port, run, site, made) for port in _single_ports(request)}
+        artifacts = {
+            port: _artifact(name, request, port, run, site, row[ports[0]], made)
+            for port in _single_ports(request)
+        }
         stage = ResolvedStage(
             method=request.method,
             version=module.VERSION,
@@ -160,7 +163,9 @@ def _combined(
         method=request.method,
         version=module.VERSION,
         config=_config(name, request, module),
-        artifacts={port: _artifact(name, request, port, run, site, made) for port in _single_ports(request)},
+        artifacts={
+            port: _artifact(name, request, port, run, site, (), made) for port in _single_ports(request)
+        },
         series=dict(series),
     )
     return StagePlan(name=name, site=site, id=stage.id, stage=stage)
@@ -330,16 +335,32 @@ def _artifact(
     port: str,
     run: RunSpec,
     site: str,
+    rows: tuple[RowsRef, ...],
     made: Mapping[str, Sequence[StagePlan]],
 ) -> ArtifactRef:
     maker = _maker(name, request, port, run)
+    aligned = load_method(request.method, allowed_packages()).READS[port].aligned
     for plan in made[maker]:
         if plan.site in (site, NETWORK):
+            if aligned:
+                _check_aligned(name, port, rows, maker, next(iter(plan.stage.rows.values())))
             return ArtifactRef(artifact=plan.id)
     named = request.inputs.get(port)
-    if named is not None and named.stage is not None and len(made[maker]) == 1:
+    if named is not None and named.stage is not None and len(made[maker]) == 1 and not aligned:
         return ArtifactRef(artifact=made[maker][0].id)  # named, and at one site: meant for all
     raise SpecError(
         f"stage {name!r} at {site} takes the artifact of stage {maker!r}, which does not run there; "
         f"it runs at {nearest(site, [p.site for p in made[maker]])}"
     )
+
+
+def _check_aligned(
+    name: str, port: str, ours: tuple[RowsRef, ...], maker: str, theirs: tuple[RowsRef, ...]
+) -> None:
+    """What belongs to rows must be of the same rows."""
+    if ours != theirs:
+        found = [" + ".join(ref.label for ref in refs) for refs in (ours, theirs)]
+        raise SpecError(
+            f"stage {name!r}, port {port!r} takes what stage {maker!r} gives each row, over the same captures in the same order; "
+            f"found {found[0]} here and {found[1]} there"
+        )

@@ -34,6 +34,10 @@ def block_of(rows: Rows, ports: Sequence[str], device: str, where: Sequence[str]
         index=to_tensor(rows.index, device),
         labels={name: to_tensor(column, device) for name, column in rows.labels.items()},
         network=None if rows.network is None else CapturedNetwork(rows.network, rows.sample, device),
+        aligned={
+            port: {name: to_tensor(values, device) for name, values in arrays.items()}
+            for port, arrays in rows.aligned.items()
+        },
     )
 
 

@@ -18,6 +18,7 @@ from tasks.engine.prepare import open_source, places
 from tasks.engine.reduction import (
     Counted,
     Reduction,
+    aligned_ports,
     load_counted,
     reads_labels,
     rows_folder,
@@ -41,6 +42,10 @@ class Read(NamedTuple):
     """Captures of each port."""
     device: str
     allowed: tuple[str, ...]
+    aligned: tuple[str, ...] = ()
+    """Artifacts whose arrays come with the rows."""
+    values: bool = True
+    """Whether the rows themselves are read."""
 
 
 class FoldJob(NamedTuple):
@@ -68,7 +73,7 @@ class Folder:
         self.read, self.reduction = read, reduction
         self.module = load_method(reduction.method, read.allowed)
         self.config: Frozen = self.module.Config.model_validate_json(reduction.config)
-        self.ports = tuple(rows_ports(self.module))
+        self.ports, self.aligned = tuple(rows_ports(self.module)), aligned_ports(self.module)
         self.labels = reads_labels(self.module)
         self.weight = weight_label(self.config)
         self.carry = _load_carry(read, reduction) if carry is None else carry
@@ -77,7 +82,9 @@ class Folder:
         """The block as this method's ports call it."""
         rows = dict(zip(self.ports, block.rows.values(), strict=block.network is None))
         weight = None if self.weight is None else weights_of(block, self.weight)
-        return replace(block, rows=rows, labels=block.labels if self.labels else {}, weight=weight)
+        labels = block.labels if self.labels else {}
+        aligned = dict(zip(self.aligned, block.aligned.values(), strict=True))
+        return replace(block, rows=rows, labels=labels, weight=weight, aligned=aligned)
 
     @property
     def needs_labels(self) -> bool:
@@ -113,7 +120,7 @@ def fold_span(job: FoldJob) -> SpanDone:
     missing = [f for f in folders if load_counted(job.read.root, _span(job, f), job.read.device) is None]
     if not missing:
         return SpanDone(job.part, job.span, 0)
-    source = open_source(job.read.root, job.read.refs, any(f.needs_labels for f in missing))
+    source = _source(job.read, missing)
     total: list[Counted | None] = [None] * len(missing)
     shards = 0
     for unit in spans(source.parts[job.part].space.n_units)[job.span]:
@@ -126,6 +133,13 @@ def fold_span(job: FoldJob) -> SpanDone:
         if counted is not None:
             save_counted(job.read.root, _span(job, folder), counted)
     return SpanDone(job.part, job.span, shards)
+
+
+def _source(read: Read, folders: Sequence[Folder]) -> Source:
+    """What blocks for these are read from; each calls the artifacts as its own ports do."""
+    aligned = dict(zip(folders[0].aligned, read.aligned, strict=True))
+    labels = any(f.needs_labels for f in folders)
+    return open_source(read.root, read.refs, labels, aligned, read.values)
 
 
 def fold_unit(

@@ -1,5 +1,6 @@
 """A resolved stage -> its module, its options, its rows and what is known before any row is read."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from math import prod
 from types import ModuleType
@@ -12,11 +13,12 @@ from schemas.artifact import Artifact
 from schemas.base import Frozen
 from schemas.errors import MethodError
 from schemas.stage import NETWORK, ResolvedStage, RowsRef
+from tasks.engine.aligned import ROW, AlignedSource, check_aligned
 from tasks.engine.blocks import to_tensor
 from tasks.engine.join import JoinedSource
 from tasks.engine.network import NetworkSource, open_network, trainable
 from tasks.engine.parameters import load_parameters, wanted
-from tasks.engine.reduction import reads_labels, rows_ports
+from tasks.engine.reduction import aligned_ports, reads_labels, reads_values, rows_ports
 from tasks.engine.source import SiteSource, Source, n_rows, n_samples
 from tasks.methods.contract import ArtifactPort, Inputs, Member, RowsPort, State, load_method
 from tasks.store.artifacts import artifact_arrays, read_artifact
@@ -57,7 +59,13 @@ def prepare(job: StageJob) -> Prepared:
     """
     module, config = opened(job)
     ports = rows_ports(module)
-    source = open_source(job.root, tuple(job.stage.rows[name] for name in ports), reads_labels(module))
+    aligned = {
+        name: artifact.id
+        for name, artifact in _artifacts(job, module).items()
+        if name in aligned_ports(module)
+    }
+    refs = tuple(job.stage.rows[name] for name in ports)
+    source = open_source(job.root, refs, reads_labels(module), aligned, reads_values(module))
     inputs = _inputs(job, module, config, source, tuple(ports))
     if hasattr(module, "check"):
         module.check(inputs, config)
@@ -88,8 +96,21 @@ def start(ready: Prepared, device: str) -> State:
     return {name: tensor.to(device) for name, tensor in carry.items()}
 
 
-def open_source(root: Location, refs: tuple[tuple[RowsRef, ...], ...], labels: bool) -> Source:
+def open_source(
+    root: Location,
+    refs: tuple[tuple[RowsRef, ...], ...],
+    labels: bool,
+    aligned: Mapping[str, str] | None = None,
+    values: bool = True,
+) -> Source:
     """The rows of one port, or of two joined ones.
+
+    Args:
+        root: where captures and artifacts lie.
+        refs: the captures of each port.
+        labels: whether rows come with their samples' labels.
+        aligned: artifact port to the artifact whose row-aligned arrays come with the rows.
+        values: whether the rows themselves are read.
 
     Raises:
         MethodError: for more ports than can be joined.
@@ -98,9 +119,11 @@ def open_source(root: Location, refs: tuple[tuple[RowsRef, ...], ...], labels: b
         if len(refs) > 1:
             raise MethodError(f"found {len(refs)} ports; a network is read alone, split the method")
         return NetworkSource(root, refs[0])
+    if aligned:
+        return AlignedSource(open_source(root, refs, labels, None, values), root, aligned)
+    if len(refs) == 1:
+        return SiteSource(root, refs[0], labels, values=values)
     sites = [SiteSource(root, port, labels) for port in refs]
-    if len(sites) == 1:
-        return sites[0]
     if len(sites) == 2:
         return JoinedSource(*sites)
     raise MethodError(f"found {len(sites)} ports of rows, one or two can be read together; split the method")
@@ -131,27 +154,49 @@ def _check_ports(stage: ResolvedStage, module: ModuleType) -> None:
             )
 
 
-def artifact_inputs(job: StageJob, module: ModuleType) -> Inputs:
+def artifact_inputs(
+    job: StageJob, module: ModuleType, aligned: Mapping[str, Sequence[str]] | None = None
+) -> Inputs:
     """What a stage is given of other stages.
+
+    Args:
+        job: the stage.
+        module: its method.
+        aligned: ports whose row-aligned arrays come with the rows.
 
     Raises:
         MethodError: for artifacts of another method, or a series that is too large for memory.
         NotFoundError: if an artifact is not there.
     """
     ports = {name: port for name, port in module.READS.items() if isinstance(port, ArtifactPort)}
-    single = {
-        name: _read(job, name, job.stage.artifacts[name].artifact, port.method)
-        for name, port in ports.items()
-        if not port.several
-    }
+    single = _artifacts(job, module)
     return Inputs(
         widths={},
         n_rows=0,
         n_samples=0,
-        artifacts={name: _arrays(job, artifact) for name, artifact in single.items()},
+        artifacts={
+            name: _arrays(job, artifact, ROW if name in (aligned or {}) else None)
+            for name, artifact in single.items()
+        },
         results={name: artifact.result for name, artifact in single.items()},
         series={name: _series(job, name, port.method) for name, port in ports.items() if port.several},
     )
+
+
+def _artifacts(job: StageJob, module: ModuleType) -> dict[str, Artifact]:
+    """What each port takes that takes one artifact."""
+    ports = {
+        name: port
+        for name, port in module.READS.items()
+        if isinstance(port, ArtifactPort) and not port.several
+    }
+    made = {
+        name: _read(job, name, job.stage.artifacts[name].artifact, port.method)
+        for name, port in ports.items()
+    }
+    for name in aligned_ports(module):
+        check_aligned(job.stage, name, ports[name], made[name], job.allowed)
+    return made
 
 
 def _series(job: StageJob, name: str, method: str) -> tuple[Member, ...]:
@@ -169,15 +214,16 @@ def _series(job: StageJob, name: str, method: str) -> tuple[Member, ...]:
     )
 
 
-def _arrays(job: StageJob, artifact: Artifact) -> dict[str, Tensor]:
-    return {key: to_tensor(a, job.device) for key, a in artifact_arrays(job.root, artifact.id).items()}
+def _arrays(job: StageJob, artifact: Artifact, without: str | None = None) -> dict[str, Tensor]:
+    arrays = artifact_arrays(job.root, artifact.id, without=without)
+    return {key: to_tensor(values, job.device) for key, values in arrays.items()}
 
 
 def _inputs(
     job: StageJob, module: ModuleType, config: Frozen, source: Source, ports: tuple[str, ...]
 ) -> Inputs:
     return replace(
-        artifact_inputs(job, module),
+        artifact_inputs(job, module, source.artifacts if isinstance(source, AlignedSource) else {}),
         widths=dict(zip(ports, source.widths, strict=True)),
         n_rows=n_rows(source),
         n_samples=n_samples(source),

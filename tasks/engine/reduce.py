@@ -5,11 +5,11 @@ folded, gathered or carried lies in the store, so that a stage that was killed g
 """
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from schemas.artifact import Artifact
 from schemas.errors import StoreError
-from schemas.stage import ResolvedStage, RowsRef
+from schemas.stage import ResolvedStage
 from tasks.engine.call import Call
 from tasks.engine.fold import Folder, FoldJob, Read, SpanDone, fold_span
 from tasks.engine.outcome import Used, write_outcome
@@ -17,8 +17,10 @@ from tasks.engine.prepare import Prepared, StageJob, open_source, prepare, start
 from tasks.engine.reduction import (
     Counted,
     Reduction,
+    aligned_ports,
     load_counted,
     make_reduction,
+    reads_values,
     rows_folder,
     save_counted,
     span_path,
@@ -108,11 +110,13 @@ def _round(job: StageJob, ready: Prepared, carry: State, number: int) -> Round:
     """A round with this carry, both kept in the store."""
     stage = job.stage
     place = f"{_rounds_folder(stage)}/carry-{number:04d}.npz"
-    reduction = make_reduction(stage.method, ready.module, ready.config, carry, ready.inputs, place)
+    aligned = tuple(stage.artifacts[name].artifact for name in aligned_ports(ready.module))
+    reduction = make_reduction(stage.method, ready.module, ready.config, carry, ready.inputs, place, aligned)
     if carry:
         save_counted(job.root, place, Counted(carry, 0))
         save_counted(job.root, _round_path(stage), Counted(carry, number))
-    read = Read(job.root, ready.source.refs, job.device, job.allowed)
+    refs, values = ready.source.refs, reads_values(ready.module)
+    read = Read(job.root, refs, job.device, job.allowed, aligned, values)
     return Round(stage, reduction, number, read, tuple(p.space.n_units for p in ready.source.parts))
 
 
@@ -153,9 +157,9 @@ def _shards(done: SpanDone) -> int:
 
 
 def _by_rows(rounds: Sequence[Round]) -> list[list[Round]]:
-    groups: dict[tuple[tuple[RowsRef, ...], ...], list[Round]] = {}
+    groups: dict[tuple[Any, ...], list[Round]] = {}
     for r in rounds:
-        groups.setdefault(r.read.refs, []).append(r)
+        groups.setdefault((r.read.refs, r.read.aligned, r.read.values), []).append(r)
     return list(groups.values())
 
 

@@ -1,14 +1,15 @@
 """What two reduce methods must have in common to share states, and where those states lie.
 
 A state follows from the rows, the functions that made it and their version, the options that these read, the
-carry, and the names of label codes. All but the rows go into the reduction's id; the rows are named by
-capture, site and unit or span. So a state that exists under its name is the one that would be computed.
+carry, the names of label codes, and the artifacts whose arrays come with the rows. All but the rows go into the
+reduction's id; the rows are named by capture, site and unit or span. So a state that exists under its name is
+the one that would be computed.
 """
 
 import hashlib
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -19,7 +20,7 @@ from torch import Tensor
 from schemas.base import Frozen, content_id
 from schemas.layout import Site
 from schemas.stage import NETWORK
-from tasks.methods.contract import Inputs, Reduces, RowsPort, State
+from tasks.methods.contract import ArtifactPort, Inputs, Reduces, RowsPort, State
 from tasks.store.location import Location
 from tasks.store.states import load_state, save_state
 
@@ -56,6 +57,16 @@ def rows_ports(module: ModuleType) -> dict[str, RowsPort]:
     return {name: port for name, port in module.READS.items() if isinstance(port, RowsPort)}
 
 
+def reads_values(module: ModuleType) -> bool:
+    """Whether blocks carry the rows' values."""
+    return any(port.values for port in rows_ports(module).values())
+
+
+def aligned_ports(module: ModuleType) -> tuple[str, ...]:
+    """The ports of a method that take row-aligned arrays, in order."""
+    return tuple(n for n, port in module.READS.items() if isinstance(port, ArtifactPort) and port.aligned)
+
+
 def reads_labels(module: ModuleType) -> bool:
     """Whether blocks carry labels."""
     return any(port.labels for port in rows_ports(module).values())
@@ -67,9 +78,16 @@ def weight_label(config: Frozen) -> str | None:
 
 
 def make_reduction(
-    method: str, module: ModuleType, config: Frozen, carry: State, inputs: Inputs, place: str | None = None
+    method: str,
+    module: ModuleType,
+    config: Frozen,
+    carry: State,
+    inputs: Inputs,
+    place: str | None = None,
+    aligned: Sequence[str] = (),
 ) -> Reduction:
-    """The reduction of a method with these options, in a round with this carry, which is kept at `place`.
+    """The reduction of a method with these options, in a round with this carry, which is kept at `place`, over rows that come with
+    the arrays of some artifacts.
 
     `start` need not be named: all that it does for a state is the carry.
     """
@@ -83,6 +101,8 @@ def make_reduction(
     }
     if carry:
         question["carry"] = digest(carry)
+    if aligned:
+        question["aligned"] = list(aligned)
     if reads_labels(module):
         question["categories"] = {name: list(names) for name, names in sorted(inputs.categories.items())}
     options = json.dumps(config.model_dump(mode="json"), sort_keys=True)

@@ -6,7 +6,7 @@ are laid end to end (`read`, what row-aligned outputs refer to).
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -37,6 +37,8 @@ class Rows:
     """Label name -> int64 codes or float64 numbers [row]."""
     network: "Part | None" = None
     """The capture whose network goes with the rows, where a port takes it."""
+    aligned: Mapping[str, Mapping[str, np.ndarray]] = field(default_factory=dict)
+    """Artifact port -> name of an array -> [row] or [row, ...]."""
 
 
 class Part:
@@ -111,13 +113,18 @@ class Source(Protocol):
 
 
 class SiteSource:
-    """The rows of one port."""
+    """The rows of one port; without `values`, arrays of no features stand for them, and they are not read."""
 
     def __init__(
-        self, root: Location, refs: Sequence[RowsRef], labels: bool = False, drop_failed: bool = True
+        self,
+        root: Location,
+        refs: Sequence[RowsRef],
+        labels: bool = False,
+        drop_failed: bool = True,
+        values: bool = True,
     ) -> None:
         self.parts = [Part(root, ref) for ref in refs]
-        self.with_labels, self.drop_failed = labels, drop_failed
+        self.with_labels, self.drop_failed, self.with_values = labels, drop_failed, values
         self._check_widths()
 
     @property
@@ -152,7 +159,8 @@ class SiteSource:
         """See `Source`."""
         here = self.parts[part]
         self.require_rows(here)
-        values, sample = here.values(start, stop), here.column("sample", start, stop)
+        values = here.values(start, stop) if self.with_values else np.empty((stop - start, 0), np.float32)
+        sample = here.column("sample", start, stop)
         position, index = here.column("position", start, stop), np.arange(start, stop, dtype=np.int64)
         if (sample < 0).any():
             raise DamageError(f"{here.ref.label}: rows {start}..{stop} name no sample; run `subspan verify`")
@@ -237,14 +245,20 @@ def concatenate(pieces: Sequence[Rows]) -> Rows:
     sample, position, index = (
         np.concatenate([getattr(p, name) for p in pieces]) for name in ("sample", "position", "index")
     )
-    return Rows(values, sample, position, index, labels, pieces[0].network)
+    aligned = {
+        port: {name: np.concatenate([p.aligned[port][name] for p in pieces]) for name in arrays}
+        for port, arrays in pieces[0].aligned.items()
+    }
+    return Rows(values, sample, position, index, labels, pieces[0].network, aligned)
 
 
 def take(rows: Rows, which: np.ndarray | slice) -> Rows:
     """Some rows, by a mask or by their places."""
     labels = {name: column[which] for name, column in rows.labels.items()}
     values = tuple(v[which] for v in rows.values)
-    return Rows(values, rows.sample[which], rows.position[which], rows.index[which], labels, rows.network)
+    aligned = {port: {name: a[which] for name, a in found.items()} for port, found in rows.aligned.items()}
+    sample, position, index = rows.sample[which], rows.position[which], rows.index[which]
+    return Rows(values, sample, position, index, labels, rows.network, aligned)
 
 
 def _shift(rows: Rows, row: int, sample: int) -> Rows:

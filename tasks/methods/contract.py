@@ -68,6 +68,8 @@ class RowsPort:
     """Whether several captures may be read as one."""
     labels: bool = False
     """Whether blocks carry the samples' labels."""
+    values: bool = True
+    """Whether rows are read. False, at a single port: `block[port]` is [row, 0], for methods that read row-aligned arrays only."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,9 @@ class ArtifactPort:
     """`family.method` that must have made the artifact."""
     several: bool = False
     """Whether the port takes a series of artifacts, of several sites or captures: `Inputs.series`."""
+    aligned: bool = False
+    """Whether its row-aligned arrays come block by block with the rows, as `Block.aligned`, rather than whole in `Inputs.artifacts`.
+    It must be made over the captures and site of the first port of rows, in their order."""
 
 
 @dataclass(frozen=True)
@@ -160,6 +165,8 @@ class Block:
     """Label name -> [row] codes (int64) or numbers (float64)."""
     weight: Tensor | None = None
     """float64 [row], or None for ones."""
+    aligned: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
+    """Aligned artifact port -> name of an array -> [row] or [row, ...]. Indices of rows in them count over all captures laid end to end."""
     network: NetworkBlock | None = None
     """For a `BatchesPort`: the network with the samples of the rows, which have no values then."""
 
@@ -198,7 +205,7 @@ class Inputs:
     categories: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Label name -> names of its codes."""
     artifacts: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
-    """Artifact port -> its arrays."""
+    """Artifact port -> its arrays; of an aligned port, those that are not aligned with rows."""
     results: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Artifact port -> its result."""
     series: Mapping[str, tuple[Member, ...]] = field(default_factory=dict)

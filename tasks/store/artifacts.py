@@ -165,14 +165,21 @@ def open_arrays(root: Location, artifact: str) -> "zarr.Group":
     return zarr.open_group(store, mode="r", zarr_format=3)
 
 
-def artifact_arrays(root: Location, artifact: str) -> dict[str, npt.NDArray[Any]]:
+def artifact_arrays(root: Location, artifact: str, without: str | None = None) -> dict[str, npt.NDArray[Any]]:
     """All arrays of an artifact in memory, by name, digests checked.
+
+    Args:
+        root: where artifacts lie.
+        artifact: the artifact's id.
+        without: arrays whose first axis has this name are left out, and not read.
 
     Raises:
         NotFoundError, DamageError: if it is not there, or something changed.
     """
     group: Any = open_arrays(root, artifact)
-    return {name: np.asarray(group[name][...]) for name in read_artifact(root, artifact).arrays}
+    infos = read_artifact(root, artifact).arrays
+    wanted = [name for name, info in infos.items() if without is None or info.dims[:1] != (without,)]
+    return {name: np.asarray(group[name][...]) for name in wanted}
 
 
 def list_artifacts(root: Location) -> list[str]:

@@ -141,21 +141,27 @@ def seeded_weight(seed: int, name: str, width: int = WIDTH) -> Tensor:
 
 @cache
 def case(method: str, n: int = N, seed: int = 7) -> Case:
-    """The method on n rows; artifact ports get the answer of the method that they name, or three of them on different rows."""
+    """The method on n rows; artifact ports get the answer of the method that they name, over the same rows, or three of them on
+    different rows."""
     module = load_method(method)
     config = module.Config(**SHORT.get(method, {}))
-    rows, artifacts, results, series = {}, {}, {}, {}
+    read: dict[str, Tensor] = {}
+    rows, artifacts, results, series, aligned = {}, {}, {}, {}, {}
     network: TinyNetwork | None = None
     for name, port in module.READS.items():
         if isinstance(port, BatchesPort):
             network = TinyNetwork.of(n)
         elif isinstance(port, RowsPort):
             rows[name] = rows_of(seed + len(rows), n)
+            read[name] = rows[name] if port.values else rows[name][:, :0]
         elif isinstance(port, ArtifactPort) and port.several:
             series[name] = tuple(member(port.method, n, seed + k) for k in range(MEMBERS))
         elif isinstance(port, ArtifactPort):
-            answer = run(case(port.method, n))
-            artifacts[name] = answer.arrays
+            answer = run(case(port.method, n, seed))
+            of_rows = {a for a, dims in answer.dims.items() if port.aligned and dims[:1] == ("row",)}
+            artifacts[name] = {a: values for a, values in answer.arrays.items() if a not in of_rows}
+            if port.aligned:
+                aligned[name] = {a: answer.arrays[a] for a in of_rows}
             results[name] = answer.result.model_dump(mode="json")
     with_labels = any(isinstance(p, RowsPort) and p.labels for p in module.READS.values())
     inputs = Inputs(
@@ -169,7 +175,9 @@ def case(method: str, n: int = N, seed: int = 7) -> Case:
         parameters={} if network is None else {k: tuple(p.shape) for k, p in network.parameters.items()},
         weights=weights_of(module, config),
     )
-    return Case(module, config, inputs, replace(_block(rows, n, with_labels), network=network))
+    return Case(
+        module, config, inputs, replace(_block(read, n, with_labels), network=network, aligned=aligned)
+    )
 
 
 def member(method: str, n: int, seed: int) -> Member:
@@ -195,6 +203,10 @@ def part(block: Block, rows: slice | Tensor) -> Block:
         index=block.index[rows],
         labels={name: values[rows] for name, values in block.labels.items()},
         weight=None if block.weight is None else block.weight[rows],
+        aligned={
+            port: {name: values[rows] for name, values in arrays.items()}
+            for port, arrays in block.aligned.items()
+        },
         network=None if block.network is None else cast("TinyNetwork", block.network).take(rows),
     )
 
@@ -221,7 +233,7 @@ def to_device(given: Any, device: str) -> Any:
     if isinstance(given, TinyNetwork):
         return given.to(device)
     if isinstance(given, Block):
-        fields = ("rows", "sample", "position", "index", "labels", "network")
+        fields = ("rows", "sample", "position", "index", "labels", "network", "aligned")
         return replace(given, **{name: to_device(getattr(given, name), device) for name in fields})
     return given
 
