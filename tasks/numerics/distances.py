@@ -38,7 +38,7 @@ def median(distance: Distances) -> float:
     return float(values[values > 0].median()) if bool((values > 0).any()) else math.nan
 
 
-def part(distance: Distances, rows: Int64[Tensor, " chosen"]) -> Distances:
+def part(distance: Distances, rows: Int64[Tensor, " chosen"]) -> Float64[Tensor, "chosen chosen"]:
     """Distances among some of the rows."""
     return distance[rows][:, rows]
 

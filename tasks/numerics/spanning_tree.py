@@ -83,11 +83,13 @@ def slopes(distance: Distances, plan: Plan, generator: np.random.Generator) -> F
 
     Args:
         distance: of all points.
-        plan: sizes of at most as many points as there are, at least two different ones.
+        plan: sizes of at most as many points as there are; slopes are NaN for less than two.
         generator: of the sub-samples.
 
     Cost: reruns draws sum(size^2) comparisons; memory is bounded.
     """
+    if len(plan.sizes) < 2:
+        return torch.full((plan.reruns,), math.nan, dtype=torch.float64, device=distance.device)
     lengths = torch.stack([_median_lengths(distance, size, plan, generator) for size in plan.sizes], dim=1)
     x = torch.tensor(plan.sizes, dtype=torch.float64, device=distance.device).log()
     x = x - x.mean()

@@ -179,10 +179,7 @@ def _slopes(x: Tensor, generator: np.random.Generator, config: Config) -> tuple[
     n = min(len(x), config.longest)
     if n < len(x):
         x = x[torch.from_numpy(np.sort(generator.permutation(len(x))[:n])).to(x.device)]
-    sizes = spanning_tree.steps(config.smallest, n, config.intervals)
-    if len(sizes) < 2:
-        return torch.full((config.reruns,), math.nan, dtype=torch.float64), 0
-    distance = distances.pairwise(x)
+    sizes, distance = spanning_tree.steps(config.smallest, n, config.intervals), distances.pairwise(x)
     plan = Plan(sizes, config.draws, config.large_draws, config.reruns, config.power)
     return spanning_tree.slopes(distance, plan, generator).cpu(), distances.duplicates(distance)
 
