@@ -1,4 +1,9 @@
-"""All distances between some rows, from differences, so that equal rows are at distance zero exactly."""
+"""All distances between some rows: from a product of matrices, and from differences where a product would lose digits.
+
+|x - y|^2 = |x|^2 + |y|^2 - 2 x.y errs by at most (feature + 8) 2^-52 (|x|^2 + |y|^2). Pairs whose square is below NEAR of that sum are
+computed again as differences, so that every distance is right to (feature + 8) 2^-53 / NEAR of itself, and equal rows are at distance
+zero exactly.
+"""
 
 import math
 
@@ -7,14 +12,17 @@ from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
 Distances = Float64[Tensor, "row row"]
+NEAR = 1e-4
+BLOCK, NUMBERS = 512, 1 << 22
+"""Rows of products and numbers of differences that are worked on at once."""
 
 
 def pairwise(x: Float[Tensor, "row feature"]) -> Distances:
     """Euclidean distances, symmetric to the bit, with zeros on the diagonal.
 
-    Differences are taken about the common centre and scaled by a power of two, so that no square overflows.
+    Rows are scaled by a power of two and moved to their common centre, so that no square overflows and a common offset costs no digits.
 
-    Cost: row^2 feature differences, 8 row^2 bytes.
+    Cost: row^2 feature multiplications, as many differences where all rows are near each other; 16 row^2 bytes.
     """
     if not len(x):
         return torch.zeros(0, 0, dtype=torch.float64, device=x.device)
@@ -22,7 +30,22 @@ def pairwise(x: Float[Tensor, "row feature"]) -> Distances:
     largest = float(x.abs().max())
     scale = 2.0 ** -max(math.frexp(largest)[1], -1000) if largest > 0 else 1.0
     x = x * scale
-    return torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist") / scale
+    x = x - x.mean(0)
+    square = torch.zeros(len(x), len(x), dtype=torch.float64, device=x.device)
+    for low in range(0, len(x), BLOCK):
+        square[low : low + BLOCK, : low + BLOCK] = _squares(x[low : low + BLOCK], x[: low + BLOCK])
+    square = square.tril_(-1)
+    return (square + square.T).sqrt_() / scale
+
+
+def _squares(x: Tensor, y: Tensor) -> Tensor:
+    """[x, y] squared distances."""
+    sums = x.square().sum(1)[:, None] + y.square().sum(1)
+    found = torch.addmm(sums, x, y.T, alpha=-2)
+    near = torch.nonzero(found <= NEAR * sums)
+    for a, b in (pairs.T for pairs in torch.split(near, max(1, NUMBERS // max(1, x.shape[1])))):
+        found[a, b] = (x[a] - y[b]).square().sum(1)
+    return found
 
 
 def duplicates(distance: Distances) -> int:
