@@ -707,6 +707,47 @@ class TestWhole:
         with pytest.raises(MethodError, match="up to 20 rows in memory, found 30"):
             run_stage(root, self.cluster(spec, most_rows=20, sample_rows=30), serial)
 
+    def seen(self, spec: CaptureSpec | Sequence[CaptureSpec], **options: Any) -> ResolvedStage:
+        specs = [spec] if isinstance(spec, CaptureSpec) else spec
+        return stage_of("tests.whole_method", {"x": [rows_ref(one) for one in specs]}, **options)
+
+    def test_whole_samples_are_drawn_with_the_seed(self, root: Location) -> None:
+        sample = np.repeat(np.arange(18), np.arange(18) % 4 + 3)[:72]  # of different lengths
+        failed = range(0, 18, 5)
+        specs = [
+            make_capture(root, {"a": rows_of(k, 72)}, sample, failed=failed, name=str(k)) for k in range(2)
+        ]
+        n, drawn = len(np.unique(sample)), []
+        for seed in (0, 0, 1):
+            made = run_stage(
+                root, self.seen(specs, most_rows=60, samples=9, seed=seed), serial, allowed=("tests",)
+            )
+            found = artifact_arrays(root, made.id)
+            drawn.append(found["row"])
+            there = np.unique(found["sample"])
+            assert len(there) == 9
+            assert not np.isin(there % n, list(failed)).any()
+            expected = np.flatnonzero(np.isin(np.concatenate([sample, sample + n]), there))
+            np.testing.assert_array_equal(found["row"], expected)
+            assert made.rows_used == len(expected)
+        np.testing.assert_array_equal(drawn[0], drawn[1])
+        assert drawn[0].tolist() != drawn[2].tolist()
+        assert drawn[0].max() >= 72 > drawn[0].min()
+
+    def test_more_samples_than_there_are_take_all(self, root: Location) -> None:
+        spec = make_capture(root, {"a": rows_of()}, np.arange(90) // 3, failed=(2,))
+        made = run_stage(root, self.seen(spec, samples=99), serial, allowed=("tests",))
+        assert made.rows_used == 87
+
+    def test_samples_that_hold_too_many_rows_are_refused(self, root: Location) -> None:
+        spec = make_capture(root, {"a": rows_of()}, np.arange(90) // 3)
+        with pytest.raises(
+            MethodError, match=r"up to 20 rows in memory, found 30 in the 10 drawn .* about 6"
+        ):
+            run_stage(root, self.seen(spec, most_rows=20, samples=10), serial, allowed=("tests",))
+        with pytest.raises(MethodError, match=r"found 90 .* set samples to the number of whole samples"):
+            run_stage(root, self.seen(spec, most_rows=20), serial, allowed=("tests",))
+
 
 class TestRefusals:
     def test_ports_must_all_be_connected(self, root: Location) -> None:

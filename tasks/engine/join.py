@@ -48,10 +48,16 @@ class JoinedSource:
 
     def n_ok(self, part: int, start: int, stop: int) -> int:
         """See `Source`."""
+        return len(self.good_samples(part, start, stop))
+
+    def good_samples(self, part: int, start: int, stop: int) -> np.ndarray:
+        """See `Source`."""
         here = self.x.parts[part]
         sample, position = here.column("sample", start, stop), here.column("position", start, stop)
         ok = here.ok[sample]
-        return int((self._partner(part, sample[ok], position[ok]) >= 0).sum())
+        sample, position = sample[ok], position[ok]
+        joined: np.ndarray = sample[self._partner(part, sample, position) >= 0]
+        return joined
 
     def part_rows(self, part: int, start: int, stop: int) -> Rows:
         """See `Source`."""

@@ -69,10 +69,15 @@ class NetworkSource:
         """See `Source`."""
         return int(self.parts[part].ok[start:stop].sum())
 
+    def good_samples(self, part: int, start: int, stop: int) -> np.ndarray:
+        """See `Source`."""
+        good: np.ndarray = np.flatnonzero(self.parts[part].ok[start:stop]) + start
+        return good
+
     def part_rows(self, part: int, start: int, stop: int) -> Rows:
         """See `Source`."""
         here = self.parts[part]
-        sample = np.flatnonzero(here.ok[start:stop]) + start
+        sample = self.good_samples(part, start, stop)
         return Rows((), sample, np.zeros_like(sample), sample, {}, here)
 
 

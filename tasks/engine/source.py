@@ -79,7 +79,13 @@ class Part:
         """Rows of samples that did not fail."""
         if self.ok.all():
             return stop - start
-        return int(self.ok[self.column("sample", start, stop)].sum())
+        return len(self.good_samples(start, stop))
+
+    def good_samples(self, start: int, stop: int) -> np.ndarray:
+        """int64: the sample of each row whose sample did not fail."""
+        sample = self.column("sample", start, stop)
+        good: np.ndarray = sample[self.ok[sample]]
+        return good
 
 
 class Source(Protocol):
@@ -110,6 +116,9 @@ class Source(Protocol):
 
     def n_ok(self, part: int, start: int, stop: int) -> int:
         """How many rows `part_rows` would give."""
+
+    def good_samples(self, part: int, start: int, stop: int) -> np.ndarray:
+        """int64: the sample of each row that `part_rows` would give, counted inside the part."""
 
 
 class SiteSource:
@@ -154,6 +163,10 @@ class SiteSource:
     def n_ok(self, part: int, start: int, stop: int) -> int:
         """See `Source`."""
         return self.parts[part].n_ok(start, stop)
+
+    def good_samples(self, part: int, start: int, stop: int) -> np.ndarray:
+        """See `Source`."""
+        return self.parts[part].good_samples(start, stop)
 
     def part_rows(self, part: int, start: int, stop: int) -> Rows:
         """See `Source`."""

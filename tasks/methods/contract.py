@@ -24,8 +24,8 @@ and, by KIND, these pure functions (`inputs` is `Inputs`, `block` is `Block`, a 
                 optional partial and merge as for map; finish. The row state's tensors are the outputs
     sequential  start(inputs, config) -> state; step(block, state, config) -> state; passes(config) -> int;
                 batch_rows(config) -> int; optional begin_pass(state, number, config) -> state; finish(state, {}, inputs, config)
-    whole       max_rows(config) -> int; solve(block, inputs, config) -> (Result, arrays); the rows are those of
-                `config.sample_rows` (None or absent: all), drawn with `config.seed`
+    whole       max_rows(config) -> int; solve(block, inputs, config) -> (Result, arrays); the rows are
+                `config.sample_rows` rows, or those of `config.samples` whole samples, drawn with `config.seed` (None or absent: all)
     combine     solve(inputs, config) -> (Result, arrays); no port takes rows, so that a stage runs once, over artifacts alone
 
 Any method may also define check(inputs, config), which raises MethodError before any row is read, and parameters(config) -> names
