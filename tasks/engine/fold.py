@@ -20,6 +20,7 @@ from tasks.engine.reduction import (
     Reduction,
     load_counted,
     reads_labels,
+    row_labels,
     rows_folder,
     rows_ports,
     save_counted,
@@ -71,6 +72,7 @@ class Folder:
         self.ports = tuple(rows_ports(self.module))
         self.labels = reads_labels(self.module)
         self.weight = weight_label(self.config)
+        self.of_rows = row_labels(self.module, self.config)
         self.carry = _load_carry(read, reduction) if carry is None else carry
 
     def block(self, block: Block) -> Block:
@@ -113,7 +115,8 @@ def fold_span(job: FoldJob) -> SpanDone:
     missing = [f for f in folders if load_counted(job.read.root, _span(job, f), job.read.device) is None]
     if not missing:
         return SpanDone(job.part, job.span, 0)
-    source = open_source(job.read.root, job.read.refs, any(f.needs_labels for f in missing))
+    of_rows = tuple(sorted({name for folder in missing for name in folder.of_rows}))
+    source = open_source(job.read.root, job.read.refs, any(f.needs_labels for f in missing), of_rows)
     total: list[Counted | None] = [None] * len(missing)
     shards = 0
     for unit in spans(source.parts[job.part].space.n_units)[job.span]:
@@ -150,10 +153,18 @@ def _fold_blocks(
     empty: Block | None = None
     for rows in ahead(reads):
         block = block_of(rows, folders[0].ports, read.device, where)
-        states = [folder.add(state, block) for folder, state in zip(folders, states, strict=True)]
+        for n, folder in enumerate(folders):
+            states[n] = folder.add(states[n], _without(block, set(source.of_rows) - set(folder.of_rows)))
         empty = block if len(block) == 0 else empty
         del rows, block
     return [close(folder, state, empty) for folder, state in zip(folders, states, strict=True)]
+
+
+def _without(block: Block, labels: set[str]) -> Block:
+    """The block without labels that only others asked for."""
+    if not labels:
+        return block
+    return replace(block, labels={name: v for name, v in block.labels.items() if name not in labels})
 
 
 def close(folder: Folder, counted: Counted | None, empty: Block | None) -> Counted:

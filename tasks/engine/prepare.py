@@ -10,7 +10,7 @@ from schemas.stage import NETWORK, ResolvedStage, RowsRef
 from tasks.engine.blocks import to_tensor
 from tasks.engine.join import JoinedSource
 from tasks.engine.network import NetworkSource, open_network, trainable
-from tasks.engine.reduction import reads_labels, rows_ports
+from tasks.engine.reduction import reads_labels, row_labels, rows_ports
 from tasks.engine.source import SiteSource, Source, n_rows, n_samples
 from tasks.methods.contract import ArtifactPort, Inputs, RowsPort, State, load_method
 from tasks.store.artifacts import artifact_arrays, read_artifact
@@ -56,7 +56,8 @@ def prepare(job: StageJob) -> Prepared:
     config: Frozen = module.Config.model_validate(stage.config)
     ports = rows_ports(module)
     _check_ports(stage, module)
-    source = open_source(job.root, tuple(stage.rows[name] for name in ports), reads_labels(module))
+    refs = tuple(stage.rows[name] for name in ports)
+    source = open_source(job.root, refs, reads_labels(module), row_labels(module, config))
     inputs = _inputs(job, module, source, tuple(ports))
     if hasattr(module, "check"):
         module.check(inputs, config)
@@ -69,8 +70,16 @@ def start(ready: Prepared, device: str) -> State:
     return {name: tensor.to(device) for name, tensor in carry.items()}
 
 
-def open_source(root: Location, refs: tuple[tuple[RowsRef, ...], ...], labels: bool) -> Source:
+def open_source(
+    root: Location, refs: tuple[tuple[RowsRef, ...], ...], labels: bool, of_rows: tuple[str, ...] = ()
+) -> Source:
     """The rows of one port, or of two joined ones.
+
+    Args:
+        root: where the captures lie.
+        refs: captures of each port.
+        labels: whether rows carry their samples' labels.
+        of_rows: labels of rows that they carry too, of the first port.
 
     Raises:
         MethodError: for more ports than can be joined.
@@ -79,7 +88,7 @@ def open_source(root: Location, refs: tuple[tuple[RowsRef, ...], ...], labels: b
         if len(refs) > 1:
             raise MethodError(f"found {len(refs)} ports; a network is read alone, split the method")
         return NetworkSource(root, refs[0])
-    sites = [SiteSource(root, port, labels) for port in refs]
+    sites = [SiteSource(root, port, labels, of_rows=of_rows if n == 0 else ()) for n, port in enumerate(refs)]
     if len(sites) == 1:
         return sites[0]
     if len(sites) == 2:

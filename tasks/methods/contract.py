@@ -26,7 +26,8 @@ and, by KIND, these pure functions (`inputs` is `Inputs`, `block` is `Block`, a 
                 `config.sample_rows` (None or absent: all), drawn with `config.seed`
 
 Any method may also define check(inputs, config), which raises MethodError before any row is read. A reduce method whose
-Config has `weight_label` gets the numbers of that label of its samples as `block.weight`.
+Config has `weight_label` gets the numbers of that label of its samples as `block.weight`. One whose port has `tokens` and
+whose `config.label` is `token` or `next_token` gets these as a label of its rows, unless the samples have a label of that name.
 Two reduce methods whose start, partial and merge are the same functions, with equal state_config, share one state.
 """
 
@@ -45,6 +46,8 @@ from schemas.errors import SpecError, UnknownNameError, nearest
 Kind = Literal["reduce", "map", "pairs", "sequential", "whole"]
 State = dict[str, Tensor]
 PACKAGE = "tasks.methods"
+ROW_LABELS = ("token", "next_token")
+"""Labels that rows have of their own: their token's id, and that of the row one position further in their sample; -1 for none."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,9 @@ class RowsPort:
     """Whether several captures may be read as one."""
     labels: bool = False
     """Whether blocks carry the samples' labels."""
+    tokens: bool = False
+    """Whether `config.label` may name one of `ROW_LABELS`, which blocks then carry too. Their codes are token ids and have no names in
+    `Inputs.categories`: a vocabulary is long, and few of it occur."""
 
 
 @dataclass(frozen=True)
