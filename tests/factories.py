@@ -89,6 +89,21 @@ def dying(width: int = 8) -> nn.Module:
     raise RuntimeError(f"no network of width {width} today")
 
 
+def with_parameters(shapes: dict[str, list[int]]) -> nn.Module:
+    """A network that is nothing but seeded parameters of these names."""
+    top = nn.Module()
+    for seed, (name, shape) in enumerate(shapes.items()):
+        *path, last = name.split(".")
+        owner = top
+        for part in path:
+            if not hasattr(owner, part):
+                owner.add_module(part, nn.Module())
+            owner = owner.get_submodule(part)
+        values = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+        owner.register_parameter(last, nn.Parameter(values))
+    return top
+
+
 class Killer(nn.Module):
     """Ends its own process in the forward."""
 

@@ -15,10 +15,11 @@ import pytest
 from schemas.capture import CaptureRequest, CaptureSpec, MethodCall, StoreOptions
 from schemas.data import Data, SklearnDigits
 from schemas.layout import Layout, Site, SiteLayout, Space, UnitRef
-from schemas.model import FactoryModel
+from schemas.model import FactoryModel, Model
 from schemas.receipts import Failure, FileDigest, Fingerprint, Receipt
 from schemas.stage import ArtifactRef, ResolvedStage, RowsRef
 from tasks.extract import known
+from tasks.extract.models import network
 from tasks.store.arrays import SampleTable, ShardWriter, create_capture
 from tasks.store.location import Location
 from tasks.store.paths import all_units, space_arrays, stored_dtype
@@ -44,6 +45,7 @@ def make_capture(
     keep: str = "rows",
     fuse: Sequence[MethodCall] = (),
     name: str = "network",
+    model: Model | None = None,
     on_unit: OnUnit | None = None,
 ) -> CaptureSpec:
     """Write and seal a capture of one row space.
@@ -56,6 +58,7 @@ def make_capture(
         failed: samples whose rows become NaN and that are not ok.
         fuse: methods in the request, for a capture that keeps states.
         name: makes captures of equal layout different.
+        model: the network that the rows are said to be of, for methods that read its weights; None: one that cannot be loaded.
         on_unit: makes further files of a unit, before it has its receipt.
     """
     sites = {_site(site): np.asarray(values, dtype=np.float64) for site, values in arrays.items()}
@@ -75,7 +78,7 @@ def make_capture(
         for site, values in sites.items()
     )
     request = CaptureRequest(
-        model=FactoryModel(factory="tests.helpers:none", arguments={"name": name}),
+        model=model or FactoryModel(factory="tests.helpers:none", arguments={"name": name}),
         data=Data(source=SklearnDigits()),
         sites=("**",),
         store=StoreOptions.model_validate({"dtype": dtype}),
@@ -84,7 +87,7 @@ def make_capture(
     )
     spec = CaptureSpec(
         request=request,
-        weights="w",
+        weights="w" if model is None else network(model).digest,
         data="d",
         tokenizer=None,
         layout=Layout(n_samples=n_samples, spaces=(grid,), sites=layouts),

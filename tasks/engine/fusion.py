@@ -175,7 +175,7 @@ def check_fusable(call: MethodCall, allowed: tuple[str, ...] = ()) -> bool:
     """Whether the method reads labels (of their own, or as weights), if it can run while rows are captured.
 
     Raises:
-        MethodError: if it needs more than one pass, another artifact, or rows of two sites.
+        MethodError: if it needs more than one pass, another artifact, rows of two sites, or weights.
     """
     module = load_method(call.method, allowed)
     config = module.Config.model_validate(call.config)
@@ -186,6 +186,7 @@ def check_fusable(call: MethodCall, allowed: tuple[str, ...] = ()) -> bool:
         (any(isinstance(p, ArtifactPort) for p in module.READS.values()), "it takes an artifact"),
         (len(ports) != 1, f"it has {len(ports)} ports of rows"),
         (row_labels(module, config) != (), "the tokens of neighbouring shards are not there yet"),
+        (hasattr(module, "parameters"), "it reads weights of the network"),
     ]
     for wrong, reason in reasons:
         if wrong:

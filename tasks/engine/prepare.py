@@ -10,6 +10,7 @@ from schemas.stage import NETWORK, ResolvedStage, RowsRef
 from tasks.engine.blocks import to_tensor
 from tasks.engine.join import JoinedSource
 from tasks.engine.network import NetworkSource, open_network, trainable
+from tasks.engine.parameters import load_parameters, wanted
 from tasks.engine.reduction import reads_labels, row_labels, rows_ports
 from tasks.engine.source import SiteSource, Source, n_rows, n_samples
 from tasks.methods.contract import ArtifactPort, Inputs, RowsPort, State, load_method
@@ -58,7 +59,7 @@ def prepare(job: StageJob) -> Prepared:
     _check_ports(stage, module)
     refs = tuple(stage.rows[name] for name in ports)
     source = open_source(job.root, refs, reads_labels(module), row_labels(module, config))
-    inputs = _inputs(job, module, source, tuple(ports))
+    inputs = _inputs(job, module, config, source, tuple(ports))
     if hasattr(module, "check"):
         module.check(inputs, config)
     return Prepared(module, config, source, inputs, tuple(ports))
@@ -119,7 +120,9 @@ def _check_ports(stage: ResolvedStage, module: ModuleType) -> None:
             )
 
 
-def _inputs(job: StageJob, module: ModuleType, source: Source, ports: tuple[str, ...]) -> Inputs:
+def _inputs(
+    job: StageJob, module: ModuleType, config: Frozen, source: Source, ports: tuple[str, ...]
+) -> Inputs:
     made = {
         name: _read_port(job, name, port.method)
         for name, port in module.READS.items()
@@ -137,6 +140,11 @@ def _inputs(job: StageJob, module: ModuleType, source: Source, ports: tuple[str,
         results={name: artifact.result for name, artifact in made.items()},
         parameters=_parameters(job, source),
         shapes={name: shape for name, shape in zip(ports, source.shapes, strict=True) if shape is not None},
+        weights=load_parameters(
+            [part.spec for part in source.parts],
+            wanted(module, config, source.refs[0][0].site),
+            job.device,
+        ),
     )
 
 

@@ -25,7 +25,9 @@ and, by KIND, these pure functions (`inputs` is `Inputs`, `block` is `Block`, a 
     whole       max_rows(config) -> int; solve(block, inputs, config) -> (Result, arrays); the rows are those of
                 `config.sample_rows` (None or absent: all), drawn with `config.seed`
 
-Any method may also define check(inputs, config), which raises MethodError before any row is read. A reduce method whose
+Any method may also define check(inputs, config), which raises MethodError before any row is read, and parameters(config) -> names
+of parameters of the network that its first rows port is of, which come as `inputs.weights`; `{module}` in a name stands for the
+module path of the site (at a site of a parameter, of the module that it belongs to). A reduce method whose
 Config has `weight_label` gets the numbers of that label of its samples as `block.weight`. One whose port has `tokens` and
 whose `config.label` is `token` or `next_token` gets these as a label of its rows, unless the samples have a label of that name.
 Two reduce methods whose start, partial and merge are the same functions, with equal state_config, share one state.
@@ -180,6 +182,9 @@ class Inputs:
     """Rows port -> what a row is, flattened (row-major), such as the two axes of a weight; absent: a vector."""
     parameters: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     """For a `BatchesPort`: parameters that can be trained, with their shapes, in the order of the network."""
+    weights: Mapping[str, Tensor] = field(default_factory=dict)
+    """What `parameters(config)` names, by the name as written, in the network's dtype; linear maps are [out, in], also those of
+    GPT-2, which stores them the other way."""
 
 
 @dataclass(frozen=True)

@@ -123,6 +123,18 @@ def rows_of(seed: int, n: int = N, width: int = WIDTH) -> Tensor:
     return torch.from_numpy(values.astype(np.float32))
 
 
+def weights_of(module: ModuleType, config: Any) -> dict[str, Tensor]:
+    """What the method reads of a network: seeded, one row and one column for each feature; vectors where a bias is named."""
+    names = module.parameters(config) if hasattr(module, "parameters") else ()
+    return {name: seeded_weight(seed, name) for seed, name in enumerate(names)}
+
+
+def seeded_weight(seed: int, name: str, width: int = WIDTH) -> Tensor:
+    """A parameter of that name."""
+    shape = (width,) if name.endswith("bias") else (width, width)
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)) / width**0.5
+
+
 @cache
 def case(method: str, n: int = N) -> Case:
     """The method on n rows; artifact ports get the answer of the method that they name."""
@@ -148,6 +160,7 @@ def case(method: str, n: int = N) -> Case:
         artifacts=artifacts,
         results=results,
         parameters={} if network is None else {k: tuple(p.shape) for k, p in network.parameters.items()},
+        weights=weights_of(module, config),
     )
     return Case(module, config, inputs, replace(_block(rows, n, with_labels), network=network))
 
@@ -185,7 +198,8 @@ def to_device(given: Any, device: str) -> Any:
     if isinstance(given, dict):
         return {name: to_device(value, device) for name, value in given.items()}
     if isinstance(given, Inputs):
-        return replace(given, artifacts=to_device(dict(given.artifacts), device))
+        moved = {name: to_device(dict(getattr(given, name)), device) for name in ("artifacts", "weights")}
+        return replace(given, **moved)
     if isinstance(given, TinyNetwork):
         return given.to(device)
     if isinstance(given, Block):

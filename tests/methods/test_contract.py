@@ -14,8 +14,10 @@ from pydantic import ValidationError
 
 from schemas.base import Frozen
 from schemas.errors import MethodError, SubspanError
+from schemas.model import FactoryModel
 from tasks.drive import serial
 from tasks.engine import run_stages
+from tasks.engine.parameters import wanted
 from tasks.methods.contract import ArtifactPort, BatchesPort, RowsPort, list_methods, load_method
 from tasks.store.artifacts import artifact_arrays
 from tasks.store.location import Location
@@ -327,21 +329,35 @@ class Engine:
     def __call__(self, method: str, shard_rows: int, poison: int | None = None) -> tuple[Location, Any]:
         ports = load_method(method).READS.values()
         sites = [f"site{k}" for k in range(sum(isinstance(port, RowsPort) for port in ports))]
-        key = (len(sites), shard_rows, poison)
+        module = load_method(method)
+        shapes = {
+            name: list(cases.seeded_weight(0, name).shape)
+            for name in wanted(module, module.Config(), f"{sites[0]}:out:0").values()
+        }
+        key = (len(sites), shard_rows, poison, *shapes)
         root = Location("/".join([self.folder, *map(str, key)]))
         if key not in self.specs:
-            self.specs[key] = self._capture(root, sites, shard_rows, poison)
+            self.specs[key] = self._capture(root, sites, shard_rows, poison, shapes)
         stages = stages_of(method, {site: rows_ref(self.specs[key], site) for site in sites})
         return root, run_stages(root, stages, serial)[stages[-1].id]
 
     @staticmethod
-    def _capture(root: Location, sites: list[str], shard_rows: int, poison: int | None) -> Any:
+    def _capture(
+        root: Location, sites: list[str], shard_rows: int, poison: int | None, shapes: dict[str, list[int]]
+    ) -> Any:
         arrays = {site: cases.rows_of(7 + k).numpy() for k, site in enumerate(sites)}
         if poison is not None:
             arrays[sites[0]][poison, 1] = np.nan
         sample = np.arange(cases.N) // cases.PER_SAMPLE
         names = [cases.CATEGORIES[k % 2] for k in range(sample[-1] + 1)]
-        return make_capture(root, arrays, sample, {"side": names}, failed=(5,), shard_rows=shard_rows)
+        model = (
+            FactoryModel(factory="tests.factories:with_parameters", arguments={"shapes": shapes})
+            if shapes
+            else None
+        )
+        return make_capture(
+            root, arrays, sample, {"side": names}, failed=(5,), shard_rows=shard_rows, model=model
+        )
 
 
 @pytest.fixture(scope="module")
