@@ -67,7 +67,7 @@ def partial(
     r = torch.linalg.vector_norm(z, dim=1).square()
     q = _sums((w * r)[:, None], place, n)[:, 0]
     z *= w.sqrt()[:, None]
-    for some in z.split(BLOCK_ROWS):
+    for some in torch.split(z, BLOCK_ROWS):
         add_gram(state["g"], some)
     state |= {"g": torch.triu(state["g"])}
     if not bool(q.isfinite().all() & state["g"].diagonal().isfinite().all()):
@@ -128,7 +128,7 @@ def nearest(
     shift = mean.mean(0)
     centred = mean - shift
     square = centred.square().sum(1)
-    found = [(square - 2 * (some.double() - shift) @ centred.T).argmin(1) for some in x.split(rows)]
+    found = [(square - 2 * (some.double() - shift) @ centred.T).argmin(1) for some in torch.split(x, rows)]
     return torch.cat(found) if found else x.new_zeros(0, dtype=torch.int64)
 
 

@@ -79,7 +79,7 @@ def test_degrees_of_freedom_leave_out_classes_of_one_row() -> None:
     state = class_moments.partial(x, torch.tensor([0, 0, 0, 1, 2, -1]), torch.tensor([1, 1, 1, 5, 0.1, 1]))
     np.testing.assert_allclose(class_moments.degrees(state), [2, 0, 0])
     assert state["n"].tolist() == [3, 1, 1]
-    assert state["q"][1:].tolist() == [0, 0]
+    assert float(state["q"][1:].max()) < 1e-28
 
 
 def test_memory_of_a_vocabulary() -> None:
