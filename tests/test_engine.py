@@ -27,8 +27,10 @@ from tasks.engine import Fusion, run_stage, run_stages
 from tasks.engine.fold import Folder, Read, fold_unit
 from tasks.engine.prepare import open_source
 from tasks.engine.reduction import Reduction, load_counted, rows_folder, to_numpy
-from tasks.engine.source import Part
+from tasks.engine.source import Part, read
 from tasks.engine.spans import spans, tree
+from tasks.engine.tokens import check_tokens
+from tasks.methods.contract import ROW_LABELS
 from tasks.store.artifacts import artifact_arrays
 from tasks.store.location import Location
 from tasks.store.states import load_state
@@ -584,6 +586,77 @@ class TestJoin:
         ports = {"x": rows_ref(specs[0]), "y": [rows_ref(s) for s in specs[1:]]}
         with pytest.raises(MethodError, match="more than once"):
             run_stage(root, stage_of("geometry.cka", ports), serial)
+
+
+class TestTokenLabels:
+    """Token ids of `make_capture` are sample % 7 + position."""
+
+    SAMPLE = np.arange(44) // 5
+
+    def capture(self, root: Location, **options: Any) -> CaptureSpec:
+        return make_capture(
+            root, {"a": rows_of(n=44), "b": rows_of(1, 44)}, self.SAMPLE, failed=(3,), **options
+        )
+
+    def source(self, root: Location, *specs: CaptureSpec, names: tuple[str, ...] = ROW_LABELS) -> Any:
+        return open_source(root, (tuple(rows_ref(spec) for spec in specs),), labels=True, of_rows=names)
+
+    def expected(self) -> tuple[np.ndarray, np.ndarray]:
+        """Row by row, from the capture's rule."""
+        token = [s % 7 + k - 5 * s for k, s in enumerate(self.SAMPLE)]
+        last = [k + 1 == 44 or self.SAMPLE[k + 1] != s for k, s in enumerate(self.SAMPLE)]
+        following = [-1 if end else t + 1 for t, end in zip(token, last, strict=True)]
+        good = np.flatnonzero(self.SAMPLE != 3)
+        return np.array(token)[good], np.array(following)[good]
+
+    def test_the_next_token_may_lie_in_the_next_shard(self, root: Location) -> None:
+        source = self.source(root, self.capture(root))
+        space = source.parts[0].space
+        assert space.n_shards == 6
+        pieces = [source.part_rows(0, *space.shard_bounds(k)).labels for k in range(space.n_shards)]
+        token, following = self.expected()
+        np.testing.assert_array_equal(np.concatenate([piece["token"] for piece in pieces]), token)
+        np.testing.assert_array_equal(np.concatenate([piece["next_token"] for piece in pieces]), following)
+
+    def test_a_position_that_was_not_kept_has_no_token(
+        self, root: Location, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        source = self.source(root, self.capture(root))
+        column = Part.column
+
+        def gaps(part: Part, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
+            found = column(part, name, start, stop)
+            return found + (found >= 2) if name == "position" else found
+
+        monkeypatch.setattr(Part, "column", gaps)
+        assert source.part_rows(0, 0, 10).labels["next_token"].tolist() == [1, -1, 3, 4, -1, 2, -1, 4, 5, -1]
+
+    def test_several_captures_and_a_join(self, root: Location) -> None:
+        one, two = self.capture(root), self.capture(root, name="2")
+        rows = read(self.source(root, one, two), 0, 88)
+        token, following = self.expected()
+        np.testing.assert_array_equal(rows.labels["token"], np.tile(token, 2))
+        np.testing.assert_array_equal(rows.labels["next_token"], np.tile(following, 2))
+        ports = ((rows_ref(one, "a"),), (rows_ref(two, "b"),))
+        joined = open_source(root, ports, labels=True, of_rows=ROW_LABELS)
+        np.testing.assert_array_equal(joined.part_rows(0, 0, 44).labels["next_token"], following)
+
+    def test_the_samples_own_label_comes_first(self, root: Location) -> None:
+        source = self.source(root, self.capture(root, labels={"token": list("ababababa")}))
+        assert source.of_rows == ("next_token",)
+        assert source.part_rows(0, 0, 10).labels["token"].tolist() == [0] * 5 + [1] * 5
+
+    def test_different_tokenizers_are_refused(self, root: Location) -> None:
+        source = self.source(root, self.capture(root), self.capture(root, name="2"), names=())
+        source.parts[1].spec = source.parts[1].spec.model_copy(update={"tokenizer": "other"})
+        with pytest.raises(MethodError, match="different tokenizers"):
+            check_tokens(source.parts)
+
+    def test_rows_that_are_no_tokens_are_refused(self, root: Location) -> None:
+        source = self.source(root, self.capture(root), names=())
+        source.parts[0].space = source.parts[0].space.model_copy(update={"per_sample": 1, "name": "sample"})
+        with pytest.raises(MethodError, match=r"space 'sample' are no tokens"):
+            check_tokens(source.parts)
 
 
 class TestRowwise:

@@ -21,6 +21,7 @@ from tasks.engine.reduction import (
     aligned_ports,
     load_counted,
     reads_labels,
+    row_labels,
     rows_folder,
     rows_ports,
     save_counted,
@@ -76,6 +77,7 @@ class Folder:
         self.ports, self.aligned = tuple(rows_ports(self.module)), aligned_ports(self.module)
         self.labels = reads_labels(self.module)
         self.weight = weight_label(self.config)
+        self.of_rows = row_labels(self.module, self.config)
         self.carry = _load_carry(read, reduction) if carry is None else carry
 
     def block(self, block: Block) -> Block:
@@ -139,7 +141,8 @@ def _source(read: Read, folders: Sequence[Folder]) -> Source:
     """What blocks for these are read from; each calls the artifacts as its own ports do."""
     aligned = dict(zip(folders[0].aligned, read.aligned, strict=True))
     labels = any(f.needs_labels for f in folders)
-    return open_source(read.root, read.refs, labels, aligned, read.values)
+    of_rows = tuple(sorted({name for folder in folders for name in folder.of_rows}))
+    return open_source(read.root, read.refs, labels, aligned, read.values, of_rows)
 
 
 def fold_unit(
@@ -164,10 +167,18 @@ def _fold_blocks(
     empty: Block | None = None
     for rows in ahead(reads):
         block = block_of(rows, folders[0].ports, read.device, where)
-        states = [folder.add(state, block) for folder, state in zip(folders, states, strict=True)]
+        for n, folder in enumerate(folders):
+            states[n] = folder.add(states[n], _without(block, set(source.of_rows) - set(folder.of_rows)))
         empty = block if len(block) == 0 else empty
         del rows, block
     return [close(folder, state, empty) for folder, state in zip(folders, states, strict=True)]
+
+
+def _without(block: Block, labels: set[str]) -> Block:
+    """The block without labels that only others asked for."""
+    if not labels:
+        return block
+    return replace(block, labels={name: v for name, v in block.labels.items() if name not in labels})
 
 
 def close(folder: Folder, counted: Counted | None, empty: Block | None) -> Counted:

@@ -23,6 +23,7 @@ from tasks.engine.fold import Folder, Read, close
 from tasks.engine.reduction import (
     Counted,
     make_reduction,
+    row_labels,
     rows_folder,
     rows_ports,
     to_numpy,
@@ -186,6 +187,7 @@ def check_fusable(call: MethodCall, allowed: tuple[str, ...] = ()) -> bool:
         (hasattr(module, "update") and not _one_pass(module, config), "it reads the rows several times"),
         (any(isinstance(p, ArtifactPort) for p in module.READS.values()), "it takes an artifact"),
         (len(ports) != 1, f"it has {len(ports)} ports of rows"),
+        (row_labels(module, config) != (), "the tokens of neighbouring shards are not there yet"),
         (hasattr(module, "parameters"), "it reads weights of the network"),
     ]
     for wrong, reason in reasons:

@@ -46,6 +46,11 @@ class JoinedSource:
         """Labels come from x."""
         return self.x.categories
 
+    @property
+    def of_rows(self) -> tuple[str, ...]:
+        """Labels come from x."""
+        return self.x.of_rows
+
     def n_ok(self, part: int, start: int, stop: int) -> int:
         """See `Source`."""
         return len(self.good_samples(part, start, stop))

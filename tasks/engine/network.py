@@ -58,6 +58,9 @@ class NetworkPart(Part):
 class NetworkSource:
     """The samples of a port that takes a network; rows have no values."""
 
+    of_rows: tuple[str, ...] = ()
+    """Samples have no tokens of their own."""
+
     def __init__(self, root: Location, refs: Sequence[RowsRef]) -> None:
         self.parts: Sequence[Part] = [NetworkPart(root, ref) for ref in refs]
         self.widths = (0,)

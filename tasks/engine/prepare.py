@@ -18,7 +18,7 @@ from tasks.engine.blocks import to_tensor
 from tasks.engine.join import JoinedSource
 from tasks.engine.network import NetworkSource, open_network, trainable
 from tasks.engine.parameters import load_parameters, wanted
-from tasks.engine.reduction import aligned_ports, reads_labels, reads_values, rows_ports
+from tasks.engine.reduction import aligned_ports, reads_labels, reads_values, row_labels, rows_ports
 from tasks.engine.source import SiteSource, Source, n_rows, n_samples
 from tasks.methods.contract import ArtifactPort, Inputs, Member, RowsPort, State, load_method
 from tasks.store.artifacts import artifact_arrays, read_artifact
@@ -65,7 +65,9 @@ def prepare(job: StageJob) -> Prepared:
         if name in aligned_ports(module)
     }
     refs = tuple(job.stage.rows[name] for name in ports)
-    source = open_source(job.root, refs, reads_labels(module), aligned, reads_values(module))
+    source = open_source(
+        job.root, refs, reads_labels(module), aligned, reads_values(module), row_labels(module, config)
+    )
     inputs = _inputs(job, module, config, source, tuple(ports))
     if hasattr(module, "check"):
         module.check(inputs, config)
@@ -102,6 +104,7 @@ def open_source(
     labels: bool,
     aligned: Mapping[str, str] | None = None,
     values: bool = True,
+    of_rows: tuple[str, ...] = (),
 ) -> Source:
     """The rows of one port, or of two joined ones.
 
@@ -111,6 +114,7 @@ def open_source(
         labels: whether rows come with their samples' labels.
         aligned: artifact port to the artifact whose row-aligned arrays come with the rows.
         values: whether the rows themselves are read.
+        of_rows: labels of rows that they carry too, of the first port.
 
     Raises:
         MethodError: for more ports than can be joined.
@@ -120,10 +124,10 @@ def open_source(
             raise MethodError(f"found {len(refs)} ports; a network is read alone, split the method")
         return NetworkSource(root, refs[0])
     if aligned:
-        return AlignedSource(open_source(root, refs, labels, None, values), root, aligned)
+        return AlignedSource(open_source(root, refs, labels, None, values, of_rows), root, aligned)
     if len(refs) == 1:
-        return SiteSource(root, refs[0], labels, values=values)
-    sites = [SiteSource(root, port, labels) for port in refs]
+        return SiteSource(root, refs[0], labels, values=values, of_rows=of_rows)
+    sites = [SiteSource(root, port, labels, of_rows=of_rows if n == 0 else ()) for n, port in enumerate(refs)]
     if len(sites) == 2:
         return JoinedSource(*sites)
     raise MethodError(f"found {len(sites)} ports of rows, one or two can be read together; split the method")

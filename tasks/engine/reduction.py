@@ -20,7 +20,7 @@ from torch import Tensor
 from schemas.base import Frozen, content_id
 from schemas.layout import Site
 from schemas.stage import NETWORK
-from tasks.methods.contract import ArtifactPort, Inputs, Reduces, RowsPort, State
+from tasks.methods.contract import ROW_LABELS, ArtifactPort, Inputs, Reduces, RowsPort, State
 from tasks.store.location import Location
 from tasks.store.states import load_state, save_state
 
@@ -75,6 +75,13 @@ def reads_labels(module: ModuleType) -> bool:
 def weight_label(config: Frozen) -> str | None:
     """The label that weighs rows, where a method has that option and it is set."""
     return getattr(config, "weight_label", None)
+
+
+def row_labels(module: ModuleType, config: Frozen) -> tuple[str, ...]:
+    """The labels of rows, rather than of samples, that a method with these options reads."""
+    wanted = getattr(config, "label", None)
+    takes = any(port.tokens for port in rows_ports(module).values())
+    return (wanted,) if takes and wanted in ROW_LABELS else ()
 
 
 def make_reduction(

@@ -16,6 +16,7 @@ from schemas.capture import CaptureSpec
 from schemas.errors import DamageError, MethodError, UnknownNameError, nearest
 from schemas.layout import Site, SiteLayout, Space
 from schemas.stage import NETWORK, RowsRef
+from tasks.engine.tokens import check_tokens, token_labels
 from tasks.store.location import Location
 from tasks.store.sample_table import SampleTable, read_samples
 from tasks.store.sealed import open_group
@@ -108,6 +109,10 @@ class Source(Protocol):
         """Names of the label codes that blocks carry."""
 
     @property
+    def of_rows(self) -> tuple[str, ...]:
+        """Labels of rows, rather than of samples, that blocks carry."""
+
+    @property
     def refs(self) -> tuple[tuple[RowsRef, ...], ...]:
         """The captures of each port."""
 
@@ -131,10 +136,19 @@ class SiteSource:
         labels: bool = False,
         drop_failed: bool = True,
         values: bool = True,
+        of_rows: tuple[str, ...] = (),
     ) -> None:
         self.parts = [Part(root, ref) for ref in refs]
         self.with_labels, self.drop_failed, self.with_values = labels, drop_failed, values
         self._check_widths()
+        self._of_rows = of_rows
+        if self.of_rows:
+            check_tokens(self.parts)
+
+    @cached_property
+    def of_rows(self) -> tuple[str, ...]:
+        """The asked ones, but those that samples have a label of the same name for."""
+        return tuple(name for name in self._of_rows if not any(name in p.samples.labels for p in self.parts))
 
     @property
     def refs(self) -> tuple[tuple[RowsRef, ...], ...]:
@@ -177,11 +191,10 @@ class SiteSource:
         position, index = here.column("position", start, stop), np.arange(start, stop, dtype=np.int64)
         if (sample < 0).any():
             raise DamageError(f"{here.ref.label}: rows {start}..{stop} name no sample; run `subspan verify`")
-        ok = here.ok[sample]
-        if self.drop_failed and not ok.all():
-            values, sample, position, index = values[ok], sample[ok], position[ok], index[ok]
         labels = {name: column[sample] for name, column in self._labels[part].items()}
-        return Rows((values,), sample, position, index, labels)
+        labels |= token_labels(here, self.of_rows, start, stop)
+        rows, ok = Rows((values,), sample, position, index, labels), here.ok[sample]
+        return take(rows, ok) if self.drop_failed and not ok.all() else rows
 
     @cached_property
     def _labels(self) -> list[dict[str, np.ndarray]]:

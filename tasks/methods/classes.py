@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from schemas.errors import MethodError, nearest
-from tasks.methods.contract import Block, Inputs
+from tasks.methods.contract import ROW_LABELS, Block, Inputs
 
 
 def class_label(inputs: Inputs, wanted: str | None) -> str:
@@ -21,6 +21,40 @@ def class_label(inputs: Inputs, wanted: str | None) -> str:
         f"label {wanted!r} names no classes; expected one of {nearest(str(wanted), inputs.categories)}: labels of texts or whole numbers "
         "are classes"
     )
+
+
+def row_class_label(inputs: Inputs, wanted: str | None) -> str:
+    """The label that names the classes of rows: as `class_label`, or the rows' own `token` or `next_token`.
+
+    Raises:
+        MethodError: if there is no such label, or it holds numbers.
+    """
+    if wanted in ROW_LABELS and wanted not in inputs.categories:
+        return str(wanted)
+    if wanted is None and not inputs.categories:
+        raise MethodError(
+            f"the samples have no label that names classes; capture data with one, or set `label` to {' or '.join(ROW_LABELS)}"
+        )
+    return class_label(inputs, wanted)
+
+
+def carried(label: str) -> Tensor:
+    """The name of a label as a state can carry it, for `codes_of`."""
+    return torch.tensor(list(label.encode()), dtype=torch.uint8)
+
+
+def codes_of(block: Block, label: Tensor) -> Tensor:
+    """int64 [row]: the codes of the classes of a carried label, -1 for none.
+
+    Raises:
+        MethodError: if there is no such label, or it holds numbers.
+    """
+    name = bytes(label.tolist()).decode()
+    found = block.labels.get(name)
+    if found is None or found.is_floating_point():
+        coded = [label for label, values in block.labels.items() if not values.is_floating_point()]
+        raise MethodError(f"label {name!r} names no classes; expected one of {nearest(name, coded)}")
+    return found
 
 
 def class_code(inputs: Inputs, label: str, name: str | None, default: int) -> int:

@@ -31,7 +31,8 @@ and, by KIND, these pure functions (`inputs` is `Inputs`, `block` is `Block`, a 
 Any method may also define check(inputs, config), which raises MethodError before any row is read, and parameters(config) -> names
 of parameters of the network that its first rows port is of, which come as `inputs.weights`; `{module}` in a name stands for the
 module path of the site (at a site of a parameter, of the module that it belongs to). A reduce method whose
-Config has `weight_label` gets the numbers of that label of its samples as `block.weight`.
+Config has `weight_label` gets the numbers of that label of its samples as `block.weight`. One whose port has `tokens` and
+whose `config.label` is `token` or `next_token` gets these as a label of its rows, unless the samples have a label of that name.
 Two reduce methods whose carry, partial and merge are the same, with equal state_config, share one state.
 """
 
@@ -50,6 +51,8 @@ from schemas.errors import SpecError, UnknownNameError, nearest
 Kind = Literal["reduce", "map", "pairs", "sequential", "whole", "combine"]
 State = dict[str, Tensor]
 PACKAGE = "tasks.methods"
+ROW_LABELS = ("token", "next_token")
+"""Labels that rows have of their own: their token's id, and that of the row one position further in their sample; -1 for none."""
 
 
 class Reduces(NamedTuple):
@@ -70,6 +73,9 @@ class RowsPort:
     """Whether blocks carry the samples' labels."""
     values: bool = True
     """Whether rows are read. False, at a single port: `block[port]` is [row, 0], for methods that read row-aligned arrays only."""
+    tokens: bool = False
+    """Whether `config.label` may name one of `ROW_LABELS`, which blocks then carry too. Their codes are token ids and have no names in
+    `Inputs.categories`: a vocabulary is long, and few of it occur."""
 
 
 @dataclass(frozen=True)
