@@ -64,9 +64,18 @@ class AlignedSource:
         return self.source.categories
 
     @property
+    def of_rows(self) -> tuple[str, ...]:
+        """See `Source`."""
+        return self.source.of_rows
+
+    @property
     def refs(self) -> tuple[tuple[RowsRef, ...], ...]:
         """See `Source`."""
         return self.source.refs
+
+    def good_samples(self, part: int, start: int, stop: int) -> np.ndarray:
+        """See `Source`."""
+        return self.source.good_samples(part, start, stop)
 
     def n_ok(self, part: int, start: int, stop: int) -> int:
         """See `Source`."""
