@@ -27,9 +27,11 @@ from tasks.methods.contract import (
 N, WIDTH, PER_SAMPLE = 160, 40, 4
 CATEGORIES = ("left", "right")
 SHORT: dict[str, dict[str, Any]] = {
-    "gradients.intrinsic_dimension": {"steps": 6, "dimensions": (2, 9), "draws": 2, "learning_rate": 0.02}
+    "geometry.dimension": {"fit_rows": 200},
+    "geometry.local_dimension": {"quantile_rows": 200},
+    "gradients.intrinsic_dimension": {"steps": 6, "dimensions": (2, 9), "draws": 2, "learning_rate": 0.02},
 }
-"""Options of methods whose defaults take many passes."""
+"""Options of methods whose defaults take many passes, or large states."""
 
 
 class Case(NamedTuple):
