@@ -1,14 +1,15 @@
 """Exact k nearest neighbours in blocks, Euclidean, with distances that are computed from differences.
 
 A product of matrices gives |x - y|^2 = |x|^2 + |y|^2 - 2 x.y fast but with cancellation, so it only chooses
-candidates. Rows are first moved to a common centre; then the product errs by at most
+candidates. Rows are first moved to a common centre and scaled; then, with c = (feature + 12) 2^-24 for float32
+products (worst case of a dot product) and w = (feature + 12) 2^-126,
 
-    e = (feature + 8) (2^-24 (|x| + |y|)^2 + 2^-126)        (float32 products, worst case of a dot product)
+    |x - y|^2 >= (1 - 2 c) (|x|^2 + |y|^2) - 2 x.y - w
 
-The k + PAD smallest products of a row, less if fewer can matter, are computed again as differences in
-float64. If the next product minus its error still exceeds the k-th true distance, nothing can have been
-missed. Otherwise every column that could matter is computed again. So the answer is that of computing all
-differences, for any blocks; ties go to the smaller index.
+The part that depends on x alone goes into the limit below which a column could matter. Where few could, all of
+these are computed again as differences in float64. Elsewhere the k + PAD smallest products are; if the next one
+still exceeds the limit, nothing can have been missed, and otherwise every column that could matter is computed
+again. So the answer is that of computing all differences, for any blocks; ties go to the smaller index.
 """
 
 import math
@@ -21,6 +22,8 @@ from torch import Tensor
 
 PAD = 8
 """Candidates beyond k that are computed exactly."""
+SLACK = 12
+"""Roundings of a product beside one per feature."""
 UNIT, TINY = 2.0**-24, 2.0**-126
 """Rounding of float32, and the least number that it holds in full."""
 
@@ -34,8 +37,8 @@ class Sizes(NamedTuple):
     """Numbers, 8 bytes each."""
 
 
-ON_CPU, ELSEWHERE = Sizes(256, 8192, 1 << 18), Sizes(4096, 16384, 1 << 26)
-"""Differences stay in a core's cache; other devices want large pieces."""
+ON_CPU, ELSEWHERE = Sizes(384, 32768, 1 << 17), Sizes(4096, 16384, 1 << 26)
+"""Products (50 MB) of many columns leave few candidates, whose differences stay in a core's cache; other devices want large pieces."""
 
 
 @dataclass(frozen=True)
@@ -60,29 +63,35 @@ def nearest(
     x_index: Int64[Tensor, " row"],
     y: Float[Tensor, "column feature"],
     y_index: Int64[Tensor, " column"],
+    classes: tuple[Int64[Tensor, " row"], Int64[Tensor, " column"]] | None = None,
 ) -> Neighbours:
     """The nearest of what was found and of y; a row is no neighbour of itself.
 
     Args:
         found: the neighbours of x so far.
         x: rows of any floating dtype.
-        x_index: what x's rows are called.
+        x_index: what x's rows are called, each once.
         y: rows that may be neighbours.
         y_index: what y's rows are called; each name is seen in one call only.
+        classes: of x and of y: rows of one class are no neighbours either.
 
-    Cost: 2 row column feature flops in float32, and row (k + 8) feature differences in float64 per 8192
-        columns.
+    Cost: 2 row column feature flops in float32, and at most row (k + 8) feature differences in float64 per 32,768
+        columns, fewer the more columns were seen before.
     """
     if len(x) == 0 or len(y) == 0:
         return found
     frame, best, sizes = _frame(x, y), Neighbours(found.distance.clone(), found.index.clone()), _sizes(x)
+    of_x, of_y = (None, None) if classes is None else classes
+    room = torch.empty(
+        min(sizes.rows, len(x)) * min(sizes.columns, len(y)), dtype=torch.float32, device=x.device
+    )
     for left in range(0, len(y), sizes.columns):
         columns = slice(left, left + sizes.columns)
-        right = _side(y[columns], y_index[columns], frame)
+        right = _side(y, y_index, of_y, columns, frame)
         for low in range(0, len(x), sizes.rows):
             rows = slice(low, low + sizes.rows)
             before = Neighbours(best.distance[rows], best.index[rows])
-            after = _tile(before, _side(x[rows], x_index[rows], frame), right, frame.scale)
+            after = _tile(before, _side(x, x_index, of_x, rows, frame), right, frame.scale, room)
             best.distance[rows], best.index[rows] = after.distance, after.index
     return best
 
@@ -91,7 +100,7 @@ def distances(
     x: Float[Tensor, "row feature"], y: Float[Tensor, "row candidate feature"]
 ) -> Float64[Tensor, "row candidate"]:
     """|x_i - y_ij|, from differences in float64."""
-    return (y.double() - x.double()[:, None, :]).square_().sum(-1).sqrt_()
+    return (y - x.double()[:, None, :]).square_().sum(-1).sqrt_()
 
 
 def _sizes(tensor: Tensor) -> Sizes:
@@ -106,12 +115,14 @@ class _Frame(NamedTuple):
 
 
 class _Side(NamedTuple):
-    """Rows, what they are called, and their float32 copies in the frame with their norms."""
+    """Rows, what they are called, their classes, where these are apart, and their float32 copies in the frame."""
 
     rows: Tensor
     name: Tensor
+    group: Tensor | None
     scaled: Tensor
-    norm: Tensor
+    square: Tensor
+    """float64: what the rows' own squares add to a bound."""
 
 
 def _frame(x: Tensor, y: Tensor) -> _Frame:
@@ -121,40 +132,63 @@ def _frame(x: Tensor, y: Tensor) -> _Frame:
     return _Frame(centre, 2.0 ** -math.frexp(largest)[1] if largest > 0 else 1.0)
 
 
-def _side(rows: Tensor, index: Tensor, frame: _Frame) -> _Side:
+def _side(x: Tensor, index: Tensor, group: Tensor | None, which: slice, frame: _Frame) -> _Side:
+    rows = x[which]
     scaled = ((rows.double() - frame.centre) * frame.scale).float()
-    return _Side(rows, index, scaled, torch.linalg.vector_norm(scaled, dim=1))
+    square = torch.linalg.vector_norm(scaled, dim=1, dtype=torch.float64).square()
+    part = square * (1 - 2 * (rows.shape[1] + SLACK) * UNIT)
+    return _Side(rows, index[which], None if group is None else group[which], scaled, part)
 
 
-def _tile(found: Neighbours, x: _Side, y: _Side, scale: float) -> Neighbours:
+def _tile(found: Neighbours, x: _Side, y: _Side, scale: float, room: Tensor) -> Neighbours:
     """Neighbours of a few rows after a few columns."""
     k = found.distance.shape[1]
-    low = _lowest(x, y)
-    useful = (low <= _reach(found, scale)[:, None]).sum(1)
-    n = min(k + PAD, len(y.rows), int(useful.max()))
-    if n == 0:
-        return found
-    least, column = torch.topk(low, n, dim=1, largest=False)
+    low, limit = _lowest(x, y, room), _limit(found, x, scale)
+    most = min(k + PAD, len(y.rows))
+    useful = low <= limit[:, None] if bool(torch.isfinite(limit).all()) else None
+    if useful is not None and int(torch.count_nonzero(useful)) <= most * len(x.rows):
+        return _smallest(found, _listed(x, y, torch.nonzero(useful)), k)
+    least, column = torch.topk(low, most, dim=1, largest=False)
     merged = _smallest(found, _refine(x, y, column), k)
-    sure: Bool[Tensor, " row"] = (useful <= n) | (least[:, -1] > _reach(merged, scale))
-    for row in torch.nonzero(~sure).flatten().tolist():
-        _redo(merged, row, found, x, y, torch.nonzero(low[row] <= _reach(merged, scale)[row]).flatten())
+    sure: Bool[Tensor, " row"] = least[:, -1] > _limit(merged, x, scale)
+    for row in [] if most == len(y.rows) else torch.nonzero(~sure).flatten().tolist():
+        _redo(merged, row, found, x, y, torch.nonzero(low[row] <= _limit(merged, x, scale)[row]).flatten())
     return merged
 
 
-def _lowest(x: _Side, y: _Side) -> Tensor:
-    """What each squared distance in the frame is at least; infinite for a row and itself."""
-    width = x.rows.shape[1] + 8
-    square = torch.addmm(y.norm.square()[None, :], x.scaled, y.scaled.T, alpha=-2).add_(
-        x.norm.square()[:, None]
+def _lowest(x: _Side, y: _Side, room: Tensor) -> Tensor:
+    """What each squared distance in the frame is at least, but for the part of x; infinite for a row and itself, or its class."""
+    low = room[: len(x.rows) * len(y.rows)].view(len(x.rows), len(y.rows))
+    torch.addmm(y.square.float()[None, :], x.scaled, y.scaled.T, alpha=-2, out=low)
+    if x.group is not None and y.group is not None:
+        return low.masked_fill_(x.group[:, None] == y.group[None, :], torch.inf)
+    order = torch.argsort(x.name)
+    place = torch.searchsorted(x.name[order], y.name).clamp_(max=len(order) - 1)
+    column = torch.nonzero(x.name[order[place]] == y.name).flatten()
+    low[order[place[column]], column] = torch.inf
+    return low
+
+
+def _limit(found: Neighbours, x: _Side, scale: float) -> Tensor:
+    """What `_lowest` may be at most for a column to matter: from the k-th distance, rounded up to float32."""
+    reach = (found.distance[:, -1] * scale).square() * (1 + UNIT) - x.square
+    return torch.nextafter(
+        (reach + (x.rows.shape[1] + SLACK) * TINY).float(), reach.new_tensor(torch.inf).float()
     )
-    error = (x.norm[:, None] + y.norm[None, :]).square_().mul_(width * UNIT).add_(width * TINY)
-    return square.sub_(error).masked_fill_(x.name[:, None] == y.name[None, :], torch.inf)
 
 
-def _reach(found: Neighbours, scale: float) -> Tensor:
-    """The square of the k-th distance in the frame, rounded up to float32."""
-    return (found.distance[:, -1] * scale).square().float().mul_(1 + 4 * UNIT)
+def _listed(x: _Side, y: _Side, pairs: Tensor) -> Neighbours:
+    """True distances of some pairs of a row and a column, sorted by row; [row, most of a row]."""
+    row, column = pairs.unbind(1)
+    step = max(1, _sizes(pairs).differences // max(1, x.rows.shape[1]))
+    pieces = [slice(low, low + step) for low in range(0, len(row), step)]
+    found = [distances(x.rows[row[p]], y.rows[column[p]][:, None])[:, 0] for p in pieces]
+    count = torch.bincount(row, minlength=len(x.rows))
+    place = torch.arange(len(row), device=row.device) - (torch.cumsum(count, 0) - count)[row]
+    merged = none_yet(len(x.rows), int(count.max()), row.device)
+    merged.distance[row, place] = torch.cat(found) if found else merged.distance.new_empty(0)
+    merged.index[row, place] = y.name[column]
+    return merged
 
 
 def _refine(x: _Side, y: _Side, column: Tensor) -> Neighbours:
@@ -162,22 +196,22 @@ def _refine(x: _Side, y: _Side, column: Tensor) -> Neighbours:
     step = max(1, _sizes(column).differences // (column.shape[1] * max(1, x.rows.shape[1])))
     pieces = range(0, len(x.rows), step)
     found = [distances(x.rows[low : low + step], y.rows[column[low : low + step]]) for low in pieces]
-    return _without_self(torch.cat(found), y.name[column], x.name)
+    own = y.name[column] == x.name[:, None]
+    if x.group is not None and y.group is not None:
+        own = y.group[column] == x.group[:, None]
+    return Neighbours(torch.cat(found).masked_fill(own, torch.inf), y.name[column].masked_fill(own, -1))
 
 
 def _redo(merged: Neighbours, row: int, found: Neighbours, x: _Side, y: _Side, column: Tensor) -> None:
     """Compute all columns that could be among the nearest of one row; changes `merged` in place."""
     k = merged.distance.shape[1]
     one = slice(row, row + 1)
-    best, own = Neighbours(found.distance[one], found.index[one]), _Side(*(part[one] for part in x))
+    group = None if x.group is None else x.group[one]
+    own = _Side(x.rows[one], x.name[one], group, x.scaled[one], x.square[one])
+    best = Neighbours(found.distance[one], found.index[one])
     for chosen in torch.split(column, max(2, _sizes(column).differences // max(1, x.rows.shape[1]))):
         best = _smallest(best, _refine(own, y, chosen[None, :]), k)
     merged.distance[row], merged.index[row] = best.distance[0], best.index[0]
-
-
-def _without_self(distance: Tensor, index: Tensor, x_index: Tensor) -> Neighbours:
-    own = index == x_index[:, None]
-    return Neighbours(distance.masked_fill(own, torch.inf), index.masked_fill(own, -1))
 
 
 def _smallest(a: Neighbours, b: Neighbours, k: int) -> Neighbours:

@@ -46,7 +46,9 @@ def append_rows(found: Truncated, rows: Float64[Tensor, "new column"], rank: int
     inside = rows @ found.right.T
     outside = rows - inside @ found.right
     k, new = len(found.singular), len(rows)
-    q, triangle = torch.linalg.qr(torch.cat([found.right, outside]).T)  # beside V, or rounding would leave Q at an angle
+    q, triangle = torch.linalg.qr(
+        torch.cat([found.right, outside]).T
+    )  # beside V, or rounding would leave Q at an angle
     q, triangle = q[:, k:], triangle[k:, k:]
     corner = torch.cat(
         [

@@ -30,10 +30,12 @@ MEMBERS = 3
 """Of a series of artifacts, each of other rows."""
 CATEGORIES = ("left", "right")
 SHORT: dict[str, dict[str, Any]] = {
+    "geometry.dimension": {"fit_rows": 200},
+    "geometry.local_dimension": {"quantile_rows": 200},
     "gradients.intrinsic_dimension": {"steps": 6, "dimensions": (2, 9), "draws": 2, "learning_rate": 0.02},
     "spectrum.dead_features": {"features": 64, "active": 4},
 }
-"""Options of methods whose defaults take many passes."""
+"""Options of methods whose defaults take many passes, or large states."""
 
 
 class Case(NamedTuple):

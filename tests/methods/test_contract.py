@@ -222,7 +222,7 @@ class TestReduce:
 
     def test_the_state_is_bounded(self, method: str) -> None:
         sizes = []
-        for n in (cases.N, 10 * cases.N):
+        for n in (10 * cases.N, 20 * cases.N):
             here = case(method, n)
             state = here.module.partial(here.block, cases.start(here), here.config)
             sizes.append(sum(t.numel() * t.element_size() for t in state.values()))

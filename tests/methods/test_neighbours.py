@@ -138,3 +138,26 @@ def test_a_gpu_finds_the_same() -> None:
     there = search.nearest(search.none_yet(len(x), 10, "cuda"), x, index, x, index)
     assert torch.equal(here.index, there.index.cpu())
     torch.testing.assert_close(here.distance, there.distance.cpu(), rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("sizes", [(384, 32768, 1 << 17), (7, 11, 50)])
+def test_rows_of_one_class_are_apart(monkeypatch: pytest.MonkeyPatch, sizes: tuple[int, int, int]) -> None:
+    """With classes, neighbours are those of the others: against all differences, in blocks."""
+    monkeypatch.setattr(search, "ON_CPU", search.Sizes(*sizes))
+    rng = np.random.default_rng(1)
+    x, of = rng.standard_normal((90, 6)).astype(np.float32), rng.integers(0, 3, 90)
+    x[of == 2] += 20
+    rows, index, classes = torch.from_numpy(x), torch.arange(90), torch.from_numpy(of)
+    answer = search.none_yet(90, 2)
+    for part in torch.arange(90).tensor_split(3):
+        answer = search.nearest(answer, rows, index, rows[part], index[part], (classes, classes[part]))
+    distance = np.sqrt(((x.astype(float)[:, None] - x.astype(float)[None]) ** 2).sum(-1))
+    distance[of[:, None] == of[None]] = np.inf
+    order = np.argsort(distance, axis=1, kind="stable")[:, :2]
+    np.testing.assert_array_equal(answer.index, order)
+    np.testing.assert_allclose(answer.distance, np.take_along_axis(distance, order, 1), rtol=1e-14)
+    alone = search.nearest(
+        search.none_yet(90, 2), rows, index, rows, index, (torch.zeros(90).long(), torch.zeros(90).long())
+    )
+    assert alone.distance.isinf().all()
+    assert (alone.index == -1).all()

@@ -101,6 +101,8 @@ class Result(Frozen):
     """Why this engine."""
     passes: int
     """Over the rows."""
+    centred: bool
+    """Whether the mean was subtracted."""
     trace: float
     """Total variance, exact."""
     components: int
@@ -234,6 +236,7 @@ def _result(state: State, carry: State, found: Leading, kept: int, inputs: Input
         engine=choice.engine,
         engine_reason=choice.why,
         passes=1 + (int(carry["passes"]) if "passes" in carry else 0),
+        centred=config.center,
         trace=trace,
         components=kept,
         explained=spectrum.top_share(values, kept, trace) if found.rank else None,
