@@ -188,7 +188,7 @@ def check_fusable(call: MethodCall, allowed: tuple[str, ...] = ()) -> bool:
         (any(isinstance(p, ArtifactPort) for p in module.READS.values()), "it takes an artifact"),
         (len(ports) != 1, f"it has {len(ports)} ports of rows"),
         (row_labels(module, config) != (), "the tokens of neighbouring shards are not there yet"),
-        (hasattr(module, "parameters"), "it reads weights of the network"),
+        (hasattr(module, "parameters") and module.parameters(config), "it reads weights of the network"),
     ]
     for wrong, reason in reasons:
         if wrong:

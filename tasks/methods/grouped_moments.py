@@ -1,7 +1,7 @@
 """Moments of rows in groups of samples, so that every number can be computed again without each group."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import reduce
 from typing import Protocol, runtime_checkable
 
@@ -109,19 +109,21 @@ def total(groups: list[State]) -> State:
     return reduce(moments.merge, groups)
 
 
-def leaving_out(groups: list[State]) -> Iterator[State]:
+def leaving_out(
+    groups: list[State], merge: Callable[[State, State], State] = moments.merge
+) -> Iterator[State]:
     """Of all rows but each group's, from sums of those before and after."""
     after: list[State | None] = [None]
     for group in reversed(groups[1:]):
         later = after[-1]
-        after.append(group if later is None else moments.merge(group, later))
+        after.append(group if later is None else merge(group, later))
     before: State | None = None
     for group in groups:
         later = after.pop()
-        both = before if later is None else later if before is None else moments.merge(before, later)
+        both = before if later is None else later if before is None else merge(before, later)
         assert both is not None
         yield both
-        before = group if before is None else moments.merge(before, group)
+        before = group if before is None else merge(before, group)
 
 
 def interval(value: float, without: list[float], confidence: float) -> Interval | None:

@@ -87,6 +87,8 @@ def merge(a: State, b: State) -> State:
         raise MethodError(
             f"states of {a['mean'].shape[1]} and {b['mean'].shape[1]} features cannot be merged; all rows must come from sites of one width"
         )
+    if len(a["code"]) == 0 or len(b["code"]) == 0:
+        return dict(b if len(a["code"]) == 0 else a)
     code = torch.unique(torch.cat([a["code"], b["code"]]))
     here, there = torch.searchsorted(code, a["code"]), torch.searchsorted(code, b["code"])
     out = {name: _spread(a[name], here, len(code)) for name in PER_CLASS if name != "code"}

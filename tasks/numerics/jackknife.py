@@ -38,11 +38,16 @@ def estimate(whole: float, without: Sequence[float], confidence: float) -> Estim
     reach = float(student.ppf(0.5 + confidence / 2, groups - 1)) * error
     return Estimate(
         whole,
-        math.exp(corrected),
+        _exp(corrected),
         error,
-        math.exp(math.log(whole) - reach),
-        math.exp(math.log(whole) + reach),
+        _exp(math.log(whole) - reach),
+        _exp(math.log(whole) + reach),
     )
+
+
+def _exp(logarithm: float) -> float:
+    """Infinite where groups tell nothing, rather than an error."""
+    return math.exp(logarithm) if logarithm < 700 else math.inf
 
 
 def spread(whole: Tensor, without: Sequence[Tensor]) -> float:

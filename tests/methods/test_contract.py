@@ -242,7 +242,7 @@ class TestReduce:
         if following[0] is not None:
             assert following[0].keys() == following[1].keys()
             for name, values in following[1].items():
-                scale = float(values.double().abs().max()) if values.numel() else 0.0
+                scale = float(values.double().nan_to_num().abs().max()) if values.numel() else 0.0
                 torch.testing.assert_close(
                     following[0][name], values, rtol=tolerance, atol=tolerance * scale, equal_nan=True
                 )

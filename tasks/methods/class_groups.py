@@ -1,0 +1,72 @@
+"""Class moments in groups of samples, so that measures of classes have intervals where memory allows that."""
+
+from torch import Tensor
+
+from schemas.errors import MethodError
+from tasks.methods.contract import Block, Inputs, State
+from tasks.numerics import class_moments
+
+MOST_GROUPED_BYTES = 1 << 30
+"""Of states in groups; beyond there is one group, and no interval."""
+MOST_BYTES = 1 << 32
+"""Of a state at all."""
+
+
+def n_groups(inputs: Inputs, label: str, groups: int, width: int) -> int:
+    """Groups that fit into memory: the wanted ones, or 1.
+
+    Leaving groups out holds as many states as there are groups, each with up to all classes; of tokens, up to as many as rows.
+    """
+    classes = min(len(inputs.categories.get(label, ())) or inputs.n_rows, inputs.n_rows)
+    return groups if 8 * width * groups * (classes + width) <= MOST_GROUPED_BYTES else 1
+
+
+def partial(x: Tensor, code: Tensor, block: Block, groups: int) -> State:
+    """The class moments of each group's rows.
+
+    Raises:
+        MethodError: for rows or weights that are not finite.
+    """
+    group = block.sample % groups
+    there = set(group.tolist())
+    found: State = {}
+    for g in range(groups):
+        if g in there:
+            rows = group == g
+            weight = None if block.weight is None else block.weight[rows]
+            state = class_moments.partial(x[rows], code[rows], weight)
+        else:
+            state = class_moments.empty(x.shape[1], x.device)
+        found |= {f"{g}.{name}": values for name, values in state.items()}
+    return found
+
+
+def merge(a: State, b: State) -> State:
+    """The moments of both, group by group.
+
+    Raises:
+        MethodError: if the classes take more than 4 GiB.
+    """
+    found: State = {}
+    held = 0
+    for g, (one, other) in enumerate(zip(_each(a), _each(b), strict=True)):
+        state = class_moments.merge(one, other)
+        held += 8 * state["mean"].numel()
+        found |= {f"{g}.{name}": values for name, values in state.items()}
+    if held > MOST_BYTES:
+        raise MethodError(
+            f"means of classes take {held:,} bytes so far, at most {MOST_BYTES:,} are used; project the site first, or choose a label "
+            "with fewer classes"
+        )
+    return found
+
+
+def groups_of(state: State) -> list[State]:
+    """The moments of each group that holds rows."""
+    return [group for group in _each(state) if len(group["code"])]
+
+
+def _each(state: State) -> list[State]:
+    groups = 1 + max(int(name.partition(".")[0]) for name in state)
+    names = [*class_moments.PER_CLASS, "g"]
+    return [{name: state[f"{g}.{name}"] for name in names} for g in range(groups)]
