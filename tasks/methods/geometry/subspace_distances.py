@@ -108,7 +108,9 @@ def solve(inputs: Inputs, config: Config) -> tuple[Result, Arrays]:
         )
     arrays = {name: Array(values, ARRAYS[name]) for name, values in table.items()}
     arrays["dimension"] = Array(torch.tensor([len(one.basis) for one in found]), ("member",))
-    arrays["subspace_noise"] = Array(torch.tensor([one.noise for one in found]).double(), ("member",))
+    arrays["subspace_noise"] = Array(
+        torch.tensor([one.noise for one in found], dtype=torch.float64), ("member",)
+    )
     return _result(found, table, pairs, config), arrays
 
 
