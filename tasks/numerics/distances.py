@@ -53,6 +53,11 @@ def duplicates(distance: Distances) -> int:
     return int((distance == 0).tril(-1).any(1).sum())
 
 
+def distinct(distance: Distances) -> Int64[Tensor, " distinct"]:
+    """Rows that equal no earlier one."""
+    return torch.nonzero(~(distance == 0).tril(-1).any(1)).flatten()
+
+
 def median(distance: Distances) -> float:
     """Of pairs of different rows that are not equal; the lower of the two middle ones; NaN without such a pair."""
     n = len(distance)

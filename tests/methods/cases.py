@@ -27,7 +27,8 @@ from tasks.methods.contract import (
 N, WIDTH, PER_SAMPLE = 160, 40, 4
 CATEGORIES = ("left", "right")
 SHORT: dict[str, dict[str, Any]] = {
-    "gradients.intrinsic_dimension": {"steps": 6, "dimensions": (2, 9), "draws": 2, "learning_rate": 0.02}
+    "geometry.euclidicity": {"points": 4},
+    "gradients.intrinsic_dimension": {"steps": 6, "dimensions": (2, 9), "draws": 2, "learning_rate": 0.02},
 }
 """Options of methods whose defaults take many passes."""
 
