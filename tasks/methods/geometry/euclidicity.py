@@ -146,7 +146,7 @@ def solve(block: Block, inputs: Inputs, config: Config) -> tuple[Result, Arrays]
         level=level,
         share_above=float((values > level).mean()),
         largest=float(values.max()),
-        caveats=half_samples.caveats(sample) + _caveats(dimension, len(points)),
+        caveats=half_samples.caveats(sample) + _caveats(dimension, values > level),
     )
     columns = (row, *(torch.from_numpy(np.ascontiguousarray(column)) for column in (values, flat, local)))
     return result, {
@@ -231,12 +231,16 @@ def _thinned(distance: Tensor, ring: _Ring) -> Diagrams:
     return persistence.rips(distances.part(distance, persistence.landmarks(distance, ring.landmarks)))
 
 
-def _caveats(dimension: int, points: int) -> tuple[str, ...]:
+def _caveats(dimension: int, above: np.ndarray) -> tuple[str, ...]:
     notes = []
     if dimension > 2:
         notes.append(
             f"only parts and loops are compared: in {dimension} dimensions, singular rows that show in higher homology alone are missed"
         )
-    if points < 100:
-        notes.append(f"the level rests on {points} flat rows")
+    if above.mean() > 0.5:
+        notes.append(
+            "most rows lie above the level, as where rows are unevenly dense or curved: compare points with each other"
+        )
+    if len(above) < 100:
+        notes.append(f"the level rests on {len(above)} flat rings' means")
     return tuple(notes)
