@@ -53,12 +53,15 @@ def duplicates(distance: Distances) -> int:
     return int((distance == 0).tril(-1).any(1).sum())
 
 
+def distinct(distance: Distances) -> Int64[Tensor, " distinct"]:
+    """Rows that equal no earlier one."""
+    return torch.nonzero(~(distance == 0).tril(-1).any(1)).flatten()
+
+
 def median(distance: Distances) -> float:
     """Of pairs of different rows that are not equal; the lower of the two middle ones; NaN without such a pair."""
-    n = len(distance)
-    low, high = torch.tril_indices(n, n, -1, device=distance.device)
-    values = distance[low, high]
-    return float(values[values > 0].median()) if bool((values > 0).any()) else math.nan
+    values = distance[(distance > 0).tril_(-1)]
+    return float(values.median()) if len(values) else math.nan
 
 
 def part(distance: Distances, rows: Int64[Tensor, " chosen"]) -> Float64[Tensor, "chosen chosen"]:

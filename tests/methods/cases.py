@@ -30,6 +30,7 @@ MEMBERS = 3
 """Of a series of artifacts, each of other rows."""
 CATEGORIES = ("left", "right")
 SHORT: dict[str, dict[str, Any]] = {
+    "geometry.euclidicity": {"points": 4},
     "geometry.dimension": {"fit_rows": 200},
     "geometry.local_dimension": {"quantile_rows": 200},
     "gradients.intrinsic_dimension": {"steps": 6, "dimensions": (2, 9), "draws": 2, "learning_rate": 0.02},

@@ -59,7 +59,7 @@ def test_equal_spaces_on_a_line() -> None:
 
 
 def test_distances_of_huge_and_tiny_numbers() -> None:
-    x = torch.tensor([[0.0, 3.0], [4.0, 0.0], [4.0, 0.0]]).double()
+    x = torch.tensor([[0.0, 3.0], [4.0, 0.0], [4.0, 0.0]], dtype=torch.float64)
     for scale in (1e-200, 1.0, 1e200):
         found = distances.pairwise(x * scale)
         assert float(found[0, 1]) == pytest.approx(5 * scale, rel=1e-15)
@@ -68,6 +68,17 @@ def test_distances_of_huge_and_tiny_numbers() -> None:
         assert distances.duplicates(found) == 1
         assert distances.median(found) == pytest.approx(5 * scale)
     assert math.isnan(distances.median(torch.zeros(2, 2).double()))
+
+
+def test_distances_are_those_of_differences_for_rows_that_are_near() -> None:
+    """A far common offset, and pairs from one tenth down to rounding apart."""
+    rng = np.random.default_rng(0)
+    base = rng.standard_normal((120, 9)) + 1e6
+    x = np.concatenate([base, base[:60] + np.logspace(-1, -9, 60)[:, None], base[:5]])
+    found = distances.pairwise(torch.from_numpy(x)).numpy()
+    expected = np.sqrt(((x[:, None] - x[None]) ** 2).sum(-1))
+    np.testing.assert_allclose(found, expected, rtol=1e-9, atol=3e-10)  # a row at 1e6 is rounded by 1e-10
+    assert distances.duplicates(torch.from_numpy(found)) == 5 + int((x[120:180] == base[:60]).all(1).sum())
 
 
 def test_directions_leave_out_zeros() -> None:

@@ -105,8 +105,9 @@ def solve(block: Block, inputs: Inputs, config: Config) -> tuple[Result, Arrays]
 
     Cost: scales (2 + halves / 8) row^3 / 3, and row^2 features.
     """
-    distance, kept = _distinct(distances.pairwise(block["x"]))
-    sample, n = block.sample[kept], len(kept)
+    distance = distances.pairwise(block["x"])
+    kept = distances.distinct(distance)
+    distance, sample, n = distances.part(distance, kept), block.sample[kept], len(kept)
     unit = distances.median(distance)
     distance = distance / unit if n > 1 else distance
     whole = _curve(distance, config)
@@ -149,12 +150,6 @@ def solve(block: Block, inputs: Inputs, config: Config) -> tuple[Result, Arrays]
     arrays = {name: torch.tensor(values, dtype=torch.float64) for name, values in columns.items()}
     arrays |= {"row": block.index[kept], "weight": whole[place].weight}
     return result, {name: Array(values, ARRAYS[name]) for name, values in arrays.items()}
-
-
-def _distinct(distance: Tensor) -> tuple[Tensor, Tensor]:
-    """Distances of rows that equal no earlier one, and which rows these are."""
-    kept = torch.nonzero(~(distance == 0).tril(-1).any(1)).flatten()
-    return distances.part(distance, kept), kept
 
 
 def _curve(distance: Tensor, config: Config) -> list[Magnitude]:

@@ -91,9 +91,10 @@ class Result(Frozen):
     standard_deviation: float | None
     """Of the texts' dimensions."""
     rerun_deviation: float | None
-    """Root mean square of the texts' standard deviations over reruns: the noise in a single text's rerun."""
+    """Median of the texts' standard deviations over reruns: the noise in a single text's rerun."""
     mean_gaussian: float | None
-    """Of a Gaussian in all features, with as many points as the median measured text: what that number of points can show."""
+    """Of a Gaussian in all features, with as many points as the median measured text: what that number of points can show. None where its
+    growth cannot be told from that of endless dimensions, so that the texts' dimensions are not limited by their points."""
     gaussian_deviation: float | None
     """Standard deviation of it for one such Gaussian text and one rerun."""
     pooled: float | None
@@ -149,7 +150,7 @@ def solve(block: Block, inputs: Inputs, config: Config) -> tuple[Result, Arrays]
         n_duplicates=sum(text.duplicates for text in texts),
         mean=_mean(found, config.confidence),
         standard_deviation=float(found.std(ddof=1)) if len(good) > 1 else None,
-        rerun_deviation=_root_mean_square([text.growth.deviation for text in good]),
+        rerun_deviation=float(np.median([text.growth.deviation for text in good])) if good else None,
         mean_gaussian=_known(gaussian.dimension),
         gaussian_deviation=_known(gaussian.deviation),
         pooled=_known(pooled.dimension),
@@ -207,10 +208,6 @@ def _mean(found: np.ndarray, confidence: float) -> Interval | None:
     error = float(found.std(ddof=1)) / math.sqrt(len(found))
     reach = float(student.ppf(0.5 + confidence / 2, len(found) - 1)) * error
     return Interval(value=value, corrected=None, low=value - reach, high=value + reach)
-
-
-def _root_mean_square(values: list[float]) -> float | None:
-    return math.sqrt(sum(v * v for v in values) / len(values)) if values else None
 
 
 def _known(number: float) -> float | None:
