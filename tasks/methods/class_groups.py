@@ -12,13 +12,14 @@ MOST_BYTES = 1 << 32
 """Of a state at all."""
 
 
-def n_groups(inputs: Inputs, label: str, groups: int, width: int) -> int:
+def n_groups(inputs: Inputs, classes: int | None, groups: int, width: int) -> int:
     """Groups that fit into memory: the wanted ones, or 1.
 
-    Leaving groups out holds as many states as there are groups, each with up to all classes; of tokens, up to as many as rows.
+    Leaving groups out holds as many states as there are groups, each with up to all classes; if nobody knows how many these are, as with
+    tokens, up to as many as rows.
     """
-    classes = min(len(inputs.categories.get(label, ())) or inputs.n_rows, inputs.n_rows)
-    return groups if 8 * width * groups * (classes + width) <= MOST_GROUPED_BYTES else 1
+    most = inputs.n_rows if classes is None else min(classes, inputs.n_rows)
+    return groups if 8 * width * groups * (most + width) <= MOST_GROUPED_BYTES else 1
 
 
 def partial(x: Tensor, code: Tensor, block: Block, groups: int) -> State:

@@ -193,7 +193,8 @@ def state_config(config: Config) -> dict[str, object]:
 def start(inputs: Inputs, config: Config) -> State:
     """The label, and how many groups fit into memory."""
     label = row_class_label(inputs, config.label)
-    groups = class_groups.n_groups(inputs, label, config.groups, inputs.widths["x"])
+    classes = len(inputs.categories[label]) if label in inputs.categories else None
+    groups = class_groups.n_groups(inputs, classes, config.groups, inputs.widths["x"])
     return {"label": carried(label), "groups": torch.tensor(groups)}
 
 
