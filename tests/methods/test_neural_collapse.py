@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from schemas.errors import MethodError
+from schemas.model import FactoryModel
 from tasks.drive import serial
 from tasks.engine import run_stage
 from tasks.methods.contract import Block, Inputs
@@ -356,6 +357,30 @@ def test_tokens_are_classes_through_the_engine(tmp_path: Path) -> None:
         means = np.array([values[good & (code == c)].mean(0, dtype=np.float64) for c in codes])
         np.testing.assert_allclose(found["norm"], np.linalg.norm(means - means.mean(0), axis=1), rtol=1e-6)
         assert made.result["n_unlabelled"] == int(((sample != 3) & (code < 0)).sum())
+
+
+def test_the_networks_own_classifier_through_the_engine(tmp_path: Path) -> None:
+    """Rows that are the weights of their classes: fully collapsed, and in agreement."""
+    root, sample = Location(str(tmp_path)), np.arange(60)
+    model = FactoryModel(
+        factory="tests.factories:with_parameters",
+        arguments={"shapes": {"head.weight": [5, 8]}},
+    )
+    weight = parameter_of(model, "head.weight")
+    labels = {"kind": [str(k % 5) for k in sample]}
+    spec = make_capture(root, {"a": weight[sample % 5]}, sample, labels, model=model, shard_rows=32)
+    stage = stage_of("geometry.neural_collapse", {"x": rows_ref(spec)}, classifier="head.weight")
+    result = run_stage(root, stage, serial).result
+    assert result["duality"]["value"] < 1e-6
+    assert result["alignment"]["value"] == pytest.approx(1)
+    assert result["nearest_is_label"] == 1
+
+
+def parameter_of(model: FactoryModel, name: str) -> np.ndarray:
+    from tests.factories import with_parameters
+
+    found: np.ndarray = with_parameters(**model.arguments).get_parameter(name).detach().numpy()
+    return found
 
 
 def test_many_classes_have_no_intervals() -> None:
