@@ -13,6 +13,7 @@ from schemas.errors import MethodError
 from schemas.model import FactoryModel
 from tasks.drive import serial
 from tasks.engine import run_stage
+from tasks.methods import class_groups
 from tasks.methods.contract import Block, Inputs
 from tasks.methods.geometry import neural_collapse
 from tasks.numerics import collapse
@@ -395,6 +396,18 @@ def test_many_classes_have_no_intervals() -> None:
     assert any("no intervals" in note for note in result.caveats)
 
 
+def test_a_vocabulary_that_does_not_fit_is_refused_while_reading(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(class_groups, "MOST_BYTES", 8 * 12 * 6)
+    x, code = drawn()
+    config = neural_collapse.Config(label="token", groups=2)
+    carry = neural_collapse.start(Inputs({"x": 12}, 600, 600), config)
+    rows = torch.arange(600)
+    blocks = [Block({"x": x}, rows, rows, rows, {"token": code + 10 * k}) for k in range(2)]
+    states = [neural_collapse.partial(block, carry, config) for block in blocks]
+    with pytest.raises(MethodError, match="project the site first"):
+        neural_collapse.merge(*states)
+
+
 def test_refusals() -> None:
     x, code = drawn()
     with pytest.raises(MethodError, match="1 class"):
@@ -409,6 +422,9 @@ def test_refusals() -> None:
         run(x, code, weights={"w": torch.zeros(3, 12)}, classifier="w")
     with pytest.raises(MethodError, match="without a `classifier`"):
         run(x, code, bias="b")
+    many = Inputs({"x": 8192}, n_rows=10**6, n_samples=9, categories={"kind": tuple(map(str, range(70_000)))})
+    with pytest.raises(MethodError, match="4,587,520,000 bytes"):
+        neural_collapse.check(many, neural_collapse.Config())
     none = Inputs(widths={"x": 3}, n_rows=9, n_samples=9)
     with pytest.raises(MethodError, match="token or next_token"):
         neural_collapse.check(none, neural_collapse.Config())

@@ -165,12 +165,13 @@ def check(inputs: Inputs, config: Config) -> None:
     """Refuse before reading.
 
     Raises:
-        MethodError: without a label of at least two classes, or for a classifier that does not fit.
+        MethodError: without a label of at least two classes, for too many of them, or for a classifier that does not fit.
     """
     label = row_class_label(inputs, config.label)
     names = inputs.categories.get(label)
     if names is not None and len(names) < 2:
         raise MethodError(f"label {label!r} has {len(names)} class, comparing classes takes at least 2")
+    class_groups.check(inputs, None if names is None else len(names), inputs.widths["x"])
     if config.bias is not None and config.classifier is None:
         raise MethodError(f"bias {config.bias!r} is given without a `classifier`; name its weight")
     weight = inputs.weights.get(config.classifier or "")
