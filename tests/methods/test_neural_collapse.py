@@ -408,6 +408,21 @@ def test_a_vocabulary_that_does_not_fit_is_refused_while_reading(monkeypatch: py
         neural_collapse.merge(*states)
 
 
+def test_intervals_from_few_pairs_lie_about_the_value_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, code = drawn(900, 5, 20)
+    every = run(x, code, nearest=False)[0]
+    monkeypatch.setattr(neural_collapse, "FEW_PAIRS", 60)
+    few = run(x, code, nearest=False)[0]
+    for name in ("cdnv", "cosine_error", "log_distance"):
+        a, b = getattr(every, name), getattr(few, name)
+        assert a.value == b.value
+        assert b.low < a.value < b.high
+        assert 0.5 < (b.high - b.low) / (a.high - a.low) < 5, (
+            "fewer pairs vary more, so that intervals are rather too wide"
+        )
+    assert few.nc1 == every.nc1
+
+
 def test_refusals() -> None:
     x, code = drawn()
     with pytest.raises(MethodError, match="1 class"):

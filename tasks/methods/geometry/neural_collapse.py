@@ -22,7 +22,7 @@ from schemas.base import Frozen
 from schemas.errors import MethodError
 from tasks.methods import class_groups, classifier, grouped_moments
 from tasks.methods.classes import carried, codes_of, row_class_label
-from tasks.methods.collapse_measures import Numbers, measured, same_classes, same_pairs, variance_of
+from tasks.methods.collapse_measures import Numbers, measured, moved, same_classes, same_pairs, variance_of
 from tasks.methods.contract import Array, Arrays, Block, Inputs, RowsPort, State
 from tasks.methods.grouped_moments import Interval
 from tasks.numerics import class_moments, collapse
@@ -46,6 +46,8 @@ REFERENCE = (
     "of imbalanced classes. Tirer, Huang, Niles-Weed, Perturbation analysis of neural collapse, ICML (2023): NC1 over depth"
 )
 SEEDS = (4, 20, 44, 45, 91)
+FEW_PAIRS = 100_000
+"""Of classes, for the intervals."""
 
 
 class Config(Frozen):
@@ -288,10 +290,16 @@ def _found(state: State, inputs: Inputs, config: Config) -> State:
     chosen = collapse.pairs(len(code), config.pairs, config.seed, device)
     weight = classifier.weights(code, inputs, config)
     whole, distances = measured(total, chosen, weight, config.degrees)
+    few = (
+        chosen
+        if len(chosen.first) <= FEW_PAIRS
+        else collapse.pairs(len(code), FEW_PAIRS, config.seed + 1, device)
+    )
+    base = whole if few is chosen else measured(total, few, weight, config.degrees)[0]
     without = []
     for rest in grouped_moments.leaving_out(groups, class_moments.merge) if len(groups) > 1 else ():
-        left, theirs = same_pairs(chosen, code, rest["code"]), same_classes(weight, code, rest["code"])
-        without.append(measured(rest, left, theirs, config.degrees)[0])
+        left, theirs = same_pairs(few, code, rest["code"]), same_classes(weight, code, rest["code"])
+        without.append(moved(measured(rest, left, theirs, config.degrees)[0], base, whole))
     centred = total["mean"] - total["mean"].mean(0)
     norm = torch.linalg.vector_norm(centred, dim=1)
     carry = {"mean": total["mean"], "code": code, "n": total["n"], "none": state["none"], "norm": norm}
