@@ -59,7 +59,8 @@ class Config(Frozen):
     """What scatter inside classes is divided by, for NC1 and distance variance: rows - classes, and rows - 1 of each class, or rows, as
     most papers do. The latter makes classes of few rows look collapsed."""
     pairs: int = Field(default=2_000_000, ge=1)
-    """Most pairs of classes that are compared; of more classes so many are drawn."""
+    """Most pairs of classes that are compared; of more classes so many are drawn. Intervals rest on at most 100,000 of them, which makes
+    them rather too wide."""
     classifier: str | None = None
     """Name of the network's parameter whose rows are the classes' weights, such as `lm_head.weight`; None: classes are not compared with
     one. A token's row is its id; that of a label whose classes are whole numbers is this number; else labels are taken in sorted order."""
