@@ -25,6 +25,7 @@ from schemas.stage import ResolvedStage
 from tasks.drive import serial
 from tasks.engine import Fusion, run_stage, run_stages
 from tasks.engine.fold import Folder, Read, fold_unit
+from tasks.engine.fusion import check_fusable
 from tasks.engine.prepare import open_source
 from tasks.engine.reduction import Reduction, load_counted, rows_folder, to_numpy
 from tasks.engine.source import Part, read
@@ -466,6 +467,31 @@ class TestFusion:
             for place, found in ((root, made), (plain, again))
         )
         assert kept == expected
+
+    def test_states_that_begin_with_a_carry_serve_several_stages(self, root: Location) -> None:
+        """They were made with the rows, which are not there any more: no stage may take them away."""
+        columns, call = {"a": rows_of()}, (MethodCall(method="geometry.rate_reduction"),)
+        spec = make_capture(
+            root,
+            columns,
+            self.SAMPLE,
+            {"kind": list("xyz" * 8)[:23]},
+            failed=self.FAILED,
+            keep="states",
+            fuse=call,
+            on_unit=fused(call, columns, self.SAMPLE, self.FAILED)(root),
+        )
+        for confidence in (0.95, 0.8):
+            stage = stage_of("geometry.rate_reduction", {"x": rows_ref(spec)}, confidence=confidence)
+            assert run_stage(root, stage, serial).rows_used == int((~np.isin(self.SAMPLE, self.FAILED)).sum())
+
+    def test_tokens_cannot_be_fused(self, root: Location, monkeypatch: pytest.MonkeyPatch) -> None:
+        from tasks.methods.geometry import neural_collapse
+
+        monkeypatch.delattr(neural_collapse, "update")
+        with pytest.raises(MethodError, match="neighbouring shards"):
+            check_fusable(MethodCall(method="geometry.neural_collapse", config={"label": "token"}))
+        check_fusable(MethodCall(method="geometry.neural_collapse", config={"label": "kind"}))
 
     def test_other_methods_need_rows(self, root: Location) -> None:
         spec = self.capture(root, keep="states")

@@ -28,7 +28,7 @@ from tasks.engine.reduction import (
 )
 from tasks.engine.source import n_rows
 from tasks.engine.spans import spans, tree
-from tasks.methods.contract import State
+from tasks.methods.contract import State, load_method
 from tasks.store.location import Location
 
 
@@ -68,7 +68,7 @@ def run(call: Call, stages: Sequence[ResolvedStage]) -> Iterator[Artifact]:
         _fold(call, rounds)
         advanced: list[Advanced] = call.run(advance, [AdvanceJob(call.job(r.stage), r) for r in rounds])
         for here in rounds:
-            _forget(call.root, here)
+            _forget(call, here)
         yield from (a for a in advanced if isinstance(a, Artifact))
         rounds = [a for a in advanced if isinstance(a, Round)]
 
@@ -120,12 +120,17 @@ def _round(job: StageJob, ready: Prepared, carry: State, number: int) -> Round:
     return Round(stage, reduction, number, read, tuple(p.space.n_units for p in ready.source.parts))
 
 
-def _forget(root: Location, here: Round) -> None:
-    """Delete what only a round that is over could use: states that depend on its carry, over its own rows."""
-    if here.reduction.carry is not None:
-        root.delete(here.reduction.carry)
+def _forget(call: Call, here: Round) -> None:
+    """Delete what only a round that is over could use: its carry, and states that depend on it, over its own rows.
+
+    A method of one pass starts with the same carry every time: its states, perhaps made while rows were captured, serve other stages.
+    """
+    if here.reduction.carry is None:
+        return
+    call.root.delete(here.reduction.carry)
+    if hasattr(load_method(here.stage.method, call.allowed), "update"):
         for part in range(len(here.units)):
-            root.delete(rows_folder(here.reduction, here.read.refs, part), recursive=True)
+            call.root.delete(rows_folder(here.reduction, here.read.refs, part), recursive=True)
 
 
 def _rounds_folder(stage: ResolvedStage) -> str:

@@ -12,13 +12,23 @@ MOST_BYTES = 1 << 32
 """Of a state at all."""
 
 
-def n_groups(inputs: Inputs, label: str, groups: int, width: int) -> int:
+def n_groups(inputs: Inputs, classes: int | None, groups: int, width: int) -> int:
     """Groups that fit into memory: the wanted ones, or 1.
 
-    Leaving groups out holds as many states as there are groups, each with up to all classes; of tokens, up to as many as rows.
+    Leaving groups out holds as many states as there are groups, each with up to all classes; if nobody knows how many these are, as with
+    tokens, up to as many as rows.
     """
-    classes = min(len(inputs.categories.get(label, ())) or inputs.n_rows, inputs.n_rows)
-    return groups if 8 * width * groups * (classes + width) <= MOST_GROUPED_BYTES else 1
+    most = inputs.n_rows if classes is None else min(classes, inputs.n_rows)
+    return groups if 8 * width * groups * (most + width) <= MOST_GROUPED_BYTES else 1
+
+
+def check(inputs: Inputs, classes: int | None, width: int) -> None:
+    """Refuse before reading.
+
+    Raises:
+        MethodError: if the classes take more than 4 GiB; where nobody knows how many there are, `merge` refuses instead.
+    """
+    _refuse(0 if classes is None else 8 * width * min(classes, inputs.n_rows))
 
 
 def partial(x: Tensor, code: Tensor, block: Block, groups: int) -> State:
@@ -53,11 +63,7 @@ def merge(a: State, b: State) -> State:
         state = class_moments.merge(one, other)
         held += 8 * state["mean"].numel()
         found |= {f"{g}.{name}": values for name, values in state.items()}
-    if held > MOST_BYTES:
-        raise MethodError(
-            f"means of classes take {held:,} bytes so far, at most {MOST_BYTES:,} are used; project the site first, or choose a label "
-            "with fewer classes"
-        )
+    _refuse(held)
     return found
 
 
@@ -70,3 +76,11 @@ def _each(state: State) -> list[State]:
     groups = 1 + max(int(name.partition(".")[0]) for name in state)
     names = [*class_moments.PER_CLASS, "g"]
     return [{name: state[f"{g}.{name}"] for name in names} for g in range(groups)]
+
+
+def _refuse(needed: int) -> None:
+    if needed > MOST_BYTES:
+        raise MethodError(
+            f"means of classes take {needed:,} bytes, at most {MOST_BYTES:,} are used; project the site first, or choose a label with "
+            "fewer classes"
+        )

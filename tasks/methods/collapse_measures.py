@@ -92,6 +92,14 @@ def measured(
     return found, distances
 
 
+def moved(without: Numbers, base: Numbers, whole: Numbers) -> Numbers:
+    """Measures without a group, from few pairs of classes, as they would be from all: by the ratio that all rows have to all rows."""
+    found = [w * v / b if b > 0 and v > 0 else w for w, b, v in zip(without, base, whole, strict=True)]
+    return Numbers(*found)._replace(
+        log_distance=without.log_distance + whole.log_distance - base.log_distance
+    )
+
+
 def variance_of(state: State, degrees: str) -> Tensor:
     """[class]: NaN for a class of one row."""
     left = class_moments.degrees(state)

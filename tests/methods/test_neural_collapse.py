@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 
 from schemas.errors import MethodError
+from schemas.model import FactoryModel
 from tasks.drive import serial
 from tasks.engine import run_stage
+from tasks.methods import class_groups
 from tasks.methods.contract import Block, Inputs
 from tasks.methods.geometry import neural_collapse
 from tasks.numerics import collapse
@@ -358,6 +360,30 @@ def test_tokens_are_classes_through_the_engine(tmp_path: Path) -> None:
         assert made.result["n_unlabelled"] == int(((sample != 3) & (code < 0)).sum())
 
 
+def test_the_networks_own_classifier_through_the_engine(tmp_path: Path) -> None:
+    """Rows that are the weights of their classes: fully collapsed, and in agreement."""
+    root, sample = Location(str(tmp_path)), np.arange(60)
+    model = FactoryModel(
+        factory="tests.factories:with_parameters",
+        arguments={"shapes": {"head.weight": [5, 8]}},
+    )
+    weight = parameter_of(model, "head.weight")
+    labels = {"kind": [str(k % 5) for k in sample]}
+    spec = make_capture(root, {"a": weight[sample % 5]}, sample, labels, model=model, shard_rows=32)
+    stage = stage_of("geometry.neural_collapse", {"x": rows_ref(spec)}, classifier="head.weight")
+    result = run_stage(root, stage, serial).result
+    assert result["duality"]["value"] < 1e-6
+    assert result["alignment"]["value"] == pytest.approx(1)
+    assert result["nearest_is_label"] == 1
+
+
+def parameter_of(model: FactoryModel, name: str) -> np.ndarray:
+    from tests.factories import with_parameters
+
+    found: np.ndarray = with_parameters(**model.arguments).get_parameter(name).detach().numpy()
+    return found
+
+
 def test_many_classes_have_no_intervals() -> None:
     x, code = drawn()
     config = neural_collapse.Config(label="token")
@@ -368,6 +394,33 @@ def test_many_classes_have_no_intervals() -> None:
     assert result.nc1 is not None
     assert result.nc1.low is None
     assert any("no intervals" in note for note in result.caveats)
+
+
+def test_a_vocabulary_that_does_not_fit_is_refused_while_reading(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(class_groups, "MOST_BYTES", 8 * 12 * 6)
+    x, code = drawn()
+    config = neural_collapse.Config(label="token", groups=2)
+    carry = neural_collapse.start(Inputs({"x": 12}, 600, 600), config)
+    rows = torch.arange(600)
+    blocks = [Block({"x": x}, rows, rows, rows, {"token": code + 10 * k}) for k in range(2)]
+    states = [neural_collapse.partial(block, carry, config) for block in blocks]
+    with pytest.raises(MethodError, match="project the site first"):
+        neural_collapse.merge(*states)
+
+
+def test_intervals_from_few_pairs_lie_about_the_value_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, code = drawn(900, 5, 20)
+    every = run(x, code, nearest=False)[0]
+    monkeypatch.setattr(neural_collapse, "FEW_PAIRS", 60)
+    few = run(x, code, nearest=False)[0]
+    for name in ("cdnv", "cosine_error", "log_distance"):
+        a, b = getattr(every, name), getattr(few, name)
+        assert a.value == b.value
+        assert b.low < a.value < b.high
+        assert 0.5 < (b.high - b.low) / (a.high - a.low) < 5, (
+            "fewer pairs vary more, so that intervals are rather too wide"
+        )
+    assert few.nc1 == every.nc1
 
 
 def test_refusals() -> None:
@@ -384,6 +437,9 @@ def test_refusals() -> None:
         run(x, code, weights={"w": torch.zeros(3, 12)}, classifier="w")
     with pytest.raises(MethodError, match="without a `classifier`"):
         run(x, code, bias="b")
+    many = Inputs({"x": 8192}, n_rows=10**6, n_samples=9, categories={"kind": tuple(map(str, range(70_000)))})
+    with pytest.raises(MethodError, match="4,587,520,000 bytes"):
+        neural_collapse.check(many, neural_collapse.Config())
     none = Inputs(widths={"x": 3}, n_rows=9, n_samples=9)
     with pytest.raises(MethodError, match="token or next_token"):
         neural_collapse.check(none, neural_collapse.Config())

@@ -22,7 +22,7 @@ from schemas.base import Frozen
 from schemas.errors import MethodError
 from tasks.methods import class_groups, classifier, grouped_moments
 from tasks.methods.classes import carried, codes_of, row_class_label
-from tasks.methods.collapse_measures import Numbers, measured, same_classes, same_pairs, variance_of
+from tasks.methods.collapse_measures import Numbers, measured, moved, same_classes, same_pairs, variance_of
 from tasks.methods.contract import Array, Arrays, Block, Inputs, RowsPort, State
 from tasks.methods.grouped_moments import Interval
 from tasks.numerics import class_moments, collapse
@@ -46,6 +46,8 @@ REFERENCE = (
     "of imbalanced classes. Tirer, Huang, Niles-Weed, Perturbation analysis of neural collapse, ICML (2023): NC1 over depth"
 )
 SEEDS = (4, 20, 44, 45, 91)
+FEW_PAIRS = 100_000
+"""Of classes, for the intervals."""
 
 
 class Config(Frozen):
@@ -57,7 +59,8 @@ class Config(Frozen):
     """What scatter inside classes is divided by, for NC1 and distance variance: rows - classes, and rows - 1 of each class, or rows, as
     most papers do. The latter makes classes of few rows look collapsed."""
     pairs: int = Field(default=2_000_000, ge=1)
-    """Most pairs of classes that are compared; of more classes so many are drawn."""
+    """Most pairs of classes that are compared; of more classes so many are drawn. Intervals rest on at most 100,000 of them, which makes
+    them rather too wide."""
     classifier: str | None = None
     """Name of the network's parameter whose rows are the classes' weights, such as `lm_head.weight`; None: classes are not compared with
     one. A token's row is its id; that of a label whose classes are whole numbers is this number; else labels are taken in sorted order."""
@@ -165,12 +168,13 @@ def check(inputs: Inputs, config: Config) -> None:
     """Refuse before reading.
 
     Raises:
-        MethodError: without a label of at least two classes, or for a classifier that does not fit.
+        MethodError: without a label of at least two classes, for too many of them, or for a classifier that does not fit.
     """
     label = row_class_label(inputs, config.label)
     names = inputs.categories.get(label)
     if names is not None and len(names) < 2:
         raise MethodError(f"label {label!r} has {len(names)} class, comparing classes takes at least 2")
+    class_groups.check(inputs, None if names is None else len(names), inputs.widths["x"])
     if config.bias is not None and config.classifier is None:
         raise MethodError(f"bias {config.bias!r} is given without a `classifier`; name its weight")
     weight = inputs.weights.get(config.classifier or "")
@@ -193,7 +197,8 @@ def state_config(config: Config) -> dict[str, object]:
 def start(inputs: Inputs, config: Config) -> State:
     """The label, and how many groups fit into memory."""
     label = row_class_label(inputs, config.label)
-    groups = class_groups.n_groups(inputs, label, config.groups, inputs.widths["x"])
+    classes = len(inputs.categories[label]) if label in inputs.categories else None
+    groups = class_groups.n_groups(inputs, classes, config.groups, inputs.widths["x"])
     return {"label": carried(label), "groups": torch.tensor(groups)}
 
 
@@ -286,10 +291,16 @@ def _found(state: State, inputs: Inputs, config: Config) -> State:
     chosen = collapse.pairs(len(code), config.pairs, config.seed, device)
     weight = classifier.weights(code, inputs, config)
     whole, distances = measured(total, chosen, weight, config.degrees)
+    few = (
+        chosen
+        if len(chosen.first) <= FEW_PAIRS
+        else collapse.pairs(len(code), FEW_PAIRS, config.seed + 1, device)
+    )
+    base = whole if few is chosen else measured(total, few, weight, config.degrees)[0]
     without = []
     for rest in grouped_moments.leaving_out(groups, class_moments.merge) if len(groups) > 1 else ():
-        left, theirs = same_pairs(chosen, code, rest["code"]), same_classes(weight, code, rest["code"])
-        without.append(measured(rest, left, theirs, config.degrees)[0])
+        left, theirs = same_pairs(few, code, rest["code"]), same_classes(weight, code, rest["code"])
+        without.append(moved(measured(rest, left, theirs, config.degrees)[0], base, whole))
     centred = total["mean"] - total["mean"].mean(0)
     norm = torch.linalg.vector_norm(centred, dim=1)
     carry = {"mean": total["mean"], "code": code, "n": total["n"], "none": state["none"], "norm": norm}
