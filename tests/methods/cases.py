@@ -28,6 +28,7 @@ N, WIDTH, PER_SAMPLE = 160, 40, 4
 CATEGORIES = ("left", "right")
 SHORT: dict[str, dict[str, Any]] = {
     "geometry.dimension": {"fit_rows": 200},
+    "geometry.label_sharpness": {"quantile_rows": 200},
     "geometry.local_dimension": {"quantile_rows": 200},
     "gradients.intrinsic_dimension": {"steps": 6, "dimensions": (2, 9), "draws": 2, "learning_rate": 0.02},
 }
