@@ -271,9 +271,10 @@ def _caveats(
         )
     if fitted < used:
         notes.append(f"TwoNN by a line and by censored likelihood rest on {fitted} rows drawn from {used}")
-    if inputs.n_rows > inputs.n_samples:
+    if inputs.n_rows > inputs.n_samples and not inputs.results["neighbours"].get("other_samples"):
         notes.append(
-            "neighbours of a row may be rows of the same sample, as tokens of one text: then the dimension is that of the path of a text"
+            "neighbours of a row may be rows of the same sample, as tokens of one text, and the dimension that of a text's path: "
+            "set other_samples of geometry.neighbours"
         )
     notes.append(
         "estimates are lower bounds in high dimensions: compare with the Gaussian's, which supposes that rows fill space as one does"
