@@ -14,8 +14,11 @@ from schemas.run import RunSpec
 from schemas.stage import PortInput, ResolvedStage, StageRequest
 from tasks.drive import Threads, serial
 from tasks.engine import run_stage, run_stages
+from tasks.engine.aligned import check_aligned
 from tasks.engine.fusion import check_fusable
-from tasks.engine.source import Part
+from tasks.engine.prepare import open_source
+from tasks.engine.source import Part, read, take
+from tasks.methods.contract import ArtifactPort
 from tasks.store.artifacts import artifact_arrays
 from tasks.store.location import Location
 from tests.helpers import make_capture, rows_ref, stage_of
@@ -191,8 +194,36 @@ def test_other_rows_are_refused_with_both_named(root: Location, method: str) -> 
         run_stage(root, over(method, [one], neighbours([one], "b")), serial, allowed=("tests",))
 
 
+def test_rows_over_two_captures_are_read_together(root: Location) -> None:
+    """As whole and sequential methods read them: pieces of captures laid end to end, then some of their rows."""
+    specs = captures(root)
+    made = neighbours(specs)
+    run_stage(root, made, serial)
+    refs = (tuple(rows_ref(spec, "a") for spec in specs),)
+    opened = open_source(root, refs, labels=False, aligned={"near": made.id})
+    rows = read(opened, 15, 40)
+    index = np.concatenate(near(root, specs, made, "index"))
+    np.testing.assert_array_equal(rows.aligned["near"]["index"], index[rows.index])
+    some = take(rows, np.array([3, 0]))
+    np.testing.assert_array_equal(some.aligned["near"]["index"], index[rows.index[[3, 0]]])
+    assert len(rows.index) < 25
+
+
+def test_an_artifact_of_joined_rows_is_refused(root: Location) -> None:
+    """Rows without a partner have nothing there."""
+    spec = captures(root)[0]
+    made = run_stage(root, neighbours([spec]), serial)
+    joined = made.stage.model_copy(update={"rows": {"x": made.stage.rows["x"], "y": made.stage.rows["x"]}})
+    with pytest.raises(MethodError, match="made over joined rows"):
+        check_aligned(
+            over(SUM, [spec], made.stage),
+            "near",
+            ArtifactPort("geometry.neighbours", aligned=True),
+            made.model_copy(update={"stage": joined}),
+        )
+
+
 def test_a_maker_that_gives_rows_nothing_is_refused(root: Location, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tasks.methods.contract import ArtifactPort
     from tests import aligned_sum
 
     spec = captures(root)[0]

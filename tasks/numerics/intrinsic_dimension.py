@@ -9,6 +9,7 @@ Rows with r_1 = 0 have a duplicate, for which there is no ratio, and rows with l
 import math
 from typing import Literal
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float64, Int64
 from scipy.optimize import brentq
@@ -154,25 +155,29 @@ def mle_of_gaussian(dimension: float, n: int, k: int) -> float:
     The distance from a row at |x|^2 has a noncentral chi-squared law; the j-th nearest of n - 1 stands where that is
     exp(E ln U) of the j-th smallest of n - 1 uniform numbers; the mean is over quantiles of |x|^2.
     """
-    place = [math.exp(psi(j) - psi(n)) for j in range(1, k + 1)]
-    ratios = []
-    for number in range(QUANTILES):
-        square = chi2.ppf((number + 0.5) / QUANTILES, dimension)
-        logs = [0.5 * math.log(r) if r > 0 else -math.inf for r in ncx2.ppf(place, dimension, square)]
-        ratios.append(sum(logs[-1] - value for value in logs[:-1]))
-    return (k - 1) / (sum(ratios) / QUANTILES)
+    place = np.exp(psi(np.arange(1, k + 1)) - psi(n))
+    square = chi2.ppf((np.arange(QUANTILES) + 0.5) / QUANTILES, dimension)
+    found = ncx2.ppf(place[None, :], dimension, square[:, None])
+    ratios = 0.5 * np.log(found[:, -1:] / found[:, :-1]).sum(1)
+    return (k - 1) / float(ratios.mean())
 
 
 def gaussian_of_mle(estimate: float, n: int, k: int, largest: float) -> float:
-    """The dimension of the Gaussian for n rows of which `mle` gives this, NaN where none up to the largest does."""
-    least = estimate / 2
+    """The dimension of the Gaussian for n rows of which `mle` gives this, to a share of 1e-5; NaN where none up to the largest does."""
 
     def above(dimension: float) -> float:
         return mle_of_gaussian(dimension, n, k) - estimate
 
-    if not (math.isfinite(estimate) and 0 < least < largest) or not above(least) <= 0 <= above(largest):
+    if not 0 < estimate < largest:
         return math.nan
-    return float(brentq(above, least, largest, rtol=1e-6))
+    least, most = estimate / 2, 2 * estimate
+    while above(most) < 0:
+        least, most = most, 4 * most
+        if most > largest:
+            return math.nan
+    if not above(least) <= 0 <= above(most):
+        return math.nan
+    return float(brentq(above, least, most, xtol=1e-5 * least, rtol=1e-5))
 
 
 def _by_group(values: Tensor, group: Tensor, groups: int) -> Tensor:

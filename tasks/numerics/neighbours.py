@@ -80,18 +80,18 @@ def nearest(
     """
     if len(x) == 0 or len(y) == 0:
         return found
-    frame, best, sizes = _frame(x, y), Neighbours(found.distance.clone(), found.index.clone()), _sizes(x)
+    frame, best, sizes = frame_of(x, y), Neighbours(found.distance.clone(), found.index.clone()), sizes_of(x)
     of_x, of_y = (None, None) if classes is None else classes
     room = torch.empty(
         min(sizes.rows, len(x)) * min(sizes.columns, len(y)), dtype=torch.float32, device=x.device
     )
     for left in range(0, len(y), sizes.columns):
         columns = slice(left, left + sizes.columns)
-        right = _side(y, y_index, of_y, columns, frame)
+        right = side_of(y, y_index, of_y, columns, frame)
         for low in range(0, len(x), sizes.rows):
             rows = slice(low, low + sizes.rows)
             before = Neighbours(best.distance[rows], best.index[rows])
-            after = _tile(before, _side(x, x_index, of_x, rows, frame), right, frame.scale, room)
+            after = _tile(before, side_of(x, x_index, of_x, rows, frame), right, frame.scale, room)
             best.distance[rows], best.index[rows] = after.distance, after.index
     return best
 
@@ -103,18 +103,19 @@ def distances(
     return (y - x.double()[:, None, :]).square_().sum(-1).sqrt_()
 
 
-def _sizes(tensor: Tensor) -> Sizes:
+def sizes_of(tensor: Tensor) -> Sizes:
+    """For the device of a tensor."""
     return ON_CPU if tensor.device.type == "cpu" else ELSEWHERE
 
 
-class _Frame(NamedTuple):
+class Frame(NamedTuple):
     """Where products are taken: about x's mean, scaled by a power of two that keeps float32 from overflow."""
 
     centre: Tensor
     scale: float
 
 
-class _Side(NamedTuple):
+class Side(NamedTuple):
     """Rows, what they are called, their classes, where these are apart, and their float32 copies in the frame."""
 
     rows: Tensor
@@ -125,25 +126,27 @@ class _Side(NamedTuple):
     """float64: what the rows' own squares add to a bound."""
 
 
-def _frame(x: Tensor, y: Tensor) -> _Frame:
+def frame_of(x: Tensor, y: Tensor) -> Frame:
+    """About x's mean, with all numbers of x and y below 1."""
     centre = x.double().mean(0)
     largest = max(float((values.amax(0) - centre).abs().max()) for values in (x, -x, y, -y))
     largest = max(largest, float(centre.abs().max()))
-    return _Frame(centre, 2.0 ** -math.frexp(largest)[1] if largest > 0 else 1.0)
+    return Frame(centre, 2.0 ** -math.frexp(largest)[1] if largest > 0 else 1.0)
 
 
-def _side(x: Tensor, index: Tensor, group: Tensor | None, which: slice, frame: _Frame) -> _Side:
+def side_of(x: Tensor, index: Tensor, group: Tensor | None, which: slice, frame: Frame) -> Side:
+    """Some rows in the frame."""
     rows = x[which]
     scaled = ((rows.double() - frame.centre) * frame.scale).float()
     square = torch.linalg.vector_norm(scaled, dim=1, dtype=torch.float64).square()
     part = square * (1 - 2 * (rows.shape[1] + SLACK) * UNIT)
-    return _Side(rows, index[which], None if group is None else group[which], scaled, part)
+    return Side(rows, index[which], None if group is None else group[which], scaled, part)
 
 
-def _tile(found: Neighbours, x: _Side, y: _Side, scale: float, room: Tensor) -> Neighbours:
+def _tile(found: Neighbours, x: Side, y: Side, scale: float, room: Tensor) -> Neighbours:
     """Neighbours of a few rows after a few columns."""
     k = found.distance.shape[1]
-    low, limit = _lowest(x, y, room), _limit(found, x, scale)
+    low, limit = lower_bounds(x, y, room), _limit(found, x, scale)
     most = min(k + PAD, len(y.rows))
     useful = low <= limit[:, None] if bool(torch.isfinite(limit).all()) else None
     if useful is not None and int(torch.count_nonzero(useful)) <= most * len(x.rows):
@@ -156,7 +159,7 @@ def _tile(found: Neighbours, x: _Side, y: _Side, scale: float, room: Tensor) -> 
     return merged
 
 
-def _lowest(x: _Side, y: _Side, room: Tensor) -> Tensor:
+def lower_bounds(x: Side, y: Side, room: Tensor) -> Tensor:
     """What each squared distance in the frame is at least, but for the part of x; infinite for a row and itself, or its class."""
     low = room[: len(x.rows) * len(y.rows)].view(len(x.rows), len(y.rows))
     torch.addmm(y.square.float()[None, :], x.scaled, y.scaled.T, alpha=-2, out=low)
@@ -169,18 +172,18 @@ def _lowest(x: _Side, y: _Side, room: Tensor) -> Tensor:
     return low
 
 
-def _limit(found: Neighbours, x: _Side, scale: float) -> Tensor:
-    """What `_lowest` may be at most for a column to matter: from the k-th distance, rounded up to float32."""
+def _limit(found: Neighbours, x: Side, scale: float) -> Tensor:
+    """What `lower_bounds` may be at most for a column to matter: from the k-th distance, rounded up to float32."""
     reach = (found.distance[:, -1] * scale).square() * (1 + UNIT) - x.square
     return torch.nextafter(
         (reach + (x.rows.shape[1] + SLACK) * TINY).float(), reach.new_tensor(torch.inf).float()
     )
 
 
-def _listed(x: _Side, y: _Side, pairs: Tensor) -> Neighbours:
+def _listed(x: Side, y: Side, pairs: Tensor) -> Neighbours:
     """True distances of some pairs of a row and a column, sorted by row; [row, most of a row]."""
     row, column = pairs.unbind(1)
-    step = max(1, _sizes(pairs).differences // max(1, x.rows.shape[1]))
+    step = max(1, sizes_of(pairs).differences // max(1, x.rows.shape[1]))
     pieces = [slice(low, low + step) for low in range(0, len(row), step)]
     found = [distances(x.rows[row[p]], y.rows[column[p]][:, None])[:, 0] for p in pieces]
     count = torch.bincount(row, minlength=len(x.rows))
@@ -191,9 +194,9 @@ def _listed(x: _Side, y: _Side, pairs: Tensor) -> Neighbours:
     return merged
 
 
-def _refine(x: _Side, y: _Side, column: Tensor) -> Neighbours:
+def _refine(x: Side, y: Side, column: Tensor) -> Neighbours:
     """True distances to the chosen columns of each row."""
-    step = max(1, _sizes(column).differences // (column.shape[1] * max(1, x.rows.shape[1])))
+    step = max(1, sizes_of(column).differences // (column.shape[1] * max(1, x.rows.shape[1])))
     pieces = range(0, len(x.rows), step)
     found = [distances(x.rows[low : low + step], y.rows[column[low : low + step]]) for low in pieces]
     own = y.name[column] == x.name[:, None]
@@ -202,14 +205,14 @@ def _refine(x: _Side, y: _Side, column: Tensor) -> Neighbours:
     return Neighbours(torch.cat(found).masked_fill(own, torch.inf), y.name[column].masked_fill(own, -1))
 
 
-def _redo(merged: Neighbours, row: int, found: Neighbours, x: _Side, y: _Side, column: Tensor) -> None:
+def _redo(merged: Neighbours, row: int, found: Neighbours, x: Side, y: Side, column: Tensor) -> None:
     """Compute all columns that could be among the nearest of one row; changes `merged` in place."""
     k = merged.distance.shape[1]
     one = slice(row, row + 1)
     group = None if x.group is None else x.group[one]
-    own = _Side(x.rows[one], x.name[one], group, x.scaled[one], x.square[one])
+    own = Side(x.rows[one], x.name[one], group, x.scaled[one], x.square[one])
     best = Neighbours(found.distance[one], found.index[one])
-    for chosen in torch.split(column, max(2, _sizes(column).differences // max(1, x.rows.shape[1]))):
+    for chosen in torch.split(column, max(2, sizes_of(column).differences // max(1, x.rows.shape[1]))):
         best = _smallest(best, _refine(own, y, chosen[None, :]), k)
     merged.distance[row], merged.index[row] = best.distance[0], best.index[0]
 

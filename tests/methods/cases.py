@@ -32,6 +32,7 @@ CATEGORIES = ("left", "right")
 SHORT: dict[str, dict[str, Any]] = {
     "geometry.euclidicity": {"points": 4},
     "geometry.dimension": {"fit_rows": 200},
+    "geometry.label_sharpness": {"quantile_rows": 200},
     "geometry.local_dimension": {"quantile_rows": 200},
     "gradients.intrinsic_dimension": {"steps": 6, "dimensions": (2, 9), "draws": 2, "learning_rate": 0.02},
     "spectrum.dead_features": {"features": 64, "active": 4},

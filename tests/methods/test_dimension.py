@@ -63,8 +63,15 @@ def test_known_values_of_gaussians(d: int, mle: float, twonn: float) -> None:
     result, _ = run(distances(drawn(3000, d, 1) @ turn, 20))
     assert value(result.dimension) == pytest.approx(mle, rel=0.025)
     assert value(result.twonn) == pytest.approx(twonn, rel=0.08)
-    assert result.dimension_gaussian == pytest.approx(d, rel=0.03)
-    assert result.twonn_gaussian == pytest.approx(d, rel=0.08)
+    assert value(result.dimension_gaussian) == pytest.approx(d, rel=0.03)
+    assert value(result.twonn_gaussian) == pytest.approx(d, rel=0.08)
+    gaussian = result.dimension_gaussian
+    assert gaussian is not None
+    assert gaussian.low is not None
+    assert gaussian.high is not None
+    assert gaussian.low < gaussian.value < gaussian.high
+    assert gaussian.low < d * 1.01
+    assert gaussian.high > d * 0.99
     assert result.saturated is not None
     assert d < 10 or result.saturated < 0.99 * value(result.dimension)
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sklearn.neighbors import NearestNeighbors
 
 from schemas.errors import MethodError
-from tasks.methods.contract import Inputs
+from tasks.methods.contract import Block, Inputs
 from tasks.methods.geometry import neighbours
 from tasks.numerics import neighbours as search
 from tests.methods import cases
@@ -127,6 +127,26 @@ def test_the_result_sums_up() -> None:
     assert result.mean_last_distance == pytest.approx((1 + 1 + 1 + 3) / 4)
     with pytest.raises(MethodError, match="found 4 rows, 4 neighbours need at least 5"):
         neighbours.check(inputs, neighbours.Config(k=4))
+
+
+def test_neighbours_in_other_samples() -> None:
+    """Samples of three rows close together: with the option, none of a row's neighbours is of its own sample, in any blocks."""
+    rng = np.random.default_rng(0)
+    x = np.repeat(rng.standard_normal((20, 4)), 3, axis=0) + 0.01 * rng.standard_normal((60, 4))
+    index = torch.arange(60)
+    inputs = Inputs(widths={"x": 4}, n_rows=60, n_samples=20)
+    block = Block({"x": torch.from_numpy(x)}, index // 3, index % 3, index)
+    here = Case(neighbours, neighbours.Config(k=2, other_samples=True), inputs, block)
+    found = cases.run(here, cases.cut(block, [10, 31]))
+    assert found.result.other_samples
+    assert not (found.arrays["index"] // 3 == index[:, None] // 3).any()
+    distance = np.sqrt(((x[:, None] - x[None]) ** 2).sum(-1))
+    distance[index[:, None] // 3 == index // 3] = np.inf
+    np.testing.assert_allclose(found.arrays["distance"], np.sort(distance, 1)[:, :2], rtol=1e-13)
+    near = cases.run(here._replace(config=neighbours.Config(k=2)), [block])
+    assert (near.arrays["index"] // 3 == index[:, None] // 3).all()
+    with pytest.raises(MethodError, match="found 1 sample"):
+        neighbours.check(Inputs(widths={"x": 4}, n_rows=60, n_samples=1), here.config)
 
 
 @pytest.mark.gpu

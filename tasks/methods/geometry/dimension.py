@@ -83,7 +83,7 @@ class Result(Frozen):
     """Features."""
     dimension: Interval | None
     """From all k neighbours: the inverse of the mean inverse of local maximum likelihood estimates."""
-    dimension_gaussian: float | None
+    dimension_gaussian: Interval | None
     """Dimension of a Gaussian of as many rows with this estimate: what the estimate is without saturation, if rows are like it."""
     saturated: float | None
     """What the estimator gives for a Gaussian whose dimension is the estimate: lower by as much as it saturates there."""
@@ -97,7 +97,7 @@ class Result(Frozen):
     """The geometric mean of local estimates as LDReg's code has them: too high by k / (k-1) at least, and by a shift of 1e-4 of ratios."""
     twonn: Interval | None
     """From two neighbours, by maximum likelihood."""
-    twonn_gaussian: float | None
+    twonn_gaussian: Interval | None
     """Dimension of a Gaussian of as many rows with this estimate."""
     twonn_line: Interval | None
     """From two neighbours, by the slope of a line."""
@@ -214,11 +214,16 @@ def _interval(estimate: Callable, whole: object, parts: list, config: Config) ->
     return grouped_moments.interval(value, [float(estimate(part)) for part in parts], config.confidence)
 
 
-def _gaussian(estimate: Interval | None, n: int, k: int) -> float | None:
+def _gaussian(estimate: Interval | None, n: int, k: int) -> Interval | None:
+    """The Gaussians' dimensions for a value and its bounds, which keep their order."""
     if estimate is None:
         return None
-    found = numerics.gaussian_of_mle(estimate.value, n, k, LARGEST)
-    return found if math.isfinite(found) else None
+    numbers = {name: value for name, value in estimate.model_dump().items() if value is not None}
+    found = {name: numerics.gaussian_of_mle(value, n, k, LARGEST) for name, value in numbers.items()}
+    if not math.isfinite(found["value"]):
+        return None
+    known = {name: value if math.isfinite(value) else None for name, value in found.items()}
+    return Interval.model_validate({"corrected": None, "low": None, "high": None} | known)
 
 
 def _saturated(estimate: Interval | None, n: int, k: int) -> float | None:
@@ -271,9 +276,10 @@ def _caveats(
         )
     if fitted < used:
         notes.append(f"TwoNN by a line and by censored likelihood rest on {fitted} rows drawn from {used}")
-    if inputs.n_rows > inputs.n_samples:
+    if inputs.n_rows > inputs.n_samples and not inputs.results["neighbours"].get("other_samples"):
         notes.append(
-            "neighbours of a row may be rows of the same sample, as tokens of one text: then the dimension is that of the path of a text"
+            "neighbours of a row may be rows of the same sample, as tokens of one text, and the dimension that of a text's path: "
+            "set other_samples of geometry.neighbours"
         )
     notes.append(
         "estimates are lower bounds in high dimensions: compare with the Gaussian's, which supposes that rows fill space as one does"

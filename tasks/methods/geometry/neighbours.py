@@ -2,7 +2,7 @@
 
 Arrays: `distance` (row, neighbour) float64, ascending; `index` (row, neighbour) int64, the row of the
 neighbour over all captures laid end to end. A row is not its own neighbour; equal distances come in order of
-index. Where fewer than k other rows are good, distances are infinite and indices -1; rows of failed samples
+index. Where fewer than k other rows are good (or of other samples), distances are infinite and indices -1; rows of failed samples
 are NaN and -1.
 """
 
@@ -30,6 +30,8 @@ class Config(Frozen):
 
     k: int = Field(default=20, ge=1, le=1024)
     """Neighbours per row."""
+    other_samples: bool = False
+    """Whether rows of the same sample are no neighbours: tokens of one text lie on a path, whose dimension is not that of the site."""
 
 
 class Result(Frozen):
@@ -37,6 +39,8 @@ class Result(Frozen):
 
     n_rows: int
     k: int
+    other_samples: bool
+    """Whether neighbours are rows of other samples."""
     mean_first_distance: float | None
     """Mean distance to the nearest row; None without rows."""
     mean_last_distance: float | None
@@ -49,8 +53,12 @@ def check(inputs: Inputs, config: Config) -> None:
     """Refuse before reading.
 
     Raises:
-        MethodError: if there are not more rows than neighbours.
+        MethodError: if there are not more rows than neighbours, or one sample where others are wanted.
     """
+    if config.other_samples and inputs.n_samples < 2:
+        raise MethodError(
+            "found 1 sample, neighbours in other samples need at least 2; set other_samples: false"
+        )
     if inputs.n_rows <= config.k:
         raise MethodError(f"found {inputs.n_rows} rows, {config.k} neighbours need at least {config.k + 1}")
 
@@ -76,7 +84,8 @@ def begin(block: Block, carry: State, config: Config) -> State:
 def pair(state: State, block: Block, other: Block, carry: State, config: Config) -> State:
     """The nearest rows after one more block."""
     found = Neighbours(state["distance"], state["index"])
-    return _state(nearest(found, block["x"], block.index, other["x"], other.index))
+    classes = (block.sample, other.sample) if config.other_samples else None
+    return _state(nearest(found, block["x"], block.index, other["x"], other.index, classes))
 
 
 def partial(block: Block, outputs: dict[str, Tensor], carry: State, config: Config) -> State:
@@ -101,6 +110,7 @@ def finish(state: State, carry: State, inputs: Inputs, config: Config) -> tuple[
     result = Result(
         n_rows=n,
         k=config.k,
+        other_samples=config.other_samples,
         mean_first_distance=_mean(state["first"], n),
         mean_last_distance=_mean(state["last"], n),
         duplicates=int(state["duplicates"]),
