@@ -19,7 +19,7 @@ import torch
 from schemas.artifact import Artifact
 from schemas.capture import CaptureSpec, MethodCall
 from schemas.errors import MethodError, NotFoundError, SpecError, StoreError, UnknownNameError
-from schemas.layout import UnitRef
+from schemas.layout import Space, UnitRef
 from schemas.receipts import FileDigest
 from schemas.stage import ResolvedStage
 from tasks.drive import serial
@@ -29,7 +29,7 @@ from tasks.engine.fusion import check_fusable
 from tasks.engine.prepare import open_source
 from tasks.engine.reduction import Reduction, load_counted, rows_folder, to_numpy
 from tasks.engine.source import Part, read
-from tasks.engine.spans import spans, tree
+from tasks.engine.spans import spans, spans_of, tree
 from tasks.engine.tokens import check_tokens
 from tasks.methods.contract import ROW_LABELS
 from tasks.store.artifacts import artifact_arrays
@@ -43,6 +43,14 @@ TOP = Path(__file__).resolve().parent.parent
 @pytest.fixture
 def root(tmp_path: Path) -> Location:
     return Location(str(tmp_path))
+
+
+@pytest.fixture(autouse=True)
+def many_spans(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small captures have one span; these get as many as large ones, but where other processes would not know of it."""
+    if "processes" not in request.node.name:
+        monkeypatch.setattr("tasks.engine.spans.LEAST_BYTES", 1)
+        monkeypatch.setattr("tasks.engine.spans.ROWS_PER_FEATURE", 0)
 
 
 def rows_of(seed: int = 0, n: int = 90, width: int = 5) -> np.ndarray:
@@ -888,6 +896,18 @@ class TestOwnMethods:
         refs = [rows_ref(make_capture(root, {"a": rows_of(k)}, name=str(k))) for k in range(2)]
         with pytest.raises(MethodError, match="2 captures, it takes one"):
             run_stage(root, stage_of("tests.own_method", {"rows": refs}), serial, allowed=("tests",))
+
+
+def test_spans_are_large_beside_their_states(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    space = Space(
+        name="tokens", n_rows=10**6, per_sample=None, chunk_rows=512, shard_rows=4096, unit_shards=4
+    )
+    for width, n in ((0, 62), (1, 1), (384, 21), (2048, 8)):
+        found = spans_of(space, width)
+        assert len(found) == n
+        assert [unit for span in found for unit in span.units] == list(range(space.n_units))
+        assert all(span.of == n for span in found)
 
 
 @pytest.mark.parametrize("n", [1, 2, 63, 64, 65, 1000])

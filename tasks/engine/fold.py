@@ -28,9 +28,10 @@ from tasks.engine.reduction import (
     span_path,
     unit_path,
     weight_label,
+    whole_path,
 )
 from tasks.engine.source import Source
-from tasks.engine.spans import spans
+from tasks.engine.spans import Span
 from tasks.methods.contract import Block, State, load_method
 from tasks.store.location import Location
 
@@ -54,15 +55,13 @@ class FoldJob(NamedTuple):
 
     read: Read
     part: int
-    span: int
+    span: Span
     reductions: tuple[Reduction, ...]
 
 
 class SpanDone(NamedTuple):
     """A span's states are in the store."""
 
-    part: int
-    span: int
     shards: int
     """Shards read."""
 
@@ -119,13 +118,13 @@ def fold_span(job: FoldJob) -> SpanDone:
         MethodError: for rows that hold NaN, or for a capture without rows whose unit states are missing.
     """
     folders = [Folder(job.read, reduction) for reduction in job.reductions]
-    missing = [f for f in folders if load_counted(job.read.root, _span(job, f), job.read.device) is None]
+    missing = [f for f in folders if load_counted(job.read.root, _place(job, f), job.read.device) is None]
     if not missing:
-        return SpanDone(job.part, job.span, 0)
+        return SpanDone(0)
     source = _source(job.read, missing)
     total: list[Counted | None] = [None] * len(missing)
     shards = 0
-    for unit in spans(source.parts[job.part].space.n_units)[job.span]:
+    for unit in job.span.units:
         states, read = fold_unit(job.read, source, job.part, unit, missing)
         shards += read
         for n, (folder, state) in enumerate(zip(missing, states, strict=True)):
@@ -133,8 +132,8 @@ def fold_span(job: FoldJob) -> SpanDone:
             total[n] = state if before is None else folder.merge(before, state)
     for folder, counted in zip(missing, total, strict=True):
         if counted is not None:
-            save_counted(job.read.root, _span(job, folder), counted)
-    return SpanDone(job.part, job.span, shards)
+            save_counted(job.read.root, _place(job, folder), counted)
+    return SpanDone(shards)
 
 
 def _source(read: Read, folders: Sequence[Folder]) -> Source:
@@ -211,8 +210,10 @@ def _folder(folder: Folder, source: Source, part: int) -> str:
     return rows_folder(folder.reduction, source.refs, part)
 
 
-def _span(job: FoldJob, folder: Folder) -> str:
-    return span_path(rows_folder(folder.reduction, job.read.refs, job.part), job.span)
+def _place(job: FoldJob, folder: Folder) -> str:
+    """Of the span's state; the only one of a capture is that of all its rows."""
+    place = rows_folder(folder.reduction, job.read.refs, job.part)
+    return whole_path(place) if job.span.of == 1 else span_path(place, job.span.number, job.span.of)
 
 
 def _load_carry(read: Read, reduction: Reduction) -> State:

@@ -13,7 +13,7 @@ from schemas.stage import ResolvedStage
 from tasks.engine.call import Call
 from tasks.engine.fold import Folder, FoldJob, Read, SpanDone, fold_span
 from tasks.engine.outcome import Used, write_outcome
-from tasks.engine.prepare import Prepared, StageJob, open_source, prepare, start
+from tasks.engine.prepare import Prepared, StageJob, prepare, start
 from tasks.engine.reduction import (
     Counted,
     Reduction,
@@ -27,7 +27,7 @@ from tasks.engine.reduction import (
     whole_path,
 )
 from tasks.engine.source import n_rows
-from tasks.engine.spans import spans, tree
+from tasks.engine.spans import Span, spans_of, tree
 from tasks.methods.contract import State, load_method
 from tasks.store.location import Location
 
@@ -39,8 +39,8 @@ class Round(NamedTuple):
     reduction: Reduction
     number: int
     read: Read
-    units: tuple[int, ...]
-    """Units of each capture."""
+    spans: tuple[tuple[Span, ...], ...]
+    """Of each capture."""
 
 
 class GatherJob(NamedTuple):
@@ -49,6 +49,7 @@ class GatherJob(NamedTuple):
     read: Read
     part: int
     reduction: Reduction
+    spans: tuple[Span, ...]
 
 
 class AdvanceJob(NamedTuple):
@@ -117,7 +118,8 @@ def _round(job: StageJob, ready: Prepared, carry: State, number: int) -> Round:
         save_counted(job.root, _round_path(stage), Counted(carry, number))
     refs, values = ready.source.refs, reads_values(ready.module)
     read = Read(job.root, refs, job.device, job.allowed, aligned, values)
-    return Round(stage, reduction, number, read, tuple(p.space.n_units for p in ready.source.parts))
+    width = sum(ready.source.widths)
+    return Round(stage, reduction, number, read, tuple(spans_of(p.space, width) for p in ready.source.parts))
 
 
 def _forget(call: Call, here: Round) -> None:
@@ -129,7 +131,7 @@ def _forget(call: Call, here: Round) -> None:
         return
     call.root.delete(here.reduction.carry)
     if hasattr(load_method(here.stage.method, call.allowed), "update"):
-        for part in range(len(here.units)):
+        for part in range(len(here.spans)):
             call.root.delete(rows_folder(here.reduction, here.read.refs, part), recursive=True)
 
 
@@ -146,12 +148,13 @@ def _fold(call: Call, rounds: Sequence[Round]) -> None:
     folds: list[FoldJob] = []
     gathers: dict[str, GatherJob] = {}
     for together in _by_rows(rounds):
-        for part in range(len(together[0].units)):
+        for part in range(len(together[0].spans)):
             missing = _missing(call.root, together, part)
             folds += _fold_jobs(together[0], part, missing)
             for r in missing:
                 gathers.setdefault(
-                    rows_folder(r, together[0].read.refs, part), GatherJob(together[0].read, part, r)
+                    rows_folder(r, together[0].read.refs, part),
+                    GatherJob(together[0].read, part, r, together[0].spans[part]),
                 )
     call.run(fold_span, folds, _shards)
     call.run(gather, list(gathers.values()))
@@ -178,14 +181,14 @@ def _missing(root: Location, rounds: Sequence[Round], part: int) -> tuple[Reduct
 def _fold_jobs(here: Round, part: int, reductions: tuple[Reduction, ...]) -> list[FoldJob]:
     if not reductions:
         return []
-    return [FoldJob(here.read, part, span, reductions) for span in range(len(spans(here.units[part])))]
+    return [FoldJob(here.read, part, span, reductions) for span in here.spans[part]]
 
 
 def _total(here: Round, folder: Folder) -> Counted:
     """The state of all captures, merged in order."""
     total: Counted | None = None
-    for part in range(len(here.units)):
-        state = _whole(GatherJob(here.read, part, here.reduction), folder)
+    for part, cut in enumerate(here.spans):
+        state = _whole(GatherJob(here.read, part, here.reduction, cut), folder)
         total = state if total is None else folder.merge(total, state)
     if total is None:
         raise StoreError(f"stage {here.stage.id} has no captures")
@@ -200,17 +203,17 @@ def _whole(job: GatherJob, folder: Folder | None = None) -> Counted:
     if found is not None:
         return found
     folder = folder or Folder(job.read, job.reduction)
-    source = open_source(root, job.read.refs, labels=False)
-    n_spans = len(spans(source.parts[job.part].space.n_units))
-    whole = tree(lambda span: _span_state(job, place, span), n_spans, folder.merge)
-    save_counted(root, whole_path(place), whole)
-    for span in range(n_spans):
-        root.delete(span_path(place, span))
+    whole = tree(lambda number: _span_state(job, place, number), len(job.spans), folder.merge)
+    if len(job.spans) > 1:
+        save_counted(root, whole_path(place), whole)
+        for span in job.spans:
+            root.delete(span_path(place, span.number, span.of))
     return whole
 
 
-def _span_state(job: GatherJob, place: str, span: int) -> Counted:
-    path = span_path(place, span)
+def _span_state(job: GatherJob, place: str, number: int) -> Counted:
+    span = job.spans[number]
+    path = span_path(place, number, span.of) if span.of > 1 else whole_path(place)
     found = load_counted(job.read.root, path, job.read.device)
     if found is None:
         fold_span(FoldJob(job.read, job.part, span, (job.reduction,)))

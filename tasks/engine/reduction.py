@@ -136,9 +136,9 @@ def unit_path(folder: str, unit: int) -> str:
     return f"{folder}/unit-{unit:06d}.npz"
 
 
-def span_path(folder: str, span: int) -> str:
-    """A span's state."""
-    return f"{folder}/span-{span:02d}.npz"
+def span_path(folder: str, span: int, n: int) -> str:
+    """The state of a span, one of n."""
+    return f"{folder}/span-{span:02d}-of-{n:02d}.npz"
 
 
 def whole_path(folder: str) -> str:

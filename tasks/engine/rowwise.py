@@ -201,7 +201,7 @@ def _folder(job: StageJob) -> str:
 
 
 def _span_path(job: StageJob, part: int, span: int) -> str:
-    return span_path(f"{_folder(job)}/{part:04d}", span)
+    return span_path(f"{_folder(job)}/{part:04d}", span, MOST_SPANS)
 
 
 def _writer(job: StageJob, ready: Prepared, number: int) -> ArtifactWriter:

@@ -1,0 +1,222 @@
+"""One read of a store gives every measure: 24 sites of width 512, each with 50,000 rows, by two threads.
+
+    python -m benchmarks.onepass [--pairs 3] [--rows 50000]
+
+read      every shard of every site through the engine's own reader, two threads
+products  symmetric products of the same rows, in memory: what a covariance costs at least (CPU seconds)
+ours      stages over the sealed capture: spectrum.summary and spectrum.pca (means, covariances, participation ratios),
+          geometry.neural_collapse (class statistics), geometry.uniformity (entropy and distance, with intervals)
+
+The limit is max(wall of reading, (CPU of reading + CPU of the products of rows and of their directions) / threads); how often
+each shard was read is counted. The capture is made by a real run, once, below .bench. Results go to benchmarks/results/onepass.json.
+"""
+
+import argparse
+import json
+import shutil
+from functools import partial as bind
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks import protocol
+from benchmarks.protocol import ROOT
+from pipelines.serial import run_serial
+from schemas.run import RunSpec
+from schemas.stage import ResolvedStage, RowsRef
+from tasks.drive import Threads, results
+from tasks.engine import run_stages
+from tasks.engine.source import SiteSource
+from tasks.methods.contract import load_method
+from tasks.numerics import moments
+from tasks.store.location import Location
+
+SITES, WIDTH, THREADS, CLASSES = 24, 512, 2, 10
+METHODS: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("spectrum.summary", {}),
+    ("spectrum.pca", {}),
+    ("geometry.neural_collapse", {"nearest": False}),
+    ("geometry.uniformity", {}),
+)
+
+
+class Stack(nn.Module):
+    """Linear layers with tanh between."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            self.layers = nn.ModuleList(nn.Linear(WIDTH, WIDTH) for _ in range(SITES))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = torch.tanh(layer(x))
+        return x
+
+
+def stack() -> nn.Module:
+    """The network."""
+    return Stack()
+
+
+class Rows(torch.utils.data.Dataset[tuple[Tensor, int]]):
+    """Seeded vectors with ten classes."""
+
+    def __init__(self, n: int) -> None:
+        self.n, self.fingerprint = n, f"benchmark-rows-{n}"
+        self.centres = torch.randn(CLASSES, WIDTH, generator=torch.Generator().manual_seed(1))
+
+    def __len__(self) -> int:
+        return self.n
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        drawn = torch.randn(WIDTH, generator=torch.Generator().manual_seed(index + 2))
+        return 2 * drawn + self.centres[index % CLASSES], index % CLASSES
+
+
+def rows(n: int) -> Rows:
+    """The data."""
+    return Rows(n)
+
+
+def main() -> None:
+    """Capture once, then alternate; print and save."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--pairs", type=int, default=3)
+    parser.add_argument("--rows", type=int, default=50_000)
+    parser.add_argument("--child", choices=["read", "products", "ours"])
+    options = parser.parse_args()
+    if options.child:
+        protocol.report_child(
+            bind({"read": read, "products": products, "ours": ours}[options.child], options.rows)
+        )
+        return
+    capture(options.rows)
+    found = [measured(options.rows) for _ in range(options.pairs)]
+    results_ = {
+        "runs": found,
+        "over_limit": protocol.summary([f["over_limit"] for f in found])._asdict(),
+        "reads_of_a_shard": found[-1]["reads_of_a_shard"],
+        "environment": protocol.environment(THREADS),
+    }
+    print(json.dumps(results_, indent=1))
+    print(f"saved {protocol.save('onepass', results_)}")
+
+
+def measured(n: int) -> dict[str, float]:
+    """One round of the three."""
+    parts = {
+        part: protocol.in_child(["-m", "benchmarks.onepass", "--child", part, f"--rows={n}"], 1)
+        for part in ("read", "products", "ours")
+    }
+    limit = max(
+        parts["read"]["seconds"], (parts["read"]["cpu_seconds"] + parts["products"]["cpu_seconds"]) / THREADS
+    )
+    return {
+        "read_seconds": parts["read"]["seconds"],
+        "read_cpu_seconds": parts["read"]["cpu_seconds"],
+        "products_cpu_seconds": parts["products"]["cpu_seconds"],
+        "ours_seconds": parts["ours"]["seconds"],
+        "ours_cpu_seconds": parts["ours"]["cpu_seconds"],
+        "ours_peak_mb": parts["ours"]["peak_bytes"] / 1e6,
+        "limit_seconds": limit,
+        "over_limit": parts["ours"]["seconds"] / limit,
+        "reads_of_a_shard": parts["ours"]["value"],
+    }
+
+
+def folder(n: int) -> Path:
+    """Where the capture lies."""
+    return ROOT / ".bench" / "onepass" / str(n)
+
+
+def capture(n: int) -> None:
+    """Make the capture by a real run, unless it is there; a run that is there computes nothing."""
+    run_serial(
+        RunSpec.model_validate(
+            {
+                "name": "onepass",
+                "root": str(folder(n)),
+                "captures": {
+                    "rows": {
+                        "model": {"kind": "factory", "factory": "benchmarks.onepass:stack"},
+                        "data": {
+                            "source": {
+                                "kind": "factory",
+                                "factory": "benchmarks.onepass:rows",
+                                "arguments": {"n": n},
+                            }
+                        },
+                        "sites": ["layers.*"],
+                        "batch_samples": 512,
+                    }
+                },
+                "execution": {"device": "cpu", "cluster": "threads", "workers": THREADS},
+                "report": None,
+            }
+        )
+    )
+
+
+def opened(n: int) -> tuple[Location, list[RowsRef]]:
+    """The root and every site of its capture."""
+    root = Location(str(folder(n)))
+    (name,) = [name.removesuffix(".zarr") for name in root.ls("captures") if name.endswith(".zarr")]
+    return root, [RowsRef(capture=name, digest=name, site=f"layers.{k}:out:0") for k in range(SITES)]
+
+
+def read(n: int) -> float:
+    """Every shard of every site, once."""
+    root, refs = opened(n)
+    with Threads(THREADS) as driver:
+        return float(sum(results(driver, bind(read_site, root), refs)))
+
+
+def read_site(root: Location, ref: RowsRef) -> int:
+    """The rows of a site, shard by shard."""
+    source, total = SiteSource(root, [ref]), 0
+    space = source.parts[0].space
+    for shard in range(space.n_shards):
+        total += len(source.part_rows(0, *space.shard_bounds(shard)).index)
+    return total
+
+
+def products(n: int) -> float:
+    """Twice the products of a covariance, of rows and of their directions, for every site; one thread."""
+    torch.set_num_threads(1)
+    x = torch.randn(n, WIDTH, generator=torch.Generator().manual_seed(0))
+    return float(sum(moments.partial(x)["n"] for _ in range(2 * SITES)))
+
+
+def ours(n: int) -> float:
+    """All stages; returns how often a shard of a site was read."""
+    root, refs = opened(n)
+    for part in ("states", "artifacts"):
+        shutil.rmtree(folder(n) / part, ignore_errors=True)
+    stages = [stage(method, options, ref) for ref in refs for method, options in METHODS]
+    read_shards = 0
+
+    def progress(done: int, total: int, shards: int) -> None:
+        nonlocal read_shards
+        read_shards = shards
+
+    with Threads(THREADS) as driver:
+        run_stages(root, stages, driver, on_progress=progress)
+    shards = SiteSource(root, [refs[0]]).parts[0].space.n_shards * SITES
+    return read_shards / shards
+
+
+def stage(method: str, options: dict[str, Any], ref: RowsRef) -> ResolvedStage:
+    """A stage at a site."""
+    module = load_method(method)
+    config = module.Config.model_validate(options).model_dump(mode="json")
+    return ResolvedStage(method=method, version=module.VERSION, config=config, rows={"x": (ref,)})
+
+
+if __name__ == "__main__":
+    main()
