@@ -10,6 +10,7 @@ from torch import Tensor
 from schemas.errors import MethodError
 from tasks.methods.contract import Array, Block, Inputs
 from tasks.methods.spectrum import attention_subspace
+from tasks.numerics import sae_init
 
 NAME = "{module}.weight"
 
@@ -54,6 +55,9 @@ def test_a_planted_rank_of_sixty_per_cent() -> None:
     centred = x - x.mean(0)
     torch.testing.assert_close(centred @ basis.T @ basis, centred, atol=1e-9, rtol=0)
     torch.testing.assert_close((centred @ basis.T).std(0), arrays["scale"].values)
+    first = sae_init.initial(basis, arrays["mean"].values, 100, dtype=torch.float64)
+    torch.testing.assert_close(first.decoder @ basis.T @ basis, first.decoder)
+    torch.testing.assert_close(first.offset, x.mean(0))
 
 
 def test_rows_that_do_not_follow_the_weights() -> None:

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from schemas.errors import MethodError
+from tasks.engine.reduction import make_reduction
 from tasks.methods.contract import Array, Block, Inputs
-from tasks.methods.spectrum import utilised_rank
+from tasks.methods.spectrum import attention_subspace, jackknife, utilised_rank
 
 NAME = "{module}.weight"
 
@@ -96,6 +97,15 @@ def test_intervals_cover_dependent_rows() -> None:
         assert found.high is not None
         hits.append(found.low <= truth.value <= found.high)
     assert np.mean(hits) >= 0.8
+
+
+def test_its_moments_are_those_that_other_methods_read() -> None:
+    inputs = Inputs(widths={"x": 4}, n_rows=9, n_samples=9)
+    found = {
+        make_reduction("", module, module.Config(), {}, inputs).id
+        for module in (utilised_rank, attention_subspace, jackknife)
+    }
+    assert len(found) == 1
 
 
 def test_no_outputs_at_all() -> None:

@@ -35,8 +35,8 @@ ARRAYS = {
     "weight_value": ("order",),
 }
 REFERENCE = (
-    "Wang et al., Attention layers add into low-dimensional residual subspaces (2025): share of directions with 99 % of the variance, and "
-    "features of sparse autoencoders that start in the active subspace"
+    "Attention layers add into low-dimensional residual subspaces (2025): share of directions with 99 % of the variance, and features of "
+    "sparse autoencoders that start in the active subspace"
 )
 SEEDS = (154,)
 

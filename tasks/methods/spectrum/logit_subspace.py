@@ -23,8 +23,8 @@ KIND = "reduce"
 READS = {"x": RowsPort()}
 ARRAYS = {"tokens": ("number",), "singular_value": ("order",)}
 REFERENCE = (
-    "Nazir et al., Better language model inversion by compactly representing next-token distributions (2025): logits in a subspace of the "
-    "width of the hidden state; pivots: Businger, Golub, Numerische Mathematik 7 (1965) 269"
+    "Better language model inversion by compactly representing next-token distributions (2025): logits in a subspace of the width of the "
+    "hidden state; pivots: Businger, Golub, Numerische Mathematik 7 (1965) 269"
 )
 SEEDS = (166,)
 MOST_BYTES = 1 << 34

@@ -29,8 +29,8 @@ ARRAYS = {
     "energy": ("order",),
 }
 REFERENCE = (
-    "Magistri et al., IsoCLIP: decomposing CLIP projectors for efficient intra-modal alignment: spectrum of the inter-modal operator, "
-    "isotropic and anisotropic directions; the band's rule is reconstructed from the abstract"
+    "IsoCLIP: decomposing CLIP projectors for efficient intra-modal alignment: spectrum of the inter-modal operator, isotropic and "
+    "anisotropic directions; the band's rule is reconstructed from the abstract"
 )
 SEEDS = (148,)
 

@@ -39,8 +39,8 @@ ARRAYS = {
     "weight_value": ("order",),
 }
 REFERENCE = (
-    "Garg, Koehler, Roy et al., Revealing the utilized rank of subspaces of learning in neural networks (2024): weights projected on the "
-    "subspaces where data and weights interact; layer utilisation"
+    "Revealing the utilized rank of subspaces of learning in neural networks (2024): weights projected on the subspaces where data and "
+    "weights interact; layer utilisation"
 )
 SEEDS = (55,)
 

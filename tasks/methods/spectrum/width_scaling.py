@@ -22,8 +22,8 @@ READS = {"summaries": ArtifactPort("spectrum.summary", several=True)}
 MEASURES = ("participation_ratio", "participation_ratio_unbiased", "effective_rank", "utilisation")
 ARRAYS = dict.fromkeys(("width", *MEASURES), ("point",))
 REFERENCE = (
-    "Jha, Reagen, Spectral scaling laws in language models: how effectively do feed-forward networks use their latent space? (2025): hard "
-    "rank (participation ratio), soft rank (effective rank) and utilisation over width"
+    "Spectral scaling laws in language models: how effectively do feed-forward networks use their latent space? (2025): hard rank "
+    "(participation ratio), soft rank (effective rank) and utilisation over width"
 )
 SEEDS = (16,)
 FEWEST = 3
