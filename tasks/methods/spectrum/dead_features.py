@@ -21,7 +21,7 @@ VERSION = 1
 KIND = "reduce"
 READS = {"x": RowsPort(), "basis": ArtifactPort("spectrum.attention_subspace")}
 ARRAYS = {"rows_inside": ("direction",), "rows_anywhere": ("direction",)}
-REFERENCE = "Attention layers add into low-dimensional residual subspaces (2025): dead features, and directions that start in the active subspace"
+REFERENCE = "Attention layers add into low-dimensional residual subspaces (2025): dead features, and directions inside the active subspace"
 SEEDS = (154,)
 KINDS = ("inside", "anywhere")
 
