@@ -30,7 +30,8 @@ MEMBERS = 3
 """Of a series of artifacts, each of other rows."""
 CATEGORIES = ("left", "right")
 SHORT: dict[str, dict[str, Any]] = {
-    "gradients.intrinsic_dimension": {"steps": 6, "dimensions": (2, 9), "draws": 2, "learning_rate": 0.02}
+    "geometry.alignment": {"groups": 4, "iterations": 5},
+    "gradients.intrinsic_dimension": {"steps": 6, "dimensions": (2, 9), "draws": 2, "learning_rate": 0.02},
 }
 """Options of methods whose defaults take many passes."""
 
