@@ -34,17 +34,17 @@ def n_groups(width: int, asked: int) -> int:
     return max(1, min(asked, MOST_BYTES // (8 * max(1, width) ** 2)))
 
 
-def check_widths(inputs: Inputs) -> None:
+def check_widths(inputs: Inputs, widest: int = WIDEST) -> None:
     """Refuse before reading what needs a decomposition of each side.
 
     Raises:
-        MethodError: if a site has more features than can be decomposed.
+        MethodError: if a site has more features than a method can take.
     """
     for port, width in inputs.widths.items():
-        if width > WIDEST:
+        if width > widest:
             needed = 8 * sum(inputs.widths.values()) ** 2
             raise MethodError(
-                f"port {port!r}: the site has {width} features, at most {WIDEST} are decomposed; one state of both sites would take "
+                f"port {port!r}: the site has {width} features, at most {widest} are taken; one state of both sites would take "
                 f"{needed:,} bytes: capture a projection of it"
             )
 

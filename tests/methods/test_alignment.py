@@ -196,5 +196,5 @@ def test_bad_input() -> None:
     alone, _ = run(x[:1], y[:1])
     assert alone.svcca is None
     assert any("one group" in note for note in alone.caveats)
-    with pytest.raises(MethodError, match=r"9000 features, at most 8192 are decomposed; .* [\d,]+ bytes"):
+    with pytest.raises(MethodError, match=r"9000 features, at most 8192 are taken; .* [\d,]+ bytes"):
         method.check(Inputs(widths={"x": 9000, "y": 4}, n_rows=5, n_samples=5), method.Config())
