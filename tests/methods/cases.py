@@ -32,6 +32,7 @@ CATEGORIES = ("left", "right")
 SHORT: dict[str, dict[str, Any]] = {
     "geometry.alignment": {"groups": 4, "iterations": 5},
     "geometry.unit_matching": {"groups": 4, "blocks": 2, "targets": 8, "penalty": 0.3},
+    "geometry.universal_subspace": {"folds": 2},
     "gradients.intrinsic_dimension": {"steps": 6, "dimensions": (2, 9), "draws": 2, "learning_rate": 0.02},
 }
 """Options of methods whose defaults take many passes."""
