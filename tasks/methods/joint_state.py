@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from schemas.errors import MethodError
+from tasks.methods import grouped_moments
 from tasks.methods.contract import Block, Inputs, State
+from tasks.methods.grouped_moments import Interval
 from tasks.numerics import joint_moments
 
 VERSION = 1
@@ -103,6 +105,15 @@ def leaving_out(groups: list[State]) -> list[State]:
     if len(groups) < 2:
         return []
     return [total(groups[:g] + groups[g + 1 :]) for g in range(len(groups))]
+
+
+def interval(value: float, without: list[float], confidence: float) -> Interval | None:
+    """Of a number that is at most 1: its bounds are cut there. None where the value is no number."""
+    found = grouped_moments.interval(value, without, confidence)
+    if found is None:
+        return None
+    bounds = {name: getattr(found, name) for name in ("corrected", "low", "high")}
+    return found.model_copy(update={name: None if b is None else min(1.0, b) for name, b in bounds.items()})
 
 
 def caveats(groups: int, asked: int) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from pydantic import Field
 from torch import Tensor
 
 from schemas.base import Frozen
-from tasks.methods import grouped_moments, joint_state
+from tasks.methods import joint_state
 from tasks.methods.contract import Array, Arrays, Inputs, RowsPort, State
 from tasks.methods.grouped_moments import Interval
 from tasks.methods.joint_state import merge, partial, start, state_config
@@ -144,7 +144,7 @@ def finish(state: State, carry: State, inputs: Inputs, config: Config) -> tuple[
     held = [_tried(rest, group) for rest, group in zip(rests, groups, strict=True)] if rests else []
     near, near_numbers = _near(whole, config)
     intervals = {
-        name: grouped_moments.interval(value, [rest.numbers[name] for rest in rests], config.confidence)
+        name: joint_state.interval(value, [rest.numbers[name] for rest in rests], config.confidence)
         for name, value in whole.numbers.items()
     }
     canonical_held = _mean_correlations(held, len(whole.found.correlations))

@@ -9,7 +9,7 @@ import math
 from pydantic import Field
 
 from schemas.base import Frozen
-from tasks.methods import grouped_moments, joint_state
+from tasks.methods import joint_state
 from tasks.methods.contract import Arrays, Inputs, RowsPort, State
 from tasks.methods.joint_state import merge, partial, start, state_config
 from tasks.numerics.similarity import linear_cka
@@ -67,7 +67,7 @@ def finish(state: State, carry: State, inputs: Inputs, config: Config) -> tuple[
     whole = joint_state.total(groups)
     n, found = int(whole["n"]), linear_cka(whole)
     without = [linear_cka(rest).debiased for rest in joint_state.leaving_out(groups)]
-    bounds = grouped_moments.interval(found.debiased, without, config.confidence)
+    bounds = joint_state.interval(found.debiased, without, config.confidence)
     notes = list(joint_state.caveats(len(groups), config.groups))
     if n < FEW * max(widths):
         notes.append(f"{n} rows for {max(widths)} features: read the debiased value")

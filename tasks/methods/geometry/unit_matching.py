@@ -17,7 +17,7 @@ from sklearn.cluster import SpectralCoclustering
 from torch import Tensor
 
 from schemas.base import Frozen
-from tasks.methods import grouped_moments, joint_state
+from tasks.methods import joint_state
 from tasks.methods.contract import Array, Arrays, Inputs, RowsPort, State
 from tasks.methods.grouped_moments import Interval
 from tasks.methods.joint_state import merge, partial, start, state_config
@@ -137,7 +137,7 @@ def finish(state: State, carry: State, inputs: Inputs, config: Config) -> tuple[
         for rest, pair in zip(rests, chosen, strict=True)
     ]
     intervals = [
-        grouped_moments.interval(value, [w[k] for w in without], config.confidence)
+        joint_state.interval(value, [w[k] for w in without], config.confidence)
         for k, value in enumerate(values)
     ]
     tried = [tuple(_of(rho, c, config) for c in pair) for rho, pair in zip(held, chosen, strict=True)]
