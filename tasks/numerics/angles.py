@@ -149,10 +149,12 @@ def _angles(cross: Tensor, a: Tensor, b: Tensor) -> Angles:
     cosine: Tensor = torch.linalg.svdvals(cross).clamp(max=1.0)
     if len(cosine) == 0 or float(1 - cosine[0]) * 2 > SMALL_SINE**2:
         return torch.arccos(cosine)
-    _, found, right = torch.linalg.svd(cross, full_matrices=False)
-    small = int((2 * (1 - found) <= SMALL_SINE**2).sum())
-    directions = right[:small] @ b
-    residual = torch.linalg.qr((directions - (right[:small] @ cross.T) @ a).T, mode="r")[1]
+    small = int((2 * (1 - cosine) <= SMALL_SINE**2).sum())
+    directions, products = b, cross.T
+    if small < len(b):
+        right = torch.linalg.svd(cross, full_matrices=False)[2][:small]
+        directions, products = right @ b, right @ cross.T
+    residual = torch.linalg.qr((directions - products @ a).T, mode="r")[1]
     sine = torch.linalg.svdvals(residual).flip(0).clamp(max=1.0)
     return torch.cat([torch.arcsin(sine), torch.arccos(cosine[small:])])
 

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
+from tasks.numerics import wishart
 from tasks.numerics.angles import Angles, principal_angles
 
 Basis = Float64[Tensor, "component feature"]
@@ -76,27 +77,13 @@ def random_magnitude(k1: int, k2: int, width: int, draws: int, seed: int) -> flo
         small > rest
     )  # they share directions: sines against the complement of the larger are the free ones
     size, inside = (rest, small) if crowded else (small, large)
-    generator = torch.Generator().manual_seed(seed)
+    random = wishart.generator(seed)
     found = []
     for _ in range(draws if size else 1):
-        w, v = (_wishart(size, freedom, generator) for freedom in (inside, width - inside))
+        w, v = (wishart.drawn(size, freedom, random) for freedom in (inside, width - inside))
         root = torch.linalg.cholesky(w + v)
         half = torch.linalg.solve_triangular(root, w, upper=False)
         inner = torch.linalg.solve_triangular(root, half.T, upper=False)
         squares = torch.linalg.eigvalsh((inner + inner.T) / 2).clamp(0, 1)
         found.append(float(2 * (1 - (1 - squares if crowded else squares).sqrt()).sum()))
     return sum(found) / len(found)
-
-
-def _wishart(size: int, freedom: int, generator: torch.Generator) -> Tensor:
-    """[size, size], of `freedom` rows, which may be fewer than the size."""
-    if freedom < 2 * size or freedom < 40:
-        rows = torch.randn(freedom, size, generator=generator, dtype=torch.float64)
-        return rows.T @ rows
-    lower = torch.randn(size, size, generator=generator, dtype=torch.float64).tril(-1)
-    degrees = freedom - torch.arange(size, dtype=torch.float64)
-    # chi-squared with many degrees, by Wilson and Hilferty's cube: its error is far below that of the draws
-    normal = torch.randn(size, generator=generator, dtype=torch.float64)
-    chi = degrees * (1 - 2 / (9 * degrees) + normal * (2 / (9 * degrees)).sqrt()) ** 3
-    lower.diagonal().copy_(chi.clamp(min=0).sqrt())
-    return lower @ lower.T

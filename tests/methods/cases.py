@@ -36,6 +36,9 @@ SHORT: dict[str, dict[str, Any]] = {
     "geometry.local_dimension": {"quantile_rows": 200},
     "gradients.intrinsic_dimension": {"steps": 6, "dimensions": (2, 9), "draws": 2, "learning_rate": 0.02},
     "spectrum.dead_features": {"features": 64, "active": 4},
+    "geometry.alignment": {"groups": 4, "iterations": 5},
+    "geometry.unit_matching": {"groups": 4, "blocks": 2, "targets": 8, "penalty": 0.3},
+    "geometry.universal_subspace": {"folds": 2},
 }
 """Options of methods whose defaults take many passes, or large states."""
 

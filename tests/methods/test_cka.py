@@ -96,3 +96,24 @@ def test_moving_the_shift_is_exact() -> None:
     for name, expected in {"s": z.sum(0), "g": z.T @ z, "t": r @ z, "f": r @ r.T}.items():
         torch.testing.assert_close(moved[name], expected, rtol=1e-12, atol=1e-9)
     assert linear_cka(moved).biased == pytest.approx(linear_cka(state).biased, rel=1e-12)
+
+
+def test_an_interval_covers_dependent_rows() -> None:
+    """Samples of eight rows that are almost one row: the truth of endless rows lies inside."""
+    rng = np.random.default_rng(5)
+    turn = rng.standard_normal((4, 4))
+
+    def drawn(n: int) -> tuple[np.ndarray, np.ndarray]:
+        x = rng.standard_normal((n, 4))
+        return x, x @ turn + 2 * rng.standard_normal((n, 4))
+
+    truth = aligned(*drawn(60_000)).cka_debiased
+    hits = []
+    for _ in range(60):
+        x, y = (np.repeat(side, cases.PER_SAMPLE, 0) for side in drawn(150))
+        found = aligned(x + 0.01 * rng.standard_normal(x.shape), y)
+        assert found.cka_debiased_low is not None
+        assert found.cka_debiased_high is not None
+        assert truth is not None
+        hits.append(found.cka_debiased_low <= truth <= found.cka_debiased_high)
+    assert 0.8 <= np.mean(hits) <= 1

@@ -93,8 +93,8 @@ def test_series_run_along_captures_or_sites() -> None:
 @pytest.mark.parametrize(("k", "m", "d"), [(2, 3, 12), (3, 3, 200), (5, 9, 11)])
 def test_chance_is_that_of_draws(k: int, m: int, d: int) -> None:
     draws = [between(basis(k, d, 10 * s), basis(m, d, 10 * s + 1)).magnitude for s in range(400)]
-    error = np.std(draws) * math.sqrt(1 / 400 + 1 / 2000)
-    assert random_magnitude(k, m, d, 2000, 0) == pytest.approx(np.mean(draws), abs=4 * error + 1e-12)
+    error = np.std(draws) * math.sqrt(1 / 400 + 1 / 800)
+    assert random_magnitude(k, m, d, 800, 0) == pytest.approx(np.mean(draws), abs=4 * error + 1e-12)
 
 
 def test_noise_is_that_of_samples_of_one_law() -> None:

@@ -1,17 +1,22 @@
 """How alike two sites represent the same rows: linear centred kernel alignment, exact from one pass.
 
-The ports x and y may belong to different captures; rows are joined by sample key and position. No arrays.
+The ports x and y may belong to different captures; rows are joined by sample key and position. The interval is that of the debiased
+value by leaving samples out (tokens of one text count as one group). No arrays.
 """
 
 import math
 
+from pydantic import Field
+
 from schemas.base import Frozen
-from schemas.errors import MethodError
-from tasks.methods.contract import Arrays, Block, Inputs, RowsPort, State
-from tasks.numerics import joint_moments
+from tasks.methods import joint_state
+from tasks.methods.contract import Arrays, Inputs, RowsPort, State
+from tasks.methods.joint_state import merge, partial, start, state_config
 from tasks.numerics.similarity import linear_cka
 
-VERSION = 1
+__all__ = ["merge", "partial", "start", "state_config"]
+
+VERSION = 2
 KIND = "reduce"
 READS = {"x": RowsPort(), "y": RowsPort()}
 ARRAYS: dict[str, tuple[str, ...]] = {}
@@ -25,7 +30,12 @@ FEW = 10
 
 
 class Config(Frozen):
-    """Nothing to choose."""
+    """How many groups."""
+
+    groups: int = Field(default=10, ge=2, le=200)
+    """Groups that samples are dealt into for the interval; fewer for wide sites, whose joint moments would take over 1 GiB."""
+    confidence: float = Field(default=0.95, gt=0, lt=1)
+    """Of the interval."""
 
 
 class Result(Frozen):
@@ -39,22 +49,12 @@ class Result(Frozen):
     """The usual value, biased up when rows are few; None where a side does not vary."""
     cka_debiased: float | None
     """From unbiased estimates: about 0 for unrelated rows, however few. None for less than four rows."""
+    cka_debiased_low: float | None
+    cka_debiased_high: float | None
+    """None where a group less leaves nothing above 0, or there is one group only."""
+    n_groups: int
+    """That hold rows."""
     caveats: tuple[str, ...]
-
-
-def start(inputs: Inputs, config: Config) -> State:
-    """Nothing is carried."""
-    return {}
-
-
-def partial(block: Block, carry: State, config: Config) -> State:
-    """The joint moments of a block, and the width of x."""
-    return joint_moments.partial(block["x"], block["y"])
-
-
-def merge(a: State, b: State) -> State:
-    """The moments of both."""
-    return joint_moments.merge(a, b)
 
 
 def finish(state: State, carry: State, inputs: Inputs, config: Config) -> tuple[Result, Arrays]:
@@ -63,13 +63,12 @@ def finish(state: State, carry: State, inputs: Inputs, config: Config) -> tuple[
     Raises:
         MethodError: if no row has a partner.
     """
-    n, widths = int(state["n"]), (inputs.widths["x"], inputs.widths["y"])
-    if n == 0:
-        raise MethodError(
-            "no row of x has a partner in y: sample keys or positions differ; connect captures of the same data"
-        )
-    found = linear_cka(state)
-    notes = ["intervals are not given: tokens of one text are not independent"]
+    groups, widths = joint_state.groups_of(state), (inputs.widths["x"], inputs.widths["y"])
+    whole = joint_state.total(groups)
+    n, found = int(whole["n"]), linear_cka(whole)
+    without = [linear_cka(rest).debiased for rest in joint_state.leaving_out(groups)]
+    bounds = joint_state.interval(found.debiased, without, config.confidence)
+    notes = list(joint_state.caveats(len(groups), config.groups))
     if n < FEW * max(widths):
         notes.append(f"{n} rows for {max(widths)} features: read the debiased value")
     return (
@@ -79,6 +78,9 @@ def finish(state: State, carry: State, inputs: Inputs, config: Config) -> tuple[
             width_y=widths[1],
             cka=_finite(found.biased),
             cka_debiased=_finite(found.debiased),
+            cka_debiased_low=None if bounds is None else bounds.low,
+            cka_debiased_high=None if bounds is None else bounds.high,
+            n_groups=len(groups),
             caveats=tuple(notes),
         ),
         {},
