@@ -82,7 +82,7 @@ def over_pairs(
 def distance_of_uniform(width: int, power: float) -> float:
     """Mean of |u - v|^power over pairs of uniform directions: 2 for the square, in any dimension."""
     if width == 1:
-        return 2.0**power / 2
+        return math.pow(2.0, power) / 2
     a = (width - 1) / 2
     logarithm = gammaln(a + power / 2) + gammaln(2 * a) - gammaln(a) - gammaln(2 * a + power / 2)
     return math.exp(power * math.log(2) + float(logarithm))

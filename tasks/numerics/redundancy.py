@@ -135,9 +135,9 @@ def _descend(a: Tensor, cross: Tensor, penalty: float, steps: int) -> tuple[Tens
     def closure() -> Tensor:
         optimiser.zero_grad()
         loss = _of_whitened(free, cross, penalty)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         return loss
 
     with torch.enable_grad():
-        optimiser.step(closure)
+        optimiser.step(closure)  # type: ignore[no-untyped-call]
     return free.detach(), int(optimiser.state[free].get("n_iter", 0))
