@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-ON_CPU = ("pca", "extraction", "overhead", "encoding", "gradients", "coverage", "noop")
+ON_CPU = ("pca", "extraction", "overhead", "encoding", "gradients", "coverage", "noop", "findings")
 
 
 def main() -> int:
