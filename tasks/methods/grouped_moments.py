@@ -87,7 +87,7 @@ def partial(x: Tensor, block: Block, config: HasGroups) -> State:
 
 def merge(a: State, b: State) -> State:
     """The moments of both, group by group."""
-    return _stacked([moments.merge(x, y) for x, y in zip(_each(a), _each(b), strict=True)])
+    return _stacked([moments.merge(x, y) for x, y in zip(each(a), each(b), strict=True)])
 
 
 def groups_of(state: State) -> list[State]:
@@ -96,7 +96,7 @@ def groups_of(state: State) -> list[State]:
     Raises:
         MethodError: if less than two do.
     """
-    groups = [group for group in _each(state) if int(group["n"])]
+    groups = [group for group in each(state) if int(group["n"])]
     if len(groups) < 2:
         raise MethodError(
             f"samples fall into {len(groups)} groups, expected at least 2; capture more samples"
@@ -144,7 +144,8 @@ def _stacked(states: list[State]) -> State:
     return {name: torch.stack([state[name] for state in states]) for name in states[0]}
 
 
-def _each(state: State) -> list[State]:
+def each(state: State) -> list[State]:
+    """The state of every group, empty ones too."""
     return [{name: values[g] for name, values in state.items()} for g in range(len(state["n"]))]
 
 
