@@ -9,11 +9,21 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-<<<<<<< HEAD
-ON_CPU = ("pca", "dimension", "extraction", "overhead", "encoding", "gradients", "coverage", "noop")
-=======
-ON_CPU = ("pca", "extraction", "overhead", "encoding", "gradients", "coverage", "noop", "findings")
->>>>>>> d04ba6b1c9f8c6b936fbda6ea2e040e5ce4447e0
+ON_CPU = (
+    "pca",
+    "components",
+    "onepass",
+    "dimension",
+    "geometry",
+    "collapse",
+    "extraction",
+    "overhead",
+    "encoding",
+    "gradients",
+    "coverage",
+    "noop",
+    "findings",
+)
 
 
 def main() -> int:
