@@ -5,7 +5,8 @@
 read      every shard of every site through the engine's own reader, two threads
 products  symmetric products of the same rows, in memory: what a covariance costs at least (CPU seconds)
 ours      stages over the sealed capture: spectrum.summary and spectrum.pca (means, covariances, participation ratios),
-          geometry.neural_collapse (class statistics), geometry.uniformity (entropy and distance, with intervals)
+          geometry.neural_collapse (class statistics), geometry.uniformity (entropy and distance); as few groups for the intervals as
+          they take, since each costs decompositions and no reading
 
 The limit is max(wall of reading, (CPU of reading + CPU of the products of rows and of their directions) / threads); how often
 each shard was read is counted. The capture is made by a real run, once, below .bench. Results go to benchmarks/results/onepass.json.
@@ -37,8 +38,8 @@ SITES, WIDTH, THREADS, CLASSES = 24, 512, 2, 10
 METHODS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("spectrum.summary", {}),
     ("spectrum.pca", {}),
-    ("geometry.neural_collapse", {"nearest": False}),
-    ("geometry.uniformity", {}),
+    ("geometry.neural_collapse", {"nearest": False, "groups": 2}),
+    ("geometry.uniformity", {"groups": 5}),
 )
 
 

@@ -151,7 +151,9 @@ def _fold(call: Call, rounds: Sequence[Round]) -> None:
         for part in range(len(together[0].spans)):
             missing = _missing(call.root, together, part)
             folds += _fold_jobs(together[0], part, missing)
-            for r in missing:
+            for r in (
+                missing if len(together[0].spans[part]) > 1 else ()
+            ):  # a single span's state is the capture's
                 gathers.setdefault(
                     rows_folder(r, together[0].read.refs, part),
                     GatherJob(together[0].read, part, r, together[0].spans[part]),
