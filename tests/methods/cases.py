@@ -34,6 +34,7 @@ SHORT: dict[str, dict[str, Any]] = {
     "geometry.local_dimension": {"quantile_rows": 200},
     "gradients.intrinsic_dimension": {"steps": 6, "dimensions": (2, 9), "draws": 2, "learning_rate": 0.02},
     "spectrum.dead_features": {"features": 64, "active": 4},
+    "spectrum.projection_pursuit": {"parts": 3, "starts": 3, "halves": 2, "draws": 1},
     "spectrum.factor_stability": {"most": 3, "repetitions": 3, "iterations": 50},
 }
 """Options of methods whose defaults take many passes, or large states."""
