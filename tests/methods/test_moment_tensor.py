@@ -19,7 +19,7 @@ def run(
     """The method as the engine calls it, with its rounds."""
     sample = torch.arange(len(x)) if sample is None else sample
     config = moment_tensor.Config.model_validate(options)
-    inputs = Inputs({"x": x.shape[1]}, len(x), len(x))
+    inputs = Inputs({"x": x.shape[1]}, len(x), len(torch.unique(sample)))
     moment_tensor.check(inputs, config)
     carry: dict[str, Tensor] = moment_tensor.start(inputs, config)
     while True:
@@ -111,6 +111,18 @@ def test_gaussian_rows_have_no_terms_that_stand_out() -> None:
         seen += result.terms_seen
         assert 0.5 < result.residual_noise < 2
     assert seen <= 3
+
+
+def test_tokens_of_few_texts_do_not_stand_out() -> None:
+    """Gaussian texts of forty tokens that are nearly alike: rows would show terms, texts do not."""
+    sample = torch.arange(60).repeat_interleave(40)
+    rng = torch.Generator().manual_seed(0)
+    x = torch.randn(60, 4, generator=rng)[sample] + 0.1 * torch.randn(2400, 4, generator=rng)
+    result, arrays = run(x.double(), sample, components=4)
+    assert abs(result.strongest) > result.noise_edge_rows
+    assert result.terms_seen == 0
+    assert any("nothing stands out" in note for note in result.caveats)
+    assert len(arrays["weight"].values) == 1
 
 
 def test_bad_rows() -> None:

@@ -75,13 +75,15 @@ class Result(Frozen):
     """Of the variance that they hold."""
     terms: int
     terms_seen: int
-    """Eigenvalues of the flattening above the edge: terms that independent rows would support."""
+    """Eigenvalues of the flattening above the edge."""
     noise_edge: float
-    """Largest eigenvalue for as many Gaussian rows that do not depend on each other."""
+    """Largest eigenvalue of as many Gaussian rows as there are samples: rows of one sample depend on each other."""
+    noise_edge_rows: float
+    """The same for as many independent rows; the truth of tokens lies between both."""
     residual: float
     """Norm of what the terms leave of the tensor, over the tensor's: the certificate. 0 for independent sources and endless rows."""
     residual_noise: float
-    """Norm of Gaussian rows' tensor over this tensor's: a residual no larger is noise."""
+    """Norm of the tensor of as many independent Gaussian rows over this tensor's: a residual no larger is noise."""
     strongest: float
     """Weight of the largest magnitude."""
     worst_fit: float
@@ -170,7 +172,8 @@ def finish(state: State, carry: State, inputs: Inputs, config: Config) -> tuple[
     tensor = _cumulant(total)
     n, d = int(total["n"]), tensor.shape[0]
     edge, noise = _gaussian(n, d, config)
-    seen = int((torch.linalg.eigvalsh(tensor.reshape(d * d, d * d)).abs() > edge).sum())
+    dependent = math.sqrt(n / min(n, inputs.n_samples))
+    seen = int((torch.linalg.eigvalsh(tensor.reshape(d * d, d * d)).abs() > edge * dependent).sum())
     terms = symmetric_tensor.decompose(
         tensor, config.terms or max(1, min(seen, d)), config.starts, config.seed
     )
@@ -190,7 +193,8 @@ def finish(state: State, carry: State, inputs: Inputs, config: Config) -> tuple[
         components_share=min(1.0, float(held.sum() / covariance.trace())),
         terms=len(terms.weight),
         terms_seen=seen,
-        noise_edge=edge,
+        noise_edge=edge * dependent,
+        noise_edge_rows=edge,
         residual=terms.residual,
         residual_noise=noise / size if size > 0 else 0.0,
         strongest=float(terms.weight[0]) if len(terms.weight) else 0.0,
