@@ -39,6 +39,8 @@ SHORT: dict[str, dict[str, Any]] = {
     "geometry.alignment": {"groups": 4, "iterations": 5},
     "geometry.unit_matching": {"groups": 4, "blocks": 2, "targets": 8, "penalty": 0.3},
     "geometry.universal_subspace": {"folds": 2},
+    "spectrum.projection_pursuit": {"parts": 3, "starts": 3, "halves": 2, "draws": 1},
+    "spectrum.factor_stability": {"most": 3, "repetitions": 3, "iterations": 50},
 }
 """Options of methods whose defaults take many passes, or large states."""
 
