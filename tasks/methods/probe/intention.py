@@ -194,7 +194,7 @@ def finish(state: State, carry: State, inputs: Inputs, config: Config) -> tuple[
     """
     first = {n.removeprefix("first."): v for n, v in carry.items() if n.startswith("first.")} or state
     groups, width = class_groups.groups_of(_classes(first)), inputs.widths["x"]
-    total = reduce(class_moments.merge, groups, class_moments.empty(width, carry["groups"].device))
+    total = reduce(class_moments.merge, groups, class_moments.empty(width, first["0.mean"].device))
     if int(total["n"].sum()) < 2:
         raise MethodError(f"found {int(total['n'].sum())} rows, expected 2 or more; capture more samples")
     label = _label(inputs, config)
