@@ -1,6 +1,7 @@
 """geometry.factorisation: regressions by numpy, planted sums and interactions, confounded concepts, and combinations foretold."""
 
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,8 +10,13 @@ import torch
 from torch import Tensor
 
 from schemas.errors import MethodError
+from tasks.drive import serial
+from tasks.engine import run_stage
 from tasks.methods.contract import Block, Inputs
 from tasks.methods.geometry import factorisation as method
+from tasks.store.artifacts import artifact_arrays
+from tasks.store.location import Location
+from tests.helpers import make_capture, rows_ref, stage_of
 from tests.methods.cases import Case
 from tests.methods.cases import run as run_case
 
@@ -189,3 +195,28 @@ def test_intervals_cover_dependent_rows() -> None:
         hits.append(found.low <= truth <= found.high)
     assert np.mean(hits) >= 0.8
     assert math.isfinite(truth)
+
+
+def test_all_labels_of_few_values_are_concepts_through_the_engine(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    root, sample = Location(str(tmp_path)), np.arange(600) // 2
+    shape, colour = rng.integers(0, 3, 300), rng.integers(0, 4, 300)
+    part = rng.standard_normal((3, 5)), rng.standard_normal((4, 5))
+    values = (part[0][shape] + part[1][colour])[sample].astype(np.float32)
+    labels = {
+        "shape": [f"s{k}" for k in shape],
+        "colour": [f"c{k}" for k in colour],
+        "text": [f"text {k}" for k in range(300)],
+        "size": np.arange(300) / 7,
+    }
+    reference = rows_ref(make_capture(root, {"a": values}, sample, labels, failed=(3,), shard_rows=64))
+    made = run_stage(root, stage_of("geometry.factorisation", {"x": reference}), serial)
+    assert made.result["concepts"] == ["colour", "shape"]
+    assert (made.result["n_rows"], made.result["n_combinations"]) == (598, 12)
+    assert made.result["additive"]["value"] == pytest.approx(1, abs=1e-9)
+    arrays = artifact_arrays(root, made.id)
+    rows = (
+        np.bincount(np.unique([labels["colour"][k] for k in range(300) if k != 3], return_inverse=True)[1])
+        * 2
+    )
+    assert sorted(arrays["rows"][arrays["concept"] == 0]) == sorted(rows)
