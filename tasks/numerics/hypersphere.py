@@ -23,59 +23,67 @@ class Parts(NamedTuple):
     """Means over pairs of different rows, for each part of the rows; NaN where a part has no such pair."""
 
     alignment: Float64[Tensor, " part"]
-    """Pairs alike."""
+    """Over pairs that belong together, all alike."""
     alignment_groups: Float64[Tensor, " part"]
-    """Mean over groups, of two rows or more, of the mean over their pairs."""
+    """Mean over groups that hold such pairs of the mean over them."""
     distance: Float64[Tensor, " part"]
-    """Mean of |u - v|^a over all pairs."""
+    """Mean of |u - v|^a over pairs of different samples."""
     uniformity: Float64[Tensor, " part"]
+    """Of the same pairs."""
     n_positive: Float64[Tensor, " part"]
-    """Pairs of one group."""
+    """Pairs that belong together."""
+    n_alone: int
+    """Rows, of the first part, that belong to no other."""
 
 
 def over_pairs(
     distance: Float64[Tensor, "row row"],
-    group: Int64[Tensor, " row"],
+    sample: Int64[Tensor, " row"],
+    code: Int64[Tensor, " row"] | None,
     part: Float64[Tensor, "row part"],
     power: float,
     t: float,
 ) -> Parts:
     """All means, of any parts of the rows at once.
 
+    Rows of one sample depend on each other, so that pairs of different samples tell how rows are spread.
+
     Args:
         distance: between directions, symmetric.
-        group: of each row; one with a negative group has no partner.
+        sample: of each row.
+        code: rows of different samples with one code belong together; one with a negative code belongs to none. None: rows of one sample.
         part: 1 where a row belongs to a part, else 0.
         power: a.
         t: of uniformity.
 
-    Cost: 6 row^2 part flops, and four times 8 * 512 row bytes.
+    Cost: 10 row^2 part flops, and five times 8 * 512 row bytes.
     """
-    names, place = torch.unique(group, return_inverse=True)
-    near, all_pairs, potential, members = (torch.zeros_like(part) for _ in range(4))
+    names, place = torch.unique(sample if code is None else code, return_inverse=True)
+    near, members, far, kernel, others = (torch.zeros_like(part) for _ in range(5))
+    row = torch.arange(len(distance), device=distance.device)
     for low in range(0, len(distance), CHUNK):
         some = slice(low, low + CHUNK)
-        raised, row = distance[some] ** power, torch.arange(len(distance), device=distance.device)
-        other = row[some, None] != row
-        same = other & (group[some, None] == group) & (group[some, None] >= 0)
-        near[some] = (raised * same) @ part
-        members[some] = same.double() @ part
-        all_pairs[some] = raised @ part
-        potential[some] = (torch.exp(-t * distance[some].square()) * other) @ part
-    n = part.sum(0)
-    pairs = n * (n - 1)
-    per_group = [
-        (v * part).new_zeros(len(names), part.shape[1]).index_add_(0, place, v * part)
-        for v in (near, members)
-    ]
-    there = per_group[1] > 0
-    means = torch.where(there, per_group[0] / per_group[1], 0.0).sum(0) / there.sum(0)
+        raised, apart = distance[some] ** power, sample[some, None] != sample
+        same = (
+            (~apart & (row[some, None] != row))
+            if code is None
+            else apart & (code[some, None] == code) & (code >= 0)
+        )
+        near[some], members[some] = (raised * same) @ part, same.double() @ part
+        far[some], others[some] = (raised * apart) @ part, apart.double() @ part
+        kernel[some] = (torch.exp(-t * distance[some].square()) * apart) @ part
+    sums, counts = (
+        part.new_zeros(len(names), part.shape[1]).index_add_(0, place, v * part) for v in (near, members)
+    )
+    there = counts > 0
+    pairs = (others * part).sum(0)
     return Parts(
-        per_group[0].sum(0) / per_group[1].sum(0),
-        means,
-        (all_pairs * part).sum(0) / pairs,
-        ((potential * part).sum(0) / pairs).log(),
-        per_group[1].sum(0) / 2,
+        sums.sum(0) / counts.sum(0),
+        torch.where(there, sums / counts, 0.0).sum(0) / there.sum(0),
+        (far * part).sum(0) / pairs,
+        ((kernel * part).sum(0) / pairs).log(),
+        counts.sum(0) / 2,
+        int((members[:, 0] == 0).sum()),
     )
 
 

@@ -17,6 +17,8 @@ import torch
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
+from tasks.numerics.spectrum import signed
+
 BESIDE = 0.1
 """Length of what is added to directions of length 1 at the start."""
 
@@ -84,10 +86,12 @@ def learn(moments: PairMoments, outputs: int, penalty: float, ridge: float, step
         width, dtype=torch.float64, device=moments.mean.device
     )
     values, vectors = torch.linalg.eigh(held)
-    whiten = vectors / values.clamp(min=values[-1] * 1e-14).sqrt()
+    whiten = (
+        vectors / values.clamp(min=values[-1] * 1e-14).sqrt() @ vectors.T
+    )  # symmetric: the one that no solver turns
     cross = whiten.T @ moments.cross @ whiten
     cross = (cross + cross.T) / 2
-    a = torch.linalg.eigh(cross).eigenvectors.flip(1)[:, :outputs].T.contiguous()
+    a = signed(torch.linalg.eigh(cross).eigenvectors.flip(1)[:, :outputs].T.contiguous())
     start, _ = _loss(a, cross, penalty)
     noise = torch.randn(a.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(
         a.device
@@ -97,7 +101,7 @@ def learn(moments: PairMoments, outputs: int, penalty: float, ridge: float, step
     a = torch.nn.functional.normalize(a, dim=1)
     agreement = ((a @ cross) * a).sum(1)
     order = torch.argsort(agreement, descending=True, stable=True)
-    return Map(a[order] @ whiten.T, agreement[order], loss, start, gradient, taken)
+    return Map(signed(a[order] @ whiten), agreement[order], loss, start, gradient, taken)
 
 
 def loss_of(weight: Float64[Tensor, "output feature"], moments: PairMoments, penalty: float) -> float:

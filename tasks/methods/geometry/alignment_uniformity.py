@@ -1,8 +1,9 @@
 """How near rows that belong together lie on the hypersphere (alignment), and how evenly all rows fill it (uniformity).
 
-Rows are scaled to length 1. Rows belong together that come from one sample, or that have one class of a label. All pairs of the rows in
-memory are measured; intervals come from halves of the samples, and beside stands what uniform directions would give. Lower is better in
-both. No arrays.
+Rows are scaled to length 1. Rows belong together that come from one sample, or, of different samples, that have one class of a label. How
+rows are spread is told by pairs of different samples, as rows of one sample depend on each other. All such pairs of the rows in memory are
+measured; intervals come from halves of the samples, and beside stands what uniform directions would give. Lower is better in both. No
+arrays.
 """
 
 import torch
@@ -32,8 +33,8 @@ class Config(Frozen):
     """Which rows, which pairs, and how distances count."""
 
     label: str | None = None
-    """Rows with the same class of this label belong together: a label of the samples, or `token` or `next_token` of the rows. None: rows
-    of one sample."""
+    """Rows of different samples with the same class of this label belong together: a label of the samples, or `token` or `next_token` of
+    the rows. None: rows of one sample."""
     power: float = Field(default=2.0, gt=0)
     """Of the distance, in alignment."""
     t: float = Field(default=2.0, gt=0)
@@ -73,13 +74,13 @@ class Result(Frozen):
     alignment_groups: Interval | None
     """The same, with every class (or sample) counted alike, whatever its rows."""
     alignment_share: Interval | None
-    """Alignment over the mean of all pairs: 1 if belonging together says nothing."""
+    """Alignment over the mean of pairs of different samples: 1 if belonging together says nothing."""
     distance: Interval | None
-    """Mean of distance^power over all pairs."""
+    """Mean of distance^power over pairs of different samples."""
     distance_uniform: float
     """Of uniform directions: 2 for the square."""
     uniformity: Interval | None
-    """ln of the mean of exp(-t distance^2) over all pairs: 0 for one direction."""
+    """ln of the mean of exp(-t distance^2) over pairs of different samples: 0 for one direction."""
     uniformity_uniform: float
     """Of uniform directions: none is lower, with endless rows."""
     caveats: tuple[str, ...]
@@ -108,7 +109,7 @@ def solve(block: Block, inputs: Inputs, config: Config) -> tuple[Result, Arrays]
     Raises:
         MethodError: without two rows that have a direction.
 
-    Cost: 2 row^2 feature + 6 row^2 halves flops, and 16 row^2 bytes.
+    Cost: 2 row^2 feature + 10 row^2 halves flops, and 16 row^2 bytes.
     """
     z, kept = distances.directions(block["x"])
     if len(z) < 2:
@@ -116,31 +117,29 @@ def solve(block: Block, inputs: Inputs, config: Config) -> tuple[Result, Arrays]
             f"{len(z)} of {len(block)} rows have a direction, pairs take two; the others are zero"
         )
     sample = block.sample[kept]
-    group = sample if config.label is None else codes_of(block, carried(config.label))[kept]
+    code = None if config.label is None else codes_of(block, carried(config.label))[kept]
     distance = distances.pairwise(z)
     halves = half_samples.draw(sample, config.halves, config.seed)
     part = torch.zeros(len(z), 1 + len(halves), dtype=torch.float64, device=z.device)
     part[:, 0] = 1
     for k, rows in enumerate(halves):
         part[rows, 1 + k] = 1
-    found = hypersphere.over_pairs(distance, group, part, config.power, config.t)
+    found = hypersphere.over_pairs(distance, sample, code, part, config.power, config.t)
     values = {**found._asdict(), "alignment_share": found.alignment / found.distance}
     names = ("alignment", "alignment_groups", "alignment_share", "distance", "uniformity")
-    many = torch.bincount(torch.unique(group, return_inverse=True)[1])
-    alone = (many[torch.unique(group, return_inverse=True)[1]] == 1) | (group < 0)
     result = Result.model_validate(
         {name: _interval(values[name].tolist(), config) for name in names}
         | {
             "label": config.label,
             "n_rows": len(block),
             "n_zero": len(block) - len(z),
-            "n_alone": int(alone.sum()),
+            "n_alone": found.n_alone,
             "n_equal": distances.duplicates(distance),
             "n_pairs": round(float(found.n_positive[0])),
             "width": inputs.widths["x"],
             "distance_uniform": hypersphere.distance_of_uniform(inputs.widths["x"], config.power),
             "uniformity_uniform": hypersphere.uniformity_of_uniform(inputs.widths["x"], config.t),
-            "caveats": half_samples.caveats(sample) + _caveats(int(alone.sum()), len(z), config),
+            "caveats": half_samples.caveats(sample) + _caveats(found.n_alone, len(z), config),
         }
     )
     return result, {}

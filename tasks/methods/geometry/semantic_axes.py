@@ -172,7 +172,9 @@ def finish(state: State, carry: State, inputs: Inputs, config: Config) -> tuple[
     Cost: O(groups axis feature^2), and O(feature^3) once.
     """
     groups = class_groups.groups_of(state)
-    total = reduce(class_moments.merge, groups, class_moments.empty(inputs.widths["x"], carry["ends"].device))
+    total = reduce(
+        class_moments.merge, groups, class_moments.empty(inputs.widths["x"], state["0.mean"].device)
+    )
     pairs = int(carry["pairs"])
     whole = _measured(total, pairs, config.top)
     if whole is None:
