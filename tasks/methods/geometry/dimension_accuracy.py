@@ -2,8 +2,8 @@
 
 Connect `spectrum.summary` and `probe.linear` at the same sites of several networks: each capture is one point. Its dimension is the
 participation ratio (without bias where that is known) at its last site, its compression the ratio of those at its first and last, its
-accuracy the best of its probes, or R^2. Correlations stand beside what chance gives, by permutations of the networks. Arrays, one number per point: `dimension`,
-`compression` (NaN for a capture of one site), `accuracy`, `width`.
+accuracy the best of its probes, or R^2. Correlations stand beside what chance gives, by permutations of the networks. Arrays, one number
+per point: `dimension`, `compression` (NaN for a capture of one site), `accuracy`, `width`.
 """
 
 import math
