@@ -45,7 +45,7 @@ REFERENCE = (
     "classes, logarithmic distances, uniform duality. Dang et al., Neural collapse in deep linear networks, ICML (2023): orthogonal means "
     "of imbalanced classes. Tirer, Huang, Niles-Weed, Perturbation analysis of neural collapse, ICML (2023): NC1 over depth"
 )
-SEEDS = (4, 20, 44, 45, 91)
+SEEDS = (4, 20, 44, 45, 67, 91)
 FEW_PAIRS = 100_000
 """Of classes, for the intervals."""
 
