@@ -22,6 +22,11 @@ def held_out(sample: Int64[Tensor, " row"], share: float, seed: int) -> Bool[Ten
     return (mixed & ((1 << 53) - 1)).double() < share * 2.0**53
 
 
+def dealt(sample: Int64[Tensor, " row"], groups: int) -> Int64[Tensor, " row"]:
+    """Which of some groups each sample falls into, by the same hash, so that labels that alternate over samples are in every group."""
+    return (_mix(sample) & ((1 << 53) - 1)) % groups
+
+
 def _mix(z: Tensor) -> Tensor:
     z = z + _signed(0x9E3779B97F4A7C15)
     z = (z ^ _right(z, 30)) * _signed(0xBF58476D1CE4E5B9)

@@ -7,6 +7,7 @@ ROC curve, which knows no majority class; the same is told of the entropy alone.
 """
 
 import math
+from dataclasses import replace
 from functools import reduce
 from typing import Literal
 
@@ -21,6 +22,7 @@ from tasks.methods.classes import class_code, class_label
 from tasks.methods.contract import Array, Arrays, Block, Inputs, RowsPort, State
 from tasks.methods.grouped_moments import Interval
 from tasks.numerics import class_moments, ranking, spectrum
+from tasks.numerics.split import dealt
 
 VERSION = 1
 KIND = "reduce"
@@ -143,12 +145,12 @@ def partial(block: Block, carry: State, config: Config) -> State:
         MethodError: for rows that are not finite.
     """
     groups = int(carry["groups"])
-    group, code = block.sample % groups, _codes(block, carry)
+    group, code = dealt(block.sample, groups), _codes(block, carry)
     if "fold" in carry:
         fold = carry["fold"][group]
         score = (block["x"].double() * fold[:, 1:]).sum(1) - fold[:, 0]
         return {"score": ranking.histogram(score, group * 3 + code, 3 * groups, -REACH, REACH)}
-    state = class_groups.partial(block["x"], code, block, groups)
+    state = class_groups.partial(block["x"], code, replace(block, sample=group), groups)
     entropy = _entropy(block["x"], carry, config)
     if entropy is not None:
         counted = torch.zeros(groups, dtype=torch.float64, device=code.device)
