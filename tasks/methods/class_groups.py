@@ -5,6 +5,7 @@ from torch import Tensor
 from schemas.errors import MethodError
 from tasks.methods.contract import Block, Inputs, State
 from tasks.numerics import class_moments
+from tasks.numerics.split import spread
 
 MOST_GROUPED_BYTES = 1 << 30
 """Of states in groups; beyond there is one group, and no interval."""
@@ -37,7 +38,7 @@ def partial(x: Tensor, code: Tensor, block: Block, groups: int) -> State:
     Raises:
         MethodError: for rows or weights that are not finite.
     """
-    group = block.sample % groups
+    group = spread(block.sample, groups)
     there = set(group.tolist())
     found: State = {}
     for g in range(groups):

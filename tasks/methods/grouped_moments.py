@@ -13,6 +13,7 @@ from schemas.errors import MethodError
 from tasks.methods.contract import Block, State
 from tasks.numerics import jackknife, moments
 from tasks.numerics.moments import Precision
+from tasks.numerics.split import spread
 
 MOST_BYTES = 1 << 31
 """Of a state, groups x features x features numbers."""
@@ -72,7 +73,7 @@ def partial(x: Tensor, block: Block, config: HasGroups) -> State:
     Raises:
         MethodError: for rows or weights that are not finite.
     """
-    group = block.sample % config.groups
+    group = spread(block.sample, config.groups)
     there = set(group.tolist())
     states = []
     for g in range(config.groups):

@@ -15,6 +15,7 @@ from tasks.methods import grouped_moments
 from tasks.methods.contract import Block, Inputs, State
 from tasks.methods.grouped_moments import Interval
 from tasks.numerics import joint_moments
+from tasks.numerics.split import spread
 
 VERSION = 1
 MOST_BYTES = 1 << 30
@@ -65,7 +66,7 @@ def partial(block: Block, carry: State, config: HasGroups) -> State:
     """The joint moments of a block's rows at ports x and y, group by group."""
     x, y = block["x"], block["y"]
     groups = n_groups(x.shape[1] + y.shape[1], config.groups)
-    group = block.sample % groups
+    group = spread(block.sample, groups)
     there = set(group.tolist())
     return _stacked(
         [

@@ -22,9 +22,10 @@ def held_out(sample: Int64[Tensor, " row"], share: float, seed: int) -> Bool[Ten
     return (mixed & ((1 << 53) - 1)).double() < share * 2.0**53
 
 
-def dealt(sample: Int64[Tensor, " row"], groups: int) -> Int64[Tensor, " row"]:
-    """Which of some groups each sample falls into, by the same hash, so that labels that alternate over samples are in every group."""
-    return (_mix(sample) & ((1 << 53) - 1)) % groups
+def spread(sample: Int64[Tensor, " row"], groups: int) -> Int64[Tensor, " row"]:
+    """Which of some groups of equal size each sample falls into: one of each run of `groups` samples into each, in an order that a hash
+    turns from run to run, so that labels that alternate over samples are in every group."""
+    return (sample + (_mix(sample // groups) & ((1 << 53) - 1))) % groups
 
 
 def _mix(z: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from schemas.errors import MethodError
 from tasks.methods.contract import Inputs
 from tasks.methods.geometry import alignment as method
 from tasks.numerics import near_orthogonal
+from tasks.numerics.split import spread
 from tests.methods import joined
 
 
@@ -77,7 +78,7 @@ def test_held_out_values_are_those_of_rows_left_out() -> None:
     result, _ = run(x, y, groups=4)
     rest = total = 0.0
     for group in range(4):
-        out = np.arange(200) % 4 == group
+        out = spread(torch.arange(200), 4).numpy() == group
         fit = LinearRegression().fit(x[~out], y[~out])
         rest += ((y[out] - fit.predict(x[out])) ** 2).sum()
         total += ((y[out] - y[~out].mean(0)) ** 2).sum()

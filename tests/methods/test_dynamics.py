@@ -11,6 +11,7 @@ from torch import Tensor
 from schemas.errors import MethodError
 from tasks.methods.contract import Array, Block, Inputs
 from tasks.methods.geometry import dynamics
+from tasks.numerics.split import spread
 
 
 def run(
@@ -90,7 +91,7 @@ def test_error_is_that_of_a_loop_over_held_out_groups() -> None:
     x, sample = drawn(120, 4) @ drawn(4, 4, 9), torch.arange(120) // 3
     y = torch.tanh(x) + 0.3 * drawn(120, 4, 2) + 5
     result, arrays = run(x, y, sample, groups=5)
-    a, b, group = x.numpy(), y.numpy(), (sample % 5).numpy()
+    a, b, group = x.numpy(), y.numpy(), spread(sample, 5).numpy()
     wrong = mean = stay = 0.0
     for g in range(5):
         train, test = group != g, group == g

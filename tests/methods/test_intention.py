@@ -15,7 +15,7 @@ from schemas.errors import MethodError
 from tasks.methods.contract import Block, Inputs
 from tasks.methods.probe import intention as method
 from tasks.numerics import ranking
-from tasks.numerics.split import dealt
+from tasks.numerics.split import spread
 from tests.methods.cases import Case
 from tests.methods.cases import run as run_case
 
@@ -73,7 +73,7 @@ def test_folds_are_those_of_a_loop() -> None:
     x = drawn(300, 6) @ drawn(6, 6, 1) + 0.5 * code[:, None]
     result, arrays = run(x, code, groups=5, ridge=1e-12)
     wins, pairs = 0.0, 0
-    fold = dealt(torch.arange(300), 5).numpy()
+    fold = spread(torch.arange(300), 5).numpy()
     for g in range(5):
         fitted = LinearDiscriminantAnalysis().fit(x.numpy()[fold != g], code.numpy()[fold != g])
         here = code.numpy()[fold == g]

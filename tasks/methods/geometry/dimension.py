@@ -24,6 +24,7 @@ from tasks.methods.grouped_moments import Interval
 from tasks.numerics import intrinsic_dimension as numerics
 from tasks.numerics import row_sample
 from tasks.numerics.intrinsic_dimension import Sums
+from tasks.numerics.split import spread
 
 VERSION = 1
 KIND = "reduce"
@@ -54,7 +55,7 @@ class Config(Frozen):
     """How many groups, and what the line of TwoNN leaves out."""
 
     groups: int = Field(default=20, ge=5, le=200)
-    """Groups that samples are dealt into for the intervals."""
+    """Groups that samples are spread into for the intervals."""
     confidence: float = Field(default=0.95, gt=0, lt=1)
     """Of the intervals."""
     discard: float = Field(default=0.1, ge=0, lt=1)
@@ -133,7 +134,7 @@ def state_config(config: Config) -> dict[str, object]:
 
 def partial(block: Block, carry: State, config: Config) -> State:
     """Sums over the rows of each group, and the sample of ratios."""
-    distance, group = block.aligned["neighbours"]["distance"], block.sample % config.groups
+    distance, group = block.aligned["neighbours"]["distance"], spread(block.sample, config.groups)
     used = numerics.usable(distance)
     zero = distance[:, 0] == 0
     state = numerics.sums(distance[used], group[used], config.groups)

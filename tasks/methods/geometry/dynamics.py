@@ -19,6 +19,7 @@ from tasks.methods import grouped_moments
 from tasks.methods.contract import Array, Arrays, Block, Inputs, RowsPort, State
 from tasks.methods.grouped_moments import Interval
 from tasks.numerics import dictionary, joint_moments, koopman
+from tasks.numerics.split import spread
 
 VERSION = 1
 KIND = "reduce"
@@ -52,7 +53,7 @@ class Config(Frozen):
     features: int = Field(default=100, ge=1)
     """Cosines of `fourier`."""
     groups: int = Field(default=10, ge=3, le=100)
-    """Groups that samples are dealt into: each is predicted by the map of the others."""
+    """Groups that samples are spread into: each is predicted by the map of the others."""
     confidence: float = Field(default=0.95, gt=0, lt=1)
     """Of the intervals."""
     seed: int = Field(default=0, ge=0)
@@ -131,7 +132,7 @@ def state_config(config: Config) -> dict[str, object]:
 def partial(block: Block, carry: State, config: Config) -> State:
     """The joint moments of each group's observables."""
     x, y = (_observed(block[port], carry, config) for port in ("x", "y"))
-    group = block.sample % config.groups
+    group = spread(block.sample, config.groups)
     states = [joint_moments.partial(x[group == g], y[group == g]) for g in range(config.groups)]
     return _stacked(states)
 

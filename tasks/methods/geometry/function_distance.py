@@ -20,6 +20,7 @@ from tasks.methods import grouped_moments
 from tasks.methods.contract import Array, Arrays, Block, Inputs, RowsPort, State
 from tasks.methods.grouped_moments import Interval
 from tasks.numerics.proportions import grouped
+from tasks.numerics.split import spread
 
 VERSION = 1
 KIND = "reduce"
@@ -40,7 +41,7 @@ class Config(Frozen):
     outputs: Literal["values", "logits"] = "values"
     """Numbers; or logits (log-probabilities are logits too), for which divergences are told."""
     groups: int = Field(default=20, ge=2, le=200)
-    """Groups that samples are dealt into for the intervals."""
+    """Groups that samples are spread into for the intervals."""
     confidence: float = Field(default=0.95, gt=0, lt=1)
     """Of the intervals."""
 
@@ -108,7 +109,7 @@ def partial(block: Block, carry: State, config: Config) -> State:
         MethodError: for outputs whose squares overflow.
     """
     x, y = block["x"].double(), block["y"].double()
-    group = block.sample % config.groups
+    group = spread(block.sample, config.groups)
     apart = y - x
     per_row = {"distance": apart.square().sum(1), "equal": (block["x"] == block["y"]).all(1).double()}
     if config.outputs == "logits":

@@ -27,6 +27,7 @@ from tasks.methods.contract import Array, Arrays, Block, Inputs, RowsPort, State
 from tasks.methods.grouped_moments import Interval
 from tasks.numerics import class_moments, collapse
 from tasks.numerics.proportions import grouped
+from tasks.numerics.split import spread
 
 VERSION = 1
 KIND = "reduce"
@@ -318,7 +319,7 @@ def _found(state: State, inputs: Inputs, config: Config) -> State:
 def _counted(block: Block, code: Tensor, carry: State, config: Config) -> State:
     """Second round: hits and rows of each group, and of each class."""
     keep = code >= 0 if block.weight is None else (code >= 0) & (block.weight > 0)
-    x, code, group = block["x"][keep], code[keep], block.sample[keep] % config.groups
+    x, code, group = block["x"][keep], code[keep], spread(block.sample[keep], config.groups)
     place = torch.searchsorted(carry["code"], code)
     nearest = class_moments.nearest(x, carry["mean"])
     right = (nearest == place).long()

@@ -20,6 +20,7 @@ from tasks.methods.classes import carried, class_label, codes_of
 from tasks.methods.contract import Array, Arrays, Block, Inputs, RowsPort, State
 from tasks.methods.grouped_moments import Interval
 from tasks.numerics.coding_rate import rate, rate_of_part
+from tasks.numerics.split import spread
 from tasks.numerics.symmetric import add_gram, full
 
 VERSION = 1
@@ -53,7 +54,7 @@ class Config(Frozen):
     heads: int = Field(default=1, ge=1)
     """Into how many subspaces of equal size its rows are cut."""
     groups: int = Field(default=20, ge=2, le=200)
-    """Groups that samples are dealt into for the intervals; one, without intervals, where classes' moments take more than 2 GiB."""
+    """Groups that samples are spread into for the intervals; one, without intervals, where classes' moments take more than 2 GiB."""
     confidence: float = Field(default=0.95, gt=0, lt=1)
     """Of the intervals."""
     weight_label: str | None = None
@@ -158,7 +159,7 @@ def partial(block: Block, carry: State, config: Config) -> State:
         (x[keep].abs() > config.threshold * largest[keep][:, None]).double().sum(1) * weight[keep]
     ).sum()
     state |= {"nonzero": counted, "zero": zero.sum(), "none": (~zero & (code < 0)).sum()}
-    x, weight, place = x[keep], weight[keep], ((block.sample % groups) * classes + code)[keep]
+    x, weight, place = x[keep], weight[keep], (spread(block.sample, groups) * classes + code)[keep]
     if config.rows == "directions":
         x = x / largest[keep][:, None]
         x = x / torch.linalg.vector_norm(x, dim=1, keepdim=True)

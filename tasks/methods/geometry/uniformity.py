@@ -18,8 +18,9 @@ from tasks.methods.contract import Array, Arrays, Block, Inputs, RowsPort, State
 from tasks.methods.grouped_moments import Interval
 from tasks.numerics import moments, white_noise
 from tasks.numerics.moments import Precision
+from tasks.numerics.split import spread
 
-VERSION = 1
+VERSION = 2
 KIND = "reduce"
 READS = {"x": RowsPort()}
 ARRAYS = {"eigenvalue": ("order",)}
@@ -35,7 +36,7 @@ class Config(Frozen):
     """How many groups, and how exactly."""
 
     groups: int = Field(default=20, ge=5, le=200)
-    """Groups that samples are dealt into for the intervals; each costs one more covariance of memory and one more decomposition."""
+    """Groups that samples are spread into for the intervals; each costs one more covariance of memory and one more decomposition."""
     distortion: float = Field(default=0.5, gt=0)
     """Of the coding rate: root mean square error that a code of the directions may have, where rows have length 1."""
     confidence: float = Field(default=0.95, gt=0, lt=1)
@@ -110,7 +111,7 @@ def partial(block: Block, carry: State, config: Config) -> State:
     )
     state = grouped_moments.partial(x / length.where(~zero, 1.0)[:, None], weighted, config)
     none = torch.zeros_like(state["n"])
-    return state | {"zero": none.index_add(0, block.sample % config.groups, zero.to(none.dtype))}
+    return state | {"zero": none.index_add(0, spread(block.sample, config.groups), zero.to(none.dtype))}
 
 
 def merge(a: State, b: State) -> State:

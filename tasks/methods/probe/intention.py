@@ -7,7 +7,6 @@ ROC curve, which knows no majority class; the same is told of the entropy alone.
 """
 
 import math
-from dataclasses import replace
 from functools import reduce
 from typing import Literal
 
@@ -22,7 +21,7 @@ from tasks.methods.classes import class_code, class_label
 from tasks.methods.contract import Array, Arrays, Block, Inputs, RowsPort, State
 from tasks.methods.grouped_moments import Interval
 from tasks.numerics import class_moments, ranking, spectrum
-from tasks.numerics.split import dealt
+from tasks.numerics.split import spread
 
 VERSION = 1
 KIND = "reduce"
@@ -145,12 +144,12 @@ def partial(block: Block, carry: State, config: Config) -> State:
         MethodError: for rows that are not finite.
     """
     groups = int(carry["groups"])
-    group, code = dealt(block.sample, groups), _codes(block, carry)
+    group, code = spread(block.sample, groups), _codes(block, carry)
     if "fold" in carry:
         fold = carry["fold"][group]
         score = (block["x"].double() * fold[:, 1:]).sum(1) - fold[:, 0]
         return {"score": ranking.histogram(score, group * 3 + code, 3 * groups, -REACH, REACH)}
-    state = class_groups.partial(block["x"], code, replace(block, sample=group), groups)
+    state = class_groups.partial(block["x"], code, block, groups)
     entropy = _entropy(block["x"], carry, config)
     if entropy is not None:
         counted = torch.zeros(groups, dtype=torch.float64, device=code.device)

@@ -16,6 +16,7 @@ from tasks.methods import grouped_moments
 from tasks.methods.contract import Array, Arrays, ArtifactPort, Block, Inputs, RowsPort, State
 from tasks.methods.grouped_moments import Interval
 from tasks.numerics import sae_init
+from tasks.numerics.split import spread
 
 VERSION = 1
 KIND = "reduce"
@@ -34,7 +35,7 @@ class Config(Frozen):
     active: int = Field(default=32, ge=1)
     """Features that may be active in a row."""
     groups: int = Field(default=20, ge=5, le=200)
-    """Groups that samples are dealt into for the intervals."""
+    """Groups that samples are spread into for the intervals."""
     confidence: float = Field(default=0.95, gt=0, lt=1)
     """Of the intervals."""
     seed: int = 0
@@ -85,7 +86,7 @@ def start(inputs: Inputs, config: Config) -> State:
 
 def partial(block: Block, carry: State, config: Config) -> State:
     """Rows that each feature is active in, by group."""
-    group = block.sample % config.groups
+    group = spread(block.sample, config.groups)
     state = {"n": torch.bincount(group, minlength=config.groups)}
     x = block["x"].double() - carry["mean"]
     for kind in KINDS:

@@ -19,6 +19,7 @@ from tasks.methods import grouped_moments
 from tasks.methods.contract import Array, Arrays, Block, Inputs, RowsPort, State
 from tasks.numerics import jackknife, moments, stein, symmetric_tensor
 from tasks.numerics.moments import Precision
+from tasks.numerics.split import spread
 from tasks.numerics.symmetric_tensor import Terms
 
 VERSION = 1
@@ -53,7 +54,7 @@ class Config(Frozen):
     draws: int = Field(default=20, ge=5)
     """Of Gaussian rows, for what stands out: the largest of them is the edge."""
     groups: int = Field(default=10, ge=3, le=100)
-    """Groups that samples are dealt into for the intervals."""
+    """Groups that samples are spread into for the intervals."""
     confidence: float = Field(default=0.95, gt=0, lt=1)
     """Of the intervals."""
     precision: Precision = "float64"
@@ -127,7 +128,7 @@ def partial(block: Block, carry: State, config: Config) -> State:
     if not carry:
         return moments.partial(block["x"], None, config.precision)
     z = (block["x"].double() - carry["mean"]) @ carry["root"]
-    group = block.sample % config.groups
+    group = spread(block.sample, config.groups)
     states = []
     for g in range(config.groups):
         part = z[group == g]

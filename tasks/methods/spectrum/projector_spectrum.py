@@ -18,6 +18,7 @@ from schemas.errors import MethodError
 from tasks.methods import grouped_moments
 from tasks.methods.contract import Array, Arrays, Block, Inputs, RowsPort, State
 from tasks.methods.grouped_moments import Interval
+from tasks.numerics.split import spread
 
 VERSION = 1
 KIND = "reduce"
@@ -49,7 +50,7 @@ class Config(Frozen):
     variant: Literal["reconstructed"] = "reconstructed"
     """How the band is found."""
     groups: int = Field(default=20, ge=5, le=200)
-    """Groups that samples are dealt into for the intervals."""
+    """Groups that samples are spread into for the intervals."""
     confidence: float = Field(default=0.95, gt=0, lt=1)
     """Of the intervals."""
 
@@ -133,7 +134,7 @@ def partial(block: Block, carry: State, config: Config) -> State:
     projected, kept = x @ carry["projector"].T, along[:, first:last]
     lengths = [torch.linalg.vector_norm(rows, dim=1) for rows in (projected, kept)]
     good = (lengths[0] > 0) & (lengths[1] > 0)
-    group = block.sample % config.groups
+    group = spread(block.sample, config.groups)
     none = torch.zeros(config.groups, dtype=torch.float64, device=x.device)
     state = {
         "n": none.index_add(0, group, good.double()),

@@ -19,6 +19,7 @@ from tasks.methods import grouped_moments
 from tasks.methods.classes import class_label
 from tasks.methods.contract import Array, Arrays, Block, Inputs, RowsPort, State
 from tasks.numerics import jackknife, joint_moments, spectrum, stein
+from tasks.numerics.split import spread
 
 VERSION = 1
 KIND = "reduce"
@@ -54,7 +55,7 @@ class Config(Frozen):
     """Principal components within which the subspace is sought; None: as many as hold 99 % of the variance, at most a tenth of the rows:
     others' variance is too small to divide by."""
     groups: int = Field(default=10, ge=3, le=100)
-    """Groups that samples are dealt into for the intervals."""
+    """Groups that samples are spread into for the intervals."""
     confidence: float = Field(default=0.95, gt=0, lt=1)
     """Of the intervals, and of the edge of noise."""
 
@@ -127,7 +128,7 @@ def partial(block: Block, carry: State, config: Config) -> State:
         MethodError: for a label that samples do not have.
     """
     y, known = _responses(block, carry, config)
-    x, y, group = block["x"][known].double(), y[known], block.sample[known] % config.groups
+    x, y, group = block["x"][known].double(), y[known], spread(block.sample[known], config.groups)
     states = []
     for g in range(config.groups):
         rows = group == g
