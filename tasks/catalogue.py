@@ -182,7 +182,7 @@ MEASURES = (
     Measure(
         "accuracy", "classes", "Probe accuracy",
         (Source("accuracy", "probe.linear", "baseline"), Source("accuracy")),
-        "share of unseen rows whose class a linear map finds", share=True, null="most frequent", drawn=True,
+        "share of unseen rows whose class a linear map finds", share=True, null="most frequent class", drawn=True,
     ),
     Measure(
         "nc1", "classes", "NC1", _one("geometry.neural_collapse", "nc1"),

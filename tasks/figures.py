@@ -22,8 +22,8 @@ Vector = npt.NDArray[np.float64]
 WIDTH = 9.2
 """Inches."""
 MOST_PANELS = 4
-LONG_LABEL = 5
-"""Letters; longer names of depths are slanted."""
+LONG_LABELS = 36
+"""Letters of all names of depths below a panel; of more the names are slanted."""
 MOST_POINTS = 160
 """Points drawn of one curve; more are thinned evenly on the logarithmic axis."""
 HEAT = LinearSegmentedColormap.from_list("heat", ["#f4f7fa", "#b7d3e6", "#5a9fc6", "#1f6a9c", "#0b3a63"])
@@ -182,7 +182,7 @@ def depth_ticks(
     every = max(-(-len(orders) // most), 1)
     shown = range(0, len(orders), every)
     names = [shortened(labels[orders[i]], 18) for i in shown]
-    slant = max((len(name) for name in names), default=0) > LONG_LABEL and len(names) > 1
+    slant = sum(len(name) + 2 for name in names) > LONG_LABELS
     turned: dict[str, Any] = {"rotation": 35, "ha": "right", "rotation_mode": "anchor"} if slant else {}
     axes.set_xticks([i + shift for i in shown], names, **turned)
 

@@ -13,6 +13,8 @@ from tasks.tables import short_site
 
 MOST_NAMED = 3
 """Sites that a sentence names."""
+INTRINSIC = ("twonn", "mle", "local_dimension", "tree_dimension", "magnitude_dimension")
+"""Measures of intrinsic dimension, the one that is told first."""
 LED = (
     "participation_ratio",
     "twonn",
@@ -174,18 +176,20 @@ def _line_name(row: SiteRow) -> str:
 
 def _intrinsic(rows: Sequence[SiteRow]) -> Finding | None:
     """Where the intrinsic dimension peaks, beside the linear one there."""
-    key = next((k for k in ("twonn", "mle", "local_dimension") if main_line(rows, k)), None)
+    key = next((k for k in INTRINSIC if main_line(rows, k)), None)
     if key is None:
         return None
     line = main_line(rows, key)
     top = max(range(len(line)), key=lambda n: line[n].values[key])
     peak = line[top]
-    name = f"intrinsic dimension ({KEYS[key].title})"
+    name = f"intrinsic dimension ({lowered(KEYS[key].title)})"
     if len(line) == 1:
         sentence = f"The {name} at {peak.site} is {_told(peak, key)}"
     else:
         ends = _from_peak(line, top, key)
         sentence = f"The {name} of {_line_name(peak)} peaks at {_at(peak)} with {_told(peak, key)}{ends}"
+    if key in peak.nulls:
+        sentence += f"; as many rows that fill all directions would give {short(peak.nulls[key])}"
     return Finding(short(peak.values[key]), f"{sentence}.{_beside_linear(peak, key)}")
 
 
@@ -322,11 +326,17 @@ def _compression(rows: Sequence[SiteRow]) -> Finding | None:
         return None
     counts = [int(row.values["components_90"]) for row in line]
     low, high = min(counts), max(counts)
-    width = line[counts.index(high)].width or 0
     spread = f"{low}" if low == high else f"{low}–{high}"
-    share = percent(high / width)
-    held = f"hold 90 % of the variance of {_line_name(line[0])}: at most {share} of the directions."
-    return Finding(spread, f"{spread.replace('–', ' to ')} of {width} components {held}")
+    words, of_line = spread.replace("–", " to "), _line_name(line[0])
+    widths = {row.width for row in line}
+    shares = [count / (row.width or 1) for count, row in zip(counts, line, strict=True)]
+    share = f"at most {percent(max(shares))} of the directions"
+    if len(widths) > 1:
+        most = line[shares.index(max(shares))]
+        held = f"hold 90 % of the variance of {of_line}, {share}, at {_at(most)}."
+        return Finding(spread, f"{words} components {held}")
+    held = f"hold 90 % of the variance of {of_line}: {share}."
+    return Finding(spread, f"{words} of {widths.pop()} components {held}")
 
 
 def _probe(rows: Sequence[SiteRow]) -> Finding | None:

@@ -102,7 +102,8 @@ def _drawn(rows: Sequence[SiteRow], measures: Sequence[Measure]) -> list[Panel]:
 def _profile(name: str, group: Group, panels: list[Panel]) -> Illustration:
     points = [point for panel in panels for point in panel.points]
     band = " Bands are intervals." if any(point.low is not None for point in points) else ""
-    null = " Dashed is what the words below a panel say." if any(p.null is not None for p in points) else ""
+    nulls = any(p.null is not None for panel in panels if not profiles.far_off(panel) for p in panel.points)
+    null = " Dashed is what the words below a panel say." if nulls else ""
     captures = list(dict.fromkeys(point.capture for point in points if point.capture))
     per = "one line per kind of site" + (f" and capture ({', '.join(captures)})" if captures else "")
     kinds = profiles.deep_kinds([point.place for point in points])
@@ -124,7 +125,7 @@ def _heat_maps(rows: Sequence[SiteRow]) -> Illustration | None:
     found.sort(key=lambda measure: MAPPED.index(measure.key))
     panels: dict[str, Sequence[Point]]
     panels = {m.title: [_of_capture(point) for point in _points(rows, m.key)] for m in found[:MOST_MAPPED]}
-    drawn = [point.place for points in panels.values() for point in points]
+    drawn = [row.place for row in rows if any(m.key in row.values for m in found)]
     if not panels or (len({place.kind for place in drawn}) == 1 and profiles.deep_kinds(drawn)):
         return None
     return Illustration(

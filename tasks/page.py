@@ -14,7 +14,7 @@ from schemas.run import RunSpec
 from tasks.comparison import comparisons
 from tasks.drawing import draw, inline
 from tasks.figures import cut
-from tasks.findings import RowCounts, findings
+from tasks.findings import INTRINSIC, RowCounts, findings
 from tasks.illustrations import SampleMap, illustrations
 from tasks.measures import SiteRow, StageArtifact, site_rows
 from tasks.palette import css
@@ -168,7 +168,7 @@ def html(
         measures=measure_tables(rows),
         notes=measure_notes(rows),
         compared=[comparison_table(found) for found in comparisons(rows)],
-        stages=list(stage_tables(data.artifacts)),
+        stages=list(stage_tables(data.artifacts, capture_names(data.captures))),
         artifacts=data.artifacts,
         captures=[capture_facts(capture) for capture in data.captures],
         failures=[(c.name, failure) for c in data.captures for failure in c.failures][:MOST_FAILURES],
@@ -266,7 +266,7 @@ def limits(data: ReportData, rows: Sequence[SiteRow]) -> list[str]:
             "Participation ratio, effective rank and stable rank count directions weighted by variance. "
             "They are no intrinsic dimension: a curved sheet of two dimensions can have a ratio of fifty."
         )
-    if any(key in row.values for row in rows for key in ("twonn", "mle", "local_dimension")):
+    if any(key in row.values for row in rows for key in INTRINSIC):
         said.append(
             "Intrinsic dimensions are of the scale of the nearest rows, and too low where they are high: "
             "compare sites with each other rather than with the truth."

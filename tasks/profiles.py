@@ -10,7 +10,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator
 
 from tasks.depth import IN_ORDER, Place
-from tasks.figures import MOST_PANELS, WIDTH, Point, depth_ticks, frame, ranked_kinds, short
+from tasks.figures import LONG_LABELS, MOST_PANELS, WIDTH, Point, depth_ticks, frame, ranked_kinds, short
 from tasks.palette import CATEGORY, GRID, INK, MUTED, PAPER
 
 COLUMNS = 3
@@ -23,6 +23,8 @@ STROKES: tuple[str | tuple[int, tuple[float, ...]], ...] = (
     (0, (3.5, 1.2, 1, 1.2)),
     (0, (6, 1.5)),
 )
+FAR = 4.0
+"""Null values so many times as large as the largest value are told, not drawn."""
 Order = tuple[int, ...]
 
 
@@ -80,7 +82,7 @@ def profiles(panels: Sequence[Panel]) -> Figure:
     orders, labels = sorted({place.order for place in every}), {place.order: place.label for place in every}
     columns = 2 if len(panels) in (2, 4) else min(len(panels), COLUMNS)
     rows = -(-len(panels) // columns)
-    long = max(len(label) for label in labels.values()) > 5
+    long = sum(len(label) + 2 for label in labels.values()) > LONG_LABELS
     figure = Figure((WIDTH, 0.5 + (3.1 if long or rows == 1 else 2.7) * rows), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False)
     for axes, panel in zip(grid.flat, panels, strict=False):
@@ -106,22 +108,38 @@ def _draw_line(axes: Axes, panel: Panel, line: Line, orders: list[Order]) -> Non
     if np.isfinite(low).any():
         axes.fill_between(x, low, high, color=line.color, alpha=0.18, linewidth=0, label="_band")
         axes.vlines(x, low, high, color=line.color, alpha=0.5, linewidth=1.0, label="_interval")
-    if np.isfinite(null).any():
+    if np.isfinite(null).any() and not far_off(panel):
         axes.plot(x, null, color=MUTED, linestyle=(0, (5, 3)), linewidth=1.1, label="_null", zorder=1.5)
     axes.plot(
         x, [point.value for point in mine], color=line.color, linestyle=line.stroke, marker=line.marker,
         markersize=3.8, markerfacecolor=PAPER if line.hollow else line.color, linewidth=1.7,
-        label=line.kind if not line.capture else f"{line.kind} {line.capture}",
+        label=line.kind if not line.capture else f"{line.kind} {line.capture}", clip_on=False, zorder=3,
     )  # fmt: skip
+
+
+def far_off(panel: Panel) -> bool:
+    """Whether the null values lie so far above the measure that nothing could be seen of it beside them."""
+    nulls = [point.null for point in panel.points if point.null is not None]
+    values = [point.value if point.high is None else point.high for point in panel.points]
+    return bool(nulls) and max(nulls) > FAR * max(values) > 0
+
+
+def _null_words(panel: Panel) -> str:
+    nulls = [point.null for point in panel.points if point.null is not None]
+    if not nulls or not panel.null:
+        return ""
+    if not far_off(panel):
+        return f"dashed: {panel.null}"
+    low, high = short(min(nulls)), short(max(nulls))
+    return f"{panel.null}, far above: {low if low == high else f'{low} to {high}'}"
 
 
 def _finish(axes: Axes, panel: Panel, orders: list[Order], labels: dict[Order, str]) -> None:
     """Axes and ticks."""
-    nulls = any(line.get_label() == "_null" for line in axes.get_lines())
     named = {point.place.kind for point in panel.points} == {IN_ORDER}
     along = "" if named else "depth"
-    dashed = f"dashed: {panel.null}" if nulls else ""
-    frame(axes, title=panel.title, xlabel=" · ".join(part for part in (along, dashed) if part))
+    parts = (along, _null_words(panel))
+    frame(axes, title=panel.title, xlabel=" · ".join(part for part in parts if part))
     axes.xaxis.label.set_fontsize(9)
     axes.grid(True, axis="y", color=GRID, linewidth=0.7)
     values = [point.value for point in panel.points]
@@ -132,7 +150,8 @@ def _finish(axes: Axes, panel: Panel, orders: list[Order], labels: dict[Order, s
         axes.minorticks_off()
     elif panel.from_zero:
         bottom, top = axes.get_ylim()
-        axes.set_ylim(min(0.0, bottom), max(top, 1.04 * max(values)))
+        lowest = min([*values, *(p.low for p in panel.points if p.low is not None)])
+        axes.set_ylim(0.0 if lowest >= 0 else min(0.0, bottom), max(top, 1.04 * max(values)))
     if panel.share:
         axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{100 * y:.3g} %"))
     axes.set_xlim(-0.35, len(orders) - 0.65)

@@ -190,11 +190,21 @@ def _counted(notes: Sequence[str], results: int, names: Mapping[str, str] | None
         yield f"{len(counts) - MOST_NOTES} more caveats are in the artifacts."
 
 
-def stage_tables(artifacts: Sequence[StageArtifact]) -> Iterator[Table]:
-    """One table per stage: scalar fields of its Results; of many, those equal everywhere are said once, below."""
+def stage_tables(
+    artifacts: Sequence[StageArtifact], captures: Mapping[str, str] | None = None
+) -> Iterator[Table]:
+    """One table per stage: scalar fields of its Results; of many, those equal everywhere are said once, below.
+
+    Args:
+        artifacts: of the run.
+        captures: ids of captures to what the run calls them.
+    """
     for stage in dict.fromkeys(a.stage for a in artifacts):
         members = [a for a in artifacts if a.stage == stage]
-        flat = [{name: _field_cell(value) for name, value in _scalars(a.artifact.result)} for a in members]
+        flat = [
+            {name: _field_cell(value) for name, value in _scalars(_with_names(a, captures or {}))}
+            for a in members
+        ]
         names = [n for n in dict.fromkeys(name for fields in flat for name in fields) if n not in _OWN]
         same = _everywhere(flat, names) if len(names) > MOST_COLUMNS else []
         names = [n for n in names if n not in same]
@@ -210,6 +220,21 @@ def stage_tables(artifacts: Sequence[StageArtifact]) -> Iterator[Table]:
         said = [text for a in members for text in a.artifact.result.get("caveats") or ()]
         notes = (*_equal(flat[0], same), *_left_out(names[MOST_COLUMNS:]), *_counted(said, len(members)))
         yield Table(f"{stage} ({method}, version {version})", headings, rows, notes)
+
+
+def _with_names(a: StageArtifact, captures: Mapping[str, str]) -> dict[str, Any]:
+    """The result, with the members of its series under the names of the run."""
+    labels = {}
+    for ref in (ref for refs in a.artifact.stage.series.values() for ref in refs):
+        name = " + ".join(dict.fromkeys(captures.get(c, c[:8]) for c in ref.captures))
+        labels[f"{' + '.join(c[:8] for c in ref.captures)} {ref.site}"] = f"{name} {short_site(ref.site)}"
+
+    def named(value: Any) -> Any:
+        if isinstance(value, list | tuple):
+            return [named(each) for each in value]
+        return labels.get(value, value) if isinstance(value, str) else value
+
+    return {key: named(value) for key, value in a.artifact.result.items()} if labels else a.artifact.result
 
 
 def _everywhere(flat: Sequence[Mapping[str, Cell]], names: Sequence[str]) -> list[str]:

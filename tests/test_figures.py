@@ -114,6 +114,15 @@ def test_a_profile_has_its_values_its_band_and_what_chance_gives() -> None:
     assert axes.get_xlabel() == "depth · dashed: uniform"
 
 
+def test_what_lies_far_above_is_told_and_not_drawn() -> None:
+    given = [Point(Place("a", (n,), str(n)), 7.0 + n, null=167.0) for n in range(3)]
+    axes = profiles([Panel("Spanning tree", given, null="uniform")]).axes[0]
+    assert drawn(axes, "_null") == []
+    assert axes.get_xlabel() == "depth · uniform, far above: 167"
+    assert axes.get_ylim()[0] == 0.0
+    assert axes.get_ylim()[1] < 20
+
+
 def test_two_captures_are_two_lines_with_their_names() -> None:
     at = places([f"h.{n}:out:0" for n in range(3)])
     both = [Point(place, float(n), capture=c) for c in ("one", "two") for n, place in enumerate(at.values())]

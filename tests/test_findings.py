@@ -185,3 +185,23 @@ def test_the_least_alike_site_of_two_captures_is_told() -> None:
     assert sentences(site_rows(made, {"a" * 20: "one", "b" * 20: "two"}), [], 0, 0) == [
         "0.6000 | one + two arrange the same rows with a CKA without bias of 0.6000 at layer 3, the lowest of 4 sites."
     ]
+
+
+def test_components_of_sites_of_several_widths_are_no_part_of_one() -> None:
+    made = [
+        artifact("s", "spectrum.summary", site, {"components_90": 4 + n, "width": 8 * (n + 1)})
+        for n, site in enumerate(LAYERS[:2])
+    ]
+    assert sentences(site_rows(made), [], 0, 0) == [
+        "4–5 | 4 to 5 components hold 90 % of the variance of the residual stream, at most 50 % of the directions, at layer 0."
+    ]
+
+
+def test_an_intrinsic_dimension_beside_what_full_directions_would_show() -> None:
+    tree = artifact(
+        "t", "geometry.spanning_tree", LAYERS[0], {"dimension": interval(7.0), "dimension_uniform": 30.0}
+    )
+    assert sentences(site_rows([tree]), [], 0, 0) == [
+        "7.0 | The intrinsic dimension (spanning tree) at h.0:out:0 is 7.0 [6.3, 7.7]; as many rows that fill all directions "
+        "would give 30.0."
+    ]

@@ -2,7 +2,7 @@
 
 from tasks.measures import site_rows
 from tasks.tables import measure_notes, measure_tables, stage_tables
-from tests.pages import artifact, artifacts, bert, interval, story
+from tests.pages import artifact, artifacts, bert, interval, series, story
 
 LAYERS = [f"h.{n}:out:0" for n in range(4)]
 
@@ -73,3 +73,13 @@ def test_of_many_fields_those_equal_everywhere_are_said_once() -> None:
     assert table.notes[0].endswith("label digit.")
     assert "nothing" not in table.notes[0]
     assert table.notes[1] == "Also in the artifacts: other 12, other 13."
+
+
+def test_members_of_a_series_have_the_names_of_the_run() -> None:
+    members = [("a" * 20, LAYERS[0]), ("b" * 20, LAYERS[1])]
+    nearest = [f"{capture[:8]} {site}" for capture, site in members]
+    made = series("d", "geometry.subspace_distances", members, {"nearest": nearest, "overlap": 0.5}, {})
+    (table,) = stage_tables([made], {"a" * 20: "before", "b" * 20: "after"})
+    cells = {heading: cell.text for (heading, _), cell in zip(table.headings, table.rows[0], strict=True)}
+    assert cells["nearest"] == "before h.0, after h.1"
+    assert cells["Site"] == "h.0 | h.1"
