@@ -276,9 +276,11 @@ def limits(data: ReportData, rows: Sequence[SiteRow]) -> list[str]:
             "Measures of collapse depend on the number of classes and of rows: compare sites, and captures of the same samples."
         )
     if any(space.per_sample is None for capture in data.captures for space in capture.spec.layout.spaces):
+        grouped = any("groups" in a.artifact.stage.config for a in data.artifacts)
+        allowed = " Those from leaving out groups of samples allow for that." if grouped else ""
         said.append(
             "Rows are tokens. Tokens of one text resemble each other, so an interval that treats rows as "
-            "independent is too narrow."
+            f"independent is too narrow.{allowed}"
         )
     if any(sum(count.outliers.values()) for capture in data.captures for count in capture.counts):
         said.append(
