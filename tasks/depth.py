@@ -12,6 +12,8 @@ RESIDUAL, ATTENTION, MLP = "residual stream", "attention", "MLP"
 KINDS = (RESIDUAL, ATTENTION, MLP)
 """Kinds that get a name of their own; every other site is of the kind of its path pattern."""
 
+IN_ORDER = "sites in order"
+"""The kind of all sites of a network whose names do not repeat."""
 _FIRST, _LAST = -1, 1_000_000
 _NUMBER = re.compile(r"(?<![A-Za-z0-9_])\d+(?![A-Za-z0-9_])")
 _EMBEDDING = re.compile(r"(^|\.)(\w*embed\w*|wte|wpe)$")
@@ -25,11 +27,11 @@ class Place(NamedTuple):
     """Where a site stands."""
 
     kind: str
-    """`residual stream`, `attention`, `MLP`, or the site's name with numbers as `*`."""
+    """`residual stream`, `attention`, `MLP`, the site's name with numbers as `*`, or `sites in order`."""
     order: tuple[int, ...]
     """Sorts the places of a kind by depth."""
     label: str
-    """Short name of the depth: `emb`, a layer number, `end`; empty where the name has no number."""
+    """Short name of the depth: `emb`, a layer number, `end`; empty where the name has no number; of sites in order their name."""
 
 
 def places(sites: Sequence[str]) -> dict[str, Place]:
@@ -48,12 +50,32 @@ def places(sites: Sequence[str]) -> dict[str, Place]:
     return {text: _place(kinds[patterns[text]], orders[text], site) for text, site in parsed.items()}
 
 
-def pattern_of(site: Site) -> str:
-    """The site's name with its numbers as `*`; side and element only where they say something."""
+def along_network(sites: Sequence[str], at: dict[str, Place]) -> dict[str, Place]:
+    """The places, or one line of sites in the order given where few of them are layers of one kind."""
+    members: dict[str, set[tuple[int, ...]]] = defaultdict(set)
+    for place in at.values():
+        members[place.kind].add(place.order)
+    if len(sites) < 3 or 2 * sum(len(m) for m in members.values() if len(m) > 1) >= len(sites):
+        return at
+    return {text: Place(IN_ORDER, (n,), _name(site_of(text))) for n, text in enumerate(sites)}
+
+
+def _name(site: Site) -> str:
+    """With side, element and call only where they say something."""
+    call = f":{site.call}" if site.call else ""
+    return (site.module or "network") + _beside(site) + call
+
+
+def _beside(site: Site) -> str:
     side = "" if site.side == "out" else " (input)"
     element = f"#{site.element}" if site.element else ""
     quantity = f" ({SUFFIX[site.quantity]})" if site.quantity in SUFFIX else ""
-    return (_NUMBER.sub("*", site.module) or "network") + side + element + quantity
+    return side + element + quantity
+
+
+def pattern_of(site: Site) -> str:
+    """The site's name with its numbers as `*`; side and element only where they say something."""
+    return (_NUMBER.sub("*", site.module) or "network") + _beside(site)
 
 
 def _kinds(patterns: list[str]) -> dict[str, str]:

@@ -4,7 +4,7 @@ matplotlib's object interface is used, never pyplot: no global state, no display
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,8 @@ Vector = npt.NDArray[np.float64]
 WIDTH = 9.2
 """Inches."""
 MOST_PANELS = 4
+LONG_LABELS = 36
+"""Letters of all names of depths below a panel; of more the names are slanted."""
 MOST_POINTS = 160
 """Points drawn of one curve; more are thinned evenly on the logarithmic axis."""
 HEAT = LinearSegmentedColormap.from_list("heat", ["#f4f7fa", "#b7d3e6", "#5a9fc6", "#1f6a9c", "#0b3a63"])
@@ -35,6 +37,10 @@ class Point(NamedTuple):
     low: float | None = None
     high: float | None = None
     """Ends of the interval, where there is one."""
+    null: float | None = None
+    """What chance, or uniform directions, would give."""
+    capture: str = ""
+    """Whose rows; a line of its own."""
 
 
 class Curve(NamedTuple):
@@ -47,10 +53,10 @@ class Curve(NamedTuple):
     """Total variance; None: the sum of the values."""
 
 
-def spectra(curves: Sequence[Curve]) -> Figure:
-    """Share of variance per component on logarithmic axes: one panel per kind of site, coloured by depth."""
-    kinds = ranked_kinds([curve.place for curve in curves])[:MOST_PANELS]
-    columns = 2 if len(kinds) == MOST_PANELS else min(len(kinds), 3)
+def spectra(curves: Sequence[Curve], captures: int = 1) -> Figure:
+    """Share of variance per component on logarithmic axes: one panel per kind of site (and capture), coloured by depth."""
+    kinds = ranked_kinds([curve.place for curve in curves])[: most_panels(captures)]
+    columns = captures if 1 < captures < 4 else 2 if len(kinds) == MOST_PANELS else min(len(kinds), 3)
     lines = -(-len(kinds) // columns)
     figure = Figure((WIDTH, 0.5 + 3.3 * lines), layout="constrained")
     grid = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False)
@@ -62,6 +68,11 @@ def spectra(curves: Sequence[Curve]) -> Figure:
     for axes in grid[:, 0]:
         axes.set_ylabel("share of variance", color=MUTED)
     return figure
+
+
+def most_panels(captures: int) -> int:
+    """Panels of spectra: three kinds for each of several captures."""
+    return MOST_PANELS if captures == 1 else min(3 * captures, 9)
 
 
 def _spectra_panel(axes: Axes, kind: str, curves: list[Curve], orders: list[tuple[int, ...]]) -> None:
@@ -92,7 +103,7 @@ def _depth_key(axes: Axes, curves: list[Curve], orders: list[tuple[int, ...]]) -
 
 
 def _depth_name(label: str) -> str:
-    return f"layer {label}" if label[:1].isdigit() else {"emb": "embedding", "end": "end"}.get(label, label)
+    return f"layer {label}" if label.isdigit() else {"emb": "embedding", "end": "end"}.get(label, label)
 
 
 def thinned(n: int) -> npt.NDArray[np.int64]:
@@ -160,54 +171,20 @@ def components_for(share: Vector, level: float) -> int:
     return int(np.argmax(reached)) + 1 if reached.any() else len(share)
 
 
-def profiles(panels: dict[str, Sequence[Point]]) -> Figure:
-    """Measures along the depth: one panel each, one line per kind of site, bands are intervals."""
-    figure = Figure((WIDTH, 3.6), layout="constrained")
-    grid = figure.subplots(1, len(panels), squeeze=False)
-    every = [point.place for points in panels.values() for point in points]
-    kinds = [kind for kind in ranked_kinds(every) if len({p.order for p in every if p.kind == kind}) > 1]
-    orders = sorted({place.order for place in every if place.kind in kinds})
-    for axes, (name, points) in zip(grid.flat, panels.items(), strict=True):
-        for index, kind in enumerate(kinds[:MOST_PANELS]):
-            _profile_line(axes, [p for p in points if p.place.kind == kind], orders, CATEGORY[index])
-        frame(axes, title=name, xlabel="depth")
-        axes.grid(True, axis="y", color=GRID, linewidth=0.7)
-        axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
-        _depth_ticks(axes, orders, {place.order: place.label for place in every}, most=9)
-    handles = [h for h in grid.flat[0].get_lines() if not h.get_label().startswith("_")]
-    figure.legend(
-        handles=handles,
-        loc="outside upper left",
-        ncols=len(handles),
-        frameon=False,
-        labelcolor=INK,
-        fontsize=9,
-    )
-    return figure
-
-
-def _profile_line(axes: Axes, points: list[Point], orders: list[tuple[int, ...]], color: str) -> None:
-    points = sorted(points, key=lambda point: point.place.order)
-    if not points:
-        return
-    x = [orders.index(point.place.order) for point in points]
-    y = [point.value for point in points]
-    if all(point.low is not None and point.high is not None for point in points):
-        low, high = [p.low or 0.0 for p in points], [p.high or 0.0 for p in points]
-        axes.fill_between(x, low, high, color=color, alpha=0.18, linewidth=0)
-    axes.plot(x, y, color=color, marker="o", markersize=3.6, linewidth=1.7, label=points[0].place.kind)
-
-
-def _depth_ticks(
+def depth_ticks(
     axes: Axes,
     orders: list[tuple[int, ...]],
     labels: dict[tuple[int, ...], str],
     most: int,
     shift: float = 0.0,
 ) -> None:
+    """Names of depths below an axis, at most so many; long ones slanted."""
     every = max(-(-len(orders) // most), 1)
     shown = range(0, len(orders), every)
-    axes.set_xticks([i + shift for i in shown], [labels[orders[i]] for i in shown])
+    names = [shortened(labels[orders[i]], 18) for i in shown]
+    slant = sum(len(name) + 2 for name in names) > LONG_LABELS
+    turned: dict[str, Any] = {"rotation": 35, "ha": "right", "rotation_mode": "anchor"} if slant else {}
+    axes.set_xticks([i + shift for i in shown], names, **turned)
 
 
 def heat_maps(panels: dict[str, Sequence[Point]]) -> Figure:
@@ -221,7 +198,7 @@ def heat_maps(panels: dict[str, Sequence[Point]]) -> Figure:
         figure.subplots(len(panels), 1, squeeze=False).flat, panels.items(), strict=True
     ):
         _heat_map(figure, axes, name, points, kinds, orders)
-        _depth_ticks(axes, orders, labels, most=30, shift=0.5)
+        depth_ticks(axes, orders, labels, most=30, shift=0.5)
     return figure
 
 
@@ -284,7 +261,12 @@ def ranked_kinds(places: Sequence[Place]) -> list[str]:
         kind: sum(place.kind == kind for place in places) for kind in dict.fromkeys(p.kind for p in places)
     }
     return sorted(
-        counts, key=lambda kind: (KINDS.index(kind) if kind in KINDS else len(KINDS), -counts[kind], kind)
+        counts,
+        key=lambda kind: (
+            KINDS.index(named) if (named := kind.partition(", ")[0]) in KINDS else len(KINDS),
+            -counts[kind],
+            kind,
+        ),
     )
 
 

@@ -44,7 +44,8 @@ def gather(root: Location, outcome: RunOutcome, run: RunSpec) -> ReportData:
 def stage_artifact(root: Location, stage: str, artifact_id: str) -> StageArtifact:
     """An artifact with its small arrays."""
     artifact = read_artifact(root, artifact_id)
-    small = [name for name, info in artifact.arrays.items() if _is_small(info)]
+    members = {len(refs) for refs in artifact.stage.series.values()}
+    small = [name for name, info in artifact.arrays.items() if _is_small(info) or _is_between(info, members)]
     group: Any = open_arrays(root, artifact_id) if small else {}
     return StageArtifact(stage, artifact, {name: np.asarray(group[name][:]) for name in small})
 
@@ -53,6 +54,12 @@ def _is_small(info: ArrayInfo) -> bool:
     size = math.prod(info.shape)
     along_rows = info.dims[:1] == ("row",)
     return 0 < size <= MOST_VALUES and (info.shape[0] <= MOST_STEPS if along_rows else len(info.shape) == 1)
+
+
+def _is_between(info: ArrayInfo, members: set[int]) -> bool:
+    """Whether an array has a number between each two members of a series."""
+    between = len(info.shape) == 2 and info.shape[0] == info.shape[1] and info.shape[0] in members
+    return between and math.prod(info.shape) <= MOST_VALUES
 
 
 def capture_data(root: Location, name: str, capture_id: str) -> CaptureData:

@@ -1,21 +1,25 @@
 """The figures of a page with their captions and descriptions, chosen by what the results hold."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-import numpy as np
 from matplotlib.figure import Figure
 
-from tasks import figures
-from tasks.figures import Curve, Point, short
+from tasks import figures, profiles
+from tasks.catalogue import MEASURES, Group, Measure, groups_of, lowered
+from tasks.figures import Curve, Point
 from tasks.findings import main_line
-from tasks.measures import MEASURES, SiteRow
+from tasks.measures import SiteRow
+from tasks.profiles import Panel
 from tasks.scatter import Dots
 from tasks.scatter import sample_map as draw_map
 from tasks.tables import short_site
 
-MAPPED = ("participation_ratio", "anisotropy", "accuracy")
-"""Measures that are drawn over depth, those that there are."""
+MAPPED = ("participation_ratio", "twonn", "anisotropy", "entropy", "nc1", "accuracy")
+"""Measures that have a map of kinds by depths, the first few that there are."""
+MOST_MAPPED = 3
+TOGETHER = 3
+"""Panels up to which one figure holds measures of all groups."""
 
 
 class SampleMap(NamedTuple):
@@ -42,9 +46,8 @@ class Illustration(NamedTuple):
 
 def illustrations(rows: Sequence[SiteRow], sample_map: SampleMap | None) -> Iterator[Illustration]:
     """What can be drawn, in the order of the page."""
-    makers: tuple[Callable[[Sequence[SiteRow]], Illustration | None], ...]
-    makers = (_profiles, _heat_maps, _spectra, _scree)
-    yield from (made for make in makers if (made := make(rows)) is not None)
+    yield from _profiles(rows)
+    yield from (made for make in (_heat_maps, _spectra, _scree) if (made := make(rows)) is not None)
     if sample_map is not None and len(sample_map.dots.xy):
         yield _map(sample_map)
 
@@ -56,51 +59,107 @@ def chosen_site(rows: Sequence[SiteRow]) -> SiteRow | None:
     return line[-1] if line else None
 
 
-def _panels(rows: Sequence[SiteRow]) -> dict[str, Sequence[Point]]:
-    found = [m for m in MEASURES if m.key in MAPPED and sum(m.key in row.values for row in rows) > 1]
-    found.sort(key=lambda measure: MAPPED.index(measure.key))
-    return {m.title: [_point(row, m.key) for row in rows if m.key in row.values] for m in found}
+def _points(rows: Sequence[SiteRow], key: str) -> list[Point]:
+    captures = {row.capture for row in rows if key in row.values}
+    return [_point(row, key, len(captures) > 1) for row in rows if key in row.values]
 
 
-def _point(row: SiteRow, key: str) -> Point:
+def _point(row: SiteRow, key: str, named: bool) -> Point:
     low, high = row.intervals.get(key, (None, None))
-    return Point(row.place, row.values[key], low, high)
+    null = row.nulls.get(key)
+    return Point(row.place, row.values[key], low, high, null, row.capture if named else "")
 
 
-def _profiles(rows: Sequence[SiteRow]) -> Illustration | None:
-    panels = _panels(rows)
-    drawn = {point.place for points in panels.values() for point in points}
-    if len({place.kind for place in drawn}) == len({(place.kind, place.order) for place in drawn}):
-        return None
-    intervals = any(row.intervals for row in rows)
-    band = " Bands are the intervals that the method gives." if intervals else ""
+def _panel(rows: Sequence[SiteRow], measure: Measure) -> Panel:
+    return Panel(
+        measure.title, _points(rows, measure.key), measure.null, measure.share, measure.log, measure.from_zero
+    )
+
+
+def _profiles(rows: Sequence[SiteRow]) -> Iterator[Illustration]:
+    """One figure of few measures, or one for each group of many."""
+    groups = {group: _drawn(rows, measures) for group, measures in groups_of(_keys(rows)).items()}
+    groups = {group: panels for group, panels in groups.items() if panels}
+    if sum(len(panels) for panels in groups.values()) <= TOGETHER:
+        together = [panel for panels in groups.values() for panel in panels]
+        if together:
+            yield _profile("profiles", Group("", "Along the depth", ""), together)
+        return
+    for group, panels in groups.items():
+        yield _profile(f"profiles-{group.key}", group, panels)
+
+
+def _keys(rows: Sequence[SiteRow]) -> set[str]:
+    return {key for row in rows for key in row.values}
+
+
+def _drawn(rows: Sequence[SiteRow], measures: Sequence[Measure]) -> list[Panel]:
+    """Measures with some line to draw: several depths of one kind."""
+    panels = [_panel(rows, measure) for measure in measures if measure.drawn]
+    return [panel for panel in panels if profiles.deep_kinds([point.place for point in panel.points])]
+
+
+def _profile(name: str, group: Group, panels: list[Panel]) -> Illustration:
+    points = [point for panel in panels for point in panel.points]
+    band = " Bands are intervals." if any(point.low is not None for point in points) else ""
+    nulls = any(p.null is not None for panel in panels if not profiles.far_off(panel) for p in panel.points)
+    null = " Dashed is what the words below a panel say." if nulls else ""
+    captures = list(dict.fromkeys(point.capture for point in points if point.capture))
+    per = "one line per kind of site" + (f" and capture ({', '.join(captures)})" if captures else "")
+    kinds = profiles.deep_kinds([point.place for point in points])
+    left_out = len(kinds) - figures.MOST_PANELS
+    more = f" {left_out} further kinds of sites are in the table." if left_out > 0 else ""
+    titles = _joined([panel.title for panel in panels])
+    lines = f"; {per}" if captures or len(kinds) > 1 else ""
+    asked = f"{group.question} " if group.question else ""
     return Illustration(
-        "profiles", "Along the depth", figures.profiles(panels),
-        f"{_joined(list(panels))} at each depth; one line per kind of site.{band}",
-        "Line charts over depth. " + " ".join(_range_of(name, points) for name, points in panels.items()),
+        name, group.title, profiles.profiles(panels),
+        f"{asked}{titles} at each depth{lines}.{band}{null}{more}",
+        "Line charts over depth. " + " ".join(profiles.range_of(panel) for panel in panels),
     )  # fmt: skip
 
 
 def _heat_maps(rows: Sequence[SiteRow]) -> Illustration | None:
-    panels = _panels(rows)
-    if not panels:
+    """Kinds by depths; a single kind whose depths are lines already has none."""
+    found = [m for m in MEASURES if m.key in MAPPED and sum(m.key in row.values for row in rows) > 1]
+    found.sort(key=lambda measure: MAPPED.index(measure.key))
+    panels: dict[str, Sequence[Point]]
+    panels = {m.title: [_of_capture(point) for point in _points(rows, m.key)] for m in found[:MOST_MAPPED]}
+    drawn = [row.place for row in rows if any(m.key in row.values for m in found)]
+    if not panels or (len({place.kind for place in drawn}) == 1 and profiles.deep_kinds(drawn)):
         return None
     return Illustration(
         "heat-map", "Every kind of site, every depth", figures.heat_maps(panels),
         "Rows are kinds of sites, columns are depths; a gap is a site that was not captured.",
-        "Heat maps. " + " ".join(_range_of(name, points) for name, points in panels.items()),
+        "Heat maps. " + " ".join(profiles.range_of(Panel(name, points)) for name, points in panels.items()),
     )  # fmt: skip
 
 
+def _of_capture(point: Point) -> Point:
+    """Captures in rows of their own."""
+    if not point.capture:
+        return point
+    return point._replace(place=point.place._replace(kind=f"{point.place.kind}, {point.capture}"))
+
+
 def _spectra(rows: Sequence[SiteRow]) -> Illustration | None:
-    curves = [Curve(row.place, row.spectrum, row.total) for row in rows if row.spectrum is not None]
+    having = [row for row in rows if row.spectrum is not None]
+    captures = len({row.capture for row in having})
+    places = [
+        r.place._replace(kind=f"{r.place.kind}, {r.capture}") if captures > 1 else r.place for r in having
+    ]
+    curves = [
+        Curve(place, row.spectrum, row.total)
+        for row, place in zip(having, places, strict=True)
+        if row.spectrum is not None
+    ]
     if not curves:
         return None
     kinds = figures.ranked_kinds([curve.place for curve in curves])
-    left_out = len(kinds) - figures.MOST_PANELS
+    left_out = len(kinds) - figures.most_panels(captures)
     more = f" {left_out} further kinds of sites are in the table." if left_out > 0 else ""
     return Illustration(
-        "spectra", "Spectrum of every site", figures.spectra(curves),
+        "spectra", "Spectrum of every site", figures.spectra(curves, captures),
         "Share of the variance in each component, both axes logarithmic. A straight line is a power law; "
         f"a curve that bends down early has few directions.{more}",
         f"Log-log spectra of {len(curves)} sites of the kinds {', '.join(kinds)}.",
@@ -144,13 +203,7 @@ def _map(sample_map: SampleMap) -> Illustration:
     )  # fmt: skip
 
 
-def _range_of(name: str, points: Sequence[Point]) -> str:
-    values = np.array([point.value for point in points])
-    low, high = short(float(values.min())), short(float(values.max()))
-    return f"{name} runs from {low} to {high} over {len(values)} sites."
-
-
 def _joined(names: list[str]) -> str:
     first, *rest = names
-    *middle, last = [first, *(name.lower() for name in rest)]
+    *middle, last = [first, *map(lowered, rest)]
     return f"{', '.join(middle)} and {last}" if middle else last

@@ -1,65 +1,20 @@
 """The numbers of a site that the page compares: read from whichever methods gave them."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from schemas.artifact import Artifact
-from schemas.stage import NETWORK
-from tasks.depth import Place, places
+from schemas.stage import NETWORK, spanning
+from tasks.catalogue import MEASURES, Measure, Source
+from tasks.depth import Place, along_network, places
 
 Vector = npt.NDArray[np.float64]
 
 
-class Measure(NamedTuple):
-    """A column of the table of sites."""
-
-    key: str
-    title: str
-    names: tuple[str, ...]
-    """Fields of results that hold it, the best first."""
-    meaning: str
-    share: bool = False
-    """Shown as a percentage."""
-
-
-MEASURES = (
-    Measure(
-        "participation_ratio",
-        "Participation ratio",
-        ("participation_ratio_unbiased", "participation_ratio"),
-        "(sum of eigenvalues)² / sum of their squares, without bias where the method gives that: "
-        "how many directions hold the variance",
-    ),
-    Measure(
-        "effective_rank",
-        "Effective rank",
-        ("effective_rank",),
-        "exponential of the entropy of the variance shares",
-    ),
-    Measure("stable_rank", "Stable rank", ("stable_rank",), "total variance / largest eigenvalue"),
-    Measure(
-        "anisotropy",
-        "Anisotropy",
-        ("anisotropy",),
-        "share of the variance in the first component",
-        share=True,
-    ),
-    Measure("top_10", "Top 10", ("top_10",), "share of the variance in the first ten components", share=True),
-    Measure(
-        "components_90", "For 90 %", ("components_90",), "fewest components that hold 90 % of the variance"
-    ),
-    Measure(
-        "accuracy",
-        "Probe accuracy",
-        ("accuracy",),
-        "share of unseen rows whose class a linear map finds",
-        share=True,
-    ),
-)
 TOP = 10
 WHOLE = 1e-6
 """Eigenvalues that lack no more than this share of the variance are all there."""
@@ -76,10 +31,11 @@ class StageArtifact(NamedTuple):
 
     @property
     def site(self) -> str:
-        """The site of its rows; several are joined."""
-        return " | ".join(
-            dict.fromkeys(ref.site for refs in self.artifact.stage.rows.values() for ref in refs)
-        )
+        """The site of its rows; several are joined, as are those of a series."""
+        rows = [ref.site for refs in self.artifact.stage.rows.values() for ref in refs]
+        if not rows:
+            return spanning([ref.site for refs in self.artifact.stage.series.values() for ref in refs])
+        return " | ".join(dict.fromkeys(rows))
 
     @property
     def captures(self) -> tuple[str, ...]:
@@ -88,18 +44,22 @@ class StageArtifact(NamedTuple):
 
 
 class SiteRow(NamedTuple):
-    """All measures of one site."""
+    """All measures of one site, of the rows of one capture or of several together."""
 
     site: str
-    captures: tuple[str, ...]
+    capture: str
+    """As the run calls it; several are joined."""
     place: Place
     width: int | None
     rows: int
     values: dict[str, float]
     intervals: dict[str, tuple[float, float]]
+    nulls: dict[str, float]
+    """What chance, or uniform directions, would give."""
     plain_ratio: float | None
     """Participation ratio of the sample, without correction for few rows."""
-    caveats: tuple[str, ...]
+    caveats: tuple[tuple[str, str], ...]
+    """Method and what it says of its own numbers."""
     total: float
     """Total variance, also of eigenvalues that `spectrum` lacks; 0 without a spectrum."""
     spectrum: Vector | None
@@ -110,30 +70,80 @@ class SiteRow(NamedTuple):
 
 SPECTRUM = "eigenvalue"
 """Name of the array of eigenvalues in the artifacts of spectra; NaN where rounding hides them."""
+NO_VARIANCES = ("geometry.", "clustering.")
+"""Families whose eigenvalues are of something else, as of rows scaled to length 1 or of a graph of neighbours."""
 
 
-def site_rows(artifacts: Sequence[StageArtifact]) -> list[SiteRow]:
-    """One row per site (and captures), shallow to deep; artifacts over several sites are left out."""
+def site_rows(artifacts: Sequence[StageArtifact], names: Mapping[str, str] | None = None) -> list[SiteRow]:
+    """One row per site (and captures), shallow to deep; artifacts over several sites are left out.
+
+    Args:
+        artifacts: in the order of the run.
+        names: ids of captures to what the run calls them.
+    """
     groups: dict[tuple[str, tuple[str, ...]], list[StageArtifact]] = {}
     for artifact in artifacts:
-        if artifact.site not in ("", NETWORK) and " | " not in artifact.site:
-            groups.setdefault((artifact.site, artifact.captures), []).append(artifact)
-    at = places([site for site, _ in groups])
-    rows = [_row(site, captures, at[site], group) for (site, captures), group in groups.items()]
+        if (site := _home(artifact)) is not None:
+            groups.setdefault((site, artifact.captures), []).append(artifact)
+    at = _places(list(groups))
+    called = {key: _called(key[1], names or {}) for key in groups}
+    rows = [_row(key[0], called[key], at[key], group) for key, group in groups.items()]
     rows = [row for row in rows if row.values or row.spectrum is not None]
-    return sorted(rows, key=lambda row: row.place.order)
+    kinds, captures = ({name: n for n, name in enumerate(dict.fromkeys(found))} for found in
+                       ([r.place.kind for r in rows], [r.capture for r in rows]))  # fmt: skip
+    return sorted(rows, key=lambda r: (r.place.order, kinds[r.place.kind], captures[r.capture]))
 
 
-def _row(site: str, captures: tuple[str, ...], place: Place, group: list[StageArtifact]) -> SiteRow:
-    values: dict[str, float] = {}
-    intervals: dict[str, tuple[float, float]] = {}
-    for measure in MEASURES:
-        for name, result in ((name, _fields(a)) for name in measure.names for a in group):
-            value = number(result.get(name))
-            if value is not None and measure.key not in values:
-                values[measure.key] = value
-                if (interval := _interval(result, name)) is not None:
-                    intervals[measure.key] = interval
+def _home(artifact: StageArtifact) -> str | None:
+    """The site whose row an artifact belongs to; one that compares two ports belongs to the first one's."""
+    ports = [tuple(dict.fromkeys(ref.site for ref in refs)) for refs in artifact.artifact.stage.rows.values()]
+    if not ports or any(len(sites) != 1 for sites in ports) or ports[0][0] == NETWORK:
+        return None
+    return ports[0][0] if len(ports) == 2 or len(set(ports)) == 1 else None
+
+
+def _called(captures: tuple[str, ...], names: Mapping[str, str]) -> str:
+    return " + ".join(dict.fromkeys(names.get(capture, capture[:8]) for capture in captures))
+
+
+Key = tuple[str, tuple[str, ...]]
+"""Site and captures."""
+
+
+def _places(keys: Sequence[Key]) -> dict[Key, Place]:
+    """Captures that share a site have their places together, others for themselves: layers of two networks may then be the same."""
+    found: dict[Key, Place] = {}
+    for members in _sharing(keys):
+        sites = list(dict.fromkeys(site for site, _ in members))
+        at = along_network(sites, places(sites))
+        found |= {key: at[key[0]] for key in members}
+    return found
+
+
+def _sharing(keys: Sequence[Key]) -> list[list[Key]]:
+    """Keys in groups, such that captures of two groups have no site in common."""
+    groups: list[tuple[set[str], list[Key]]] = []
+    for captures in dict.fromkeys(captures for _, captures in keys):
+        own = [key for key in keys if key[1] == captures]
+        sites = {site for site, _ in own}
+        joined = [group for group in groups if group[0] & sites]
+        groups = [group for group in groups if not group[0] & sites]
+        before = [key for group in joined for key in group[1]]
+        groups.append((sites.union(*(group[0] for group in joined)), before + own))
+    return [members for _, members in groups]
+
+
+class _Reading(NamedTuple):
+    value: float
+    interval: tuple[float, float] | None
+    null: float | None
+
+
+def _row(site: str, capture: str, place: Place, group: list[StageArtifact]) -> SiteRow:
+    readings = {m.key: found for m in MEASURES if (found := _measured(m, group)) is not None}
+    values = {key: found.value for key, found in readings.items()}
+    intervals = {key: found.interval for key, found in readings.items() if found.interval is not None}
+    nulls = {key: found.null for key, found in readings.items() if found.null is not None}
     spectrum, band, total = _spectrum(group)
     if spectrum is not None and spectrum.sum() > total * (1 - WHOLE):
         values = {**_from_spectrum(spectrum), **values}
@@ -141,11 +151,44 @@ def _row(site: str, captures: tuple[str, ...], place: Place, group: list[StageAr
     plain = next(
         (n for a in group if (n := number(a.artifact.result.get("participation_ratio"))) is not None), None
     )
-    caveats = tuple(dict.fromkeys(text for a in group for text in _caveats(a.artifact.result)))
+    said = ((a.artifact.stage.method, text) for a in group for text in _caveats(a.artifact.result))
+    caveats = tuple(dict.fromkeys(said))
     rows = max(a.artifact.rows_used for a in group)
     return SiteRow(
-        site, captures, place, width, rows, values, intervals, plain, caveats, total, spectrum, band
+        site, capture, place, width, rows, values, intervals, nulls, plain, caveats, total, spectrum, band
     )
+
+
+def _measured(measure: Measure, group: list[StageArtifact]) -> _Reading | None:
+    """A measure from its best source. An interval that is of the sample's own number is moved to that without bias, in proportion."""
+    found = next((reading for source in measure.sources for reading in _readings(source, group)), None)
+    if found is not None and found.null is None:
+        found = found._replace(null=_null(found.value, measure, group))
+    if found is None or found.interval is not None or measure.interval_of is None:
+        return found
+    other = next(_readings(measure.interval_of, group), None)
+    if other is None or other.interval is None or not other.value > 0:
+        return found
+    low, high = (end * found.value / other.value for end in other.interval)
+    return found._replace(interval=(low, high))
+
+
+def _null(value: float, measure: Measure, group: list[StageArtifact]) -> float | None:
+    """Of another source of the same number."""
+    every = (reading for source in measure.sources for reading in _readings(source, group))
+    return next((r.null for r in every if r.value == value and r.null is not None), None)
+
+
+def _readings(source: Source, group: list[StageArtifact]) -> Iterator[_Reading]:
+    for a in group:
+        if source.method not in (None, a.artifact.stage.method):
+            continue
+        result = _fields(a)
+        told = result.get(source.field)
+        value = number(told.get("value") if isinstance(told, dict) else told)
+        if value is not None:
+            null = number(result.get(source.null)) if source.null else None
+            yield _Reading(value, interval_of(result, source.field), null)
 
 
 def _fields(a: StageArtifact) -> dict[str, Any]:
@@ -163,9 +206,15 @@ def number(value: Any) -> float | None:
     return float(value)
 
 
-def _interval(result: dict[str, Any], name: str) -> tuple[float, float] | None:
-    """The interval of a field, from `<name>_low` and `<name>_high`."""
-    low, high = number(result.get(f"{name}_low")), number(result.get(f"{name}_high"))
+def interval_of(result: Mapping[str, Any], name: str) -> tuple[float, float] | None:
+    """The interval of a field: its own `low` and `high`, or the fields `<name>_low` and `<name>_high`; both ends or none."""
+    told = result.get(name)
+    ends = (
+        [told.get(end) for end in ("low", "high")]
+        if isinstance(told, dict)
+        else [result.get(f"{name}_{end}") for end in ("low", "high")]
+    )
+    low, high = (number(end) for end in ends)
     return (low, high) if low is not None and high is not None else None
 
 
@@ -180,6 +229,7 @@ def _caveats(result: dict[str, Any]) -> list[str]:
 def _spectrum(group: list[StageArtifact]) -> tuple[Vector | None, tuple[Vector, Vector] | None, float]:
     """Eigenvalues, their intervals and the total variance, from the artifact that has most of them."""
     having = [a for a in group if SPECTRUM in a.arrays and a.arrays[SPECTRUM].size]
+    having = [a for a in having if not a.artifact.stage.method.startswith(NO_VARIANCES)]
     having.sort(key=lambda a: (-a.arrays[SPECTRUM].size, f"{SPECTRUM}_low" not in a.arrays))
     if not having:
         return None, None, 0.0

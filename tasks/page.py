@@ -11,14 +11,16 @@ from schemas.capture import CaptureSpec
 from schemas.outcome import RunOutcome
 from schemas.receipts import Failure, Fingerprint, Manifest, Receipt
 from schemas.run import RunSpec
+from tasks.comparison import comparisons
 from tasks.drawing import draw, inline
 from tasks.figures import cut
-from tasks.findings import RowCounts, findings
+from tasks.findings import INTRINSIC, RowCounts, findings
 from tasks.illustrations import SampleMap, illustrations
 from tasks.measures import SiteRow, StageArtifact, site_rows
 from tasks.palette import css
+from tasks.series_illustrations import series_illustrations
 from tasks.store.location import Location
-from tasks.tables import measure_table, stage_tables
+from tasks.tables import comparison_table, measure_notes, measure_tables, stage_tables
 from tasks.training_findings import training_findings
 from tasks.training_illustrations import NAMES as TRAINING
 from tasks.training_illustrations import training_illustrations
@@ -104,24 +106,43 @@ def write_report(root: Location, outcome: RunOutcome, plan: HasRun, path: str) -
 
 def render(data: ReportData) -> dict[str, bytes]:
     """The page, its figures and the run file, as file name to bytes."""
-    rows = site_rows(data.artifacts)
+    names = capture_names(data.captures)
+    rows = site_rows(data.artifacts, names)
     files: dict[str, bytes] = {RUN_FILE: run_yaml(data.run).encode()}
     shown: dict[str, dict[str, Any]] = {}
     formats = data.run.report.figures if data.run.report else ("png", "svg")
-    for made in (*illustrations(rows, data.sample_map), *training_illustrations(data.artifacts)):
+    series = [*series_illustrations(data.artifacts, names)]
+    for made in (*illustrations(rows, data.sample_map), *series, *training_illustrations(data.artifacts)):
         svg = draw(made.figure, "svg")
         for file_format in formats:
             drawn = svg if file_format == "svg" else draw(made.figure, file_format)
             files[f"figures/{made.name}.{file_format}"] = drawn
         shown[made.name] = {**made._asdict(), "svg": inline(svg, made.name, made.description)}
-    files[PAGE] = html(data, rows, shown, formats).encode()
+    files[PAGE] = html(data, rows, shown, formats, [made.name for made in series]).encode()
     return files
 
 
+def capture_names(captures: Sequence[CaptureData]) -> dict[str, str]:
+    """Ids of captures to what the run calls them; all parts of one that grows have one name."""
+    return {capture.id: capture.name for capture in captures}
+
+
 def html(
-    data: ReportData, rows: Sequence[SiteRow], shown: Mapping[str, Mapping[str, Any]], formats: Sequence[str]
+    data: ReportData,
+    rows: Sequence[SiteRow],
+    shown: Mapping[str, Mapping[str, Any]],
+    formats: Sequence[str],
+    series: Sequence[str],
 ) -> str:
-    """The page's text."""
+    """The page's text.
+
+    Args:
+        data: of the run.
+        rows: the sites with their measures.
+        shown: figures by name.
+        formats: of the files beside the page.
+        series: names of figures over several sites together.
+    """
     environment = Environment(
         loader=PackageLoader("tasks"),
         autoescape=True,
@@ -137,13 +158,17 @@ def html(
         title=title(data.run),
         run=data.run,
         outcome=data.outcome,
-        n_sites=len({a.site for a in data.artifacts}),
+        n_sites=len({site for a in data.artifacts for _, site in a.artifact.stage.places}),
         findings=[*training_findings(data.artifacts), *findings(rows, counts, n_samples, n_failed)],
         figures=shown,
         training=[name for name in TRAINING if name in shown],
         formats=formats,
-        measures=measure_table(rows) if rows else None,
-        stages=list(stage_tables(data.artifacts)),
+        depth=[name for name in shown if name.startswith("profiles") or name == "heat-map"],
+        series=series,
+        measures=measure_tables(rows),
+        notes=measure_notes(rows),
+        compared=[comparison_table(found) for found in comparisons(rows)],
+        stages=list(stage_tables(data.artifacts, capture_names(data.captures))),
         artifacts=data.artifacts,
         captures=[capture_facts(capture) for capture in data.captures],
         failures=[(c.name, failure) for c in data.captures for failure in c.failures][:MOST_FAILURES],
@@ -241,10 +266,21 @@ def limits(data: ReportData, rows: Sequence[SiteRow]) -> list[str]:
             "Participation ratio, effective rank and stable rank count directions weighted by variance. "
             "They are no intrinsic dimension: a curved sheet of two dimensions can have a ratio of fifty."
         )
+    if any(key in row.values for row in rows for key in INTRINSIC):
+        said.append(
+            "Intrinsic dimensions are of the scale of the nearest rows, and too low where they are high: "
+            "compare sites with each other rather than with the truth."
+        )
+    if any("nc1" in row.values for row in rows):
+        said.append(
+            "Measures of collapse depend on the number of classes and of rows: compare sites, and captures of the same samples."
+        )
     if any(space.per_sample is None for capture in data.captures for space in capture.spec.layout.spaces):
+        grouped = any("groups" in a.artifact.stage.config for a in data.artifacts)
+        allowed = " Those from leaving out groups of samples allow for that." if grouped else ""
         said.append(
             "Rows are tokens. Tokens of one text resemble each other, so an interval that treats rows as "
-            "independent is too narrow."
+            f"independent is too narrow.{allowed}"
         )
     if any(sum(count.outliers.values()) for capture in data.captures for count in capture.counts):
         said.append(

@@ -1,13 +1,20 @@
 """Tables of a page, as text that is ready to show. Methods it does not know get a table of their Result."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from tasks.catalogue import Group, Measure, groups_of
+from tasks.comparison import Comparison, Pair, compared_with
 from tasks.figures import short
-from tasks.measures import MEASURES, Measure, SiteRow, StageArtifact, number
+from tasks.measures import SiteRow, StageArtifact, interval_of, number
+from tasks.numbers import Interval, bracket, whole_or_short, written
 
 MOST_COLUMNS = 12
+MOST_TOGETHER = 7
+"""Measures up to which one table holds all."""
 MOST_NOTES = 6
+MOST_UNNAMED = 2
+"""Methods up to which it is plain who speaks of its numbers."""
 _OWN = frozenset({"width", "caveats"})
 
 
@@ -17,9 +24,16 @@ class Cell(NamedTuple):
     text: str
     note: str = ""
     """Smaller, below: an interval."""
+    null: str = ""
+    """Smaller, below that: what chance would give."""
     numeric: bool = True
     weight: float | None = None
     """0..1: where the value stands in its column, for a bar behind it."""
+    apart: str = ""
+    """What it differs from beyond both intervals."""
+
+
+EMPTY = Cell("–")
 
 
 class Table(NamedTuple):
@@ -30,32 +44,93 @@ class Table(NamedTuple):
     """Heading and its meaning."""
     rows: tuple[tuple[Cell, ...], ...]
     notes: tuple[str, ...] = ()
+    question: str = ""
+    """What it answers."""
 
 
-def measure_table(rows: Sequence[SiteRow]) -> Table:
-    """Sites by measures; what is equal at all sites is said once, below."""
-    measures = [m for m in MEASURES if any(m.key in row.values for row in rows)]
-    sizes: dict[str, list[int | None]] = {
-        "Rows": [row.rows for row in rows],
-        "Features": [row.width for row in rows],
-    }
-    columns = {name: values for name, values in sizes.items() if len(set(values)) > 1}
+def measure_tables(rows: Sequence[SiteRow]) -> list[Table]:
+    """Sites by measures: one table, or one for each group where measures are many. What is equal at all sites is said once, below."""
+    groups = groups_of({key for row in rows for key in row.values})
+    if sum(len(measures) for measures in groups.values()) <= MOST_TOGETHER:
+        every = [measure for measures in groups.values() for measure in measures]
+        return [_measure_table(Group("all", "Sites", ""), every, rows, rows)] if rows else []
+    tables = []
+    for group, measures in groups.items():
+        having = [row for row in rows if any(m.key in row.values for m in measures)]
+        tables.append(_measure_table(group, measures, having, rows))
+    return tables
+
+
+def measure_notes(rows: Sequence[SiteRow]) -> list[str]:
+    """What is to be said below all tables of sites."""
+    notes = []
+    if any(row.intervals for row in rows):
+        notes.append("Brackets are intervals, of 95 % where a stage says nothing else.")
+    if compared_with(rows):
+        notes.append(
+            "≠ marks a number whose interval does not meet that of the first capture. Captures of the same samples may differ "
+            "by less than that and still not by chance: each interval is of its capture alone."
+        )
+    return [*notes, *_same(_sizes(rows)), *_caveats(rows)]
+
+
+def _sizes(rows: Sequence[SiteRow]) -> dict[str, list[int | None]]:
+    return {"Rows": [row.rows for row in rows], "Features": [row.width for row in rows]}
+
+
+def _measure_table(
+    group: Group, measures: Sequence[Measure], rows: Sequence[SiteRow], every: Sequence[SiteRow]
+) -> Table:
     spans = {m.key: _span([row.values[m.key] for row in rows if m.key in row.values]) for m in measures}
+    varying = [name for name, values in _sizes(every).items() if len(set(values) - {None}) > 1]
+    columns = {name: values for name, values in _sizes(rows).items() if name in varying}
+    captures = len({row.capture for row in every}) > 1
+    pairs = compared_with(every)
     body = []
     for index, row in enumerate(rows):
         cells = [Cell(short_site(row.site), numeric=False)]
+        cells += [Cell(row.capture, numeric=False)] if captures else []
         cells += [Cell(f"{values[index]:,}" if values[index] else "–") for values in columns.values()]
-        body.append((*cells, *(_measure_cell(row, m, spans[m.key]) for m in measures)))
-    headings = (("Site", ""), *((name, "") for name in columns), *((m.title, m.meaning) for m in measures))
-    return Table("Sites", headings, tuple(body), (*_same(sizes), *_caveats(rows)))
+        pair = pairs.get((row.site, row.capture))
+        body.append((*cells, *(_measure_cell(row, m, spans[m.key], pair) for m in measures)))
+    first = (("Site", ""), *((("Capture", ""),) if captures else ()), *((name, "") for name in columns))
+    headings = (*first, *((m.title, m.meaning) for m in measures))
+    return Table(group.title, headings, tuple(body), question=group.question)
+
+
+def comparison_table(found: Comparison) -> Table:
+    """Measures by how often two captures differ."""
+    body = []
+    for c in found.measures:
+        a, b = c.largest
+        apart = f"{len(c.apart)} of {c.n_known}" if c.n_known else "no intervals"
+        counts = (Cell(c.measure.title, numeric=False), Cell(f"{c.n_sites}"), Cell(apart))
+        where = Cell(short_site(a.site), numeric=False)
+        body.append((*counts, where, *(_value_cell(row, c.measure) for row in (a, b))))
+    headings = (
+        ("Measure", ""), ("Sites", "that both captures have"),
+        ("Apart", "sites at which the intervals do not meet, of those where both captures have one"),
+        ("Largest difference", "relative to the larger value; among the sites apart where there are some"),
+        (found.first, "its value there"), (found.second, "its value there"),
+    )  # fmt: skip
+    return Table(f"{found.first} and {found.second}", headings, tuple(body))
+
+
+def _value_cell(row: SiteRow, measure: Measure) -> Cell:
+    value, interval = row.values[measure.key], row.intervals.get(measure.key)
+    if measure.decimals is not None and interval is None:
+        return Cell(f"{value:.{measure.decimals}f}")
+    note = bracket(value, interval, measure.share) if interval else ""
+    return Cell(written(value, interval, measure.share), note)
 
 
 def _same(sizes: dict[str, list[int | None]]) -> Iterator[str]:
     """Sizes that all sites share, as a sentence."""
+    found = {name: set(values) - {None} for name, values in sizes.items()}
     said = [
-        f"{values[0]:,} {name.lower()}"
-        for name, values in sizes.items()
-        if len(set(values)) == 1 and values[0]
+        f"{max(v for v in known if v):,} {name.lower()}"
+        for name, known in found.items()
+        if len(known) == 1 and any(known)
     ]
     if said:
         yield f"{' of '.join(said)} at every site." if len(said) > 1 else f"{said[0]} at every site."
@@ -70,77 +145,142 @@ def _span(values: Sequence[float]) -> tuple[float, float]:
     return min(min(values), 0.0), max(values)
 
 
-def _measure_cell(row: SiteRow, measure: Measure, span: tuple[float, float]) -> Cell:
+def _measure_cell(row: SiteRow, measure: Measure, span: tuple[float, float], pair: Pair | None) -> Cell:
     value = row.values.get(measure.key)
     if value is None:
-        return Cell("–")
-    interval = row.intervals.get(measure.key)
-    write = _share if measure.share else _whole_or_short
-    note = f"{write(interval[0])} – {write(interval[1])}" if interval else ""
-    if (
-        measure.key == "participation_ratio"
-        and row.plain_ratio is not None
-        and row.plain_ratio < 0.99 * value
-    ):
-        note = f"plain {short(row.plain_ratio)}"
+        return EMPTY
     low, high = span
-    return Cell(write(value), note, weight=(value - low) / (high - low) if high > low else None)
+    return _value_cell(row, measure)._replace(
+        null=_null(row, measure, value),
+        weight=(value - low) / (high - low) if high > low else None,
+        apart=pair.first.capture if pair is not None and pair.differs(measure.key) else "",
+    )
 
 
-def _share(value: float) -> str:
-    return f"{100 * value:.1f} %"
-
-
-def _whole_or_short(value: float) -> str:
-    return f"{int(value):,}" if value == int(value) and abs(value) < 1e9 else short(value)
+def _null(row: SiteRow, measure: Measure, value: float) -> str:
+    """What chance would give; for the participation ratio, what the sample itself gives where that is less."""
+    if measure.key in row.nulls:
+        null = written(row.nulls[measure.key], row.intervals.get(measure.key), measure.share)
+        return f"{measure.null} {null}"
+    plain = row.plain_ratio
+    if measure.key == "participation_ratio" and plain is not None and plain < 0.99 * value:
+        return f"plain {short(plain)}"
+    return ""
 
 
 def _caveats(rows: Sequence[SiteRow]) -> Iterator[str]:
     """What the methods say of their own numbers."""
-    yield from _counted([note for row in rows for note in row.caveats], len(rows))
+    speakers: dict[str, list[str]] = {}
+    for method, text in (said for row in rows for said in row.caveats):
+        speakers.setdefault(text, []).append(method.rpartition(".")[2])
+    several = len({method for row in rows for method, _ in row.caveats}) > MOST_UNNAMED
+    names = {text: ", ".join(dict.fromkeys(found)) if several else "" for text, found in speakers.items()}
+    notes = [note for row in rows for note in dict.fromkeys(text for _, text in row.caveats)]
+    yield from _counted(notes, len(rows), names)
 
 
-def _counted(notes: Sequence[str], results: int) -> Iterator[str]:
-    """Each sentence once, with the number of its sites."""
+def _counted(notes: Sequence[str], results: int, names: Mapping[str, str] | None = None) -> Iterator[str]:
+    """Each sentence once, with who says it and the number of its sites."""
     counts = {note: notes.count(note) for note in dict.fromkeys(notes)}
     for note, n in list(counts.items())[:MOST_NOTES]:
-        where = "" if n == results else f" ({n} of {results} sites)"
+        said = [(names or {}).get(note, ""), "" if n == results else f"{n} of {results} sites"]
+        where = f" ({'; '.join(part for part in said if part)})" if any(said) else ""
         yield f"{note[:1].upper()}{note[1:].rstrip('.')}{where}."
     if len(counts) > MOST_NOTES:
         yield f"{len(counts) - MOST_NOTES} more caveats are in the artifacts."
 
 
-def stage_tables(artifacts: Sequence[StageArtifact]) -> Iterator[Table]:
-    """One table per stage: all scalar fields of its Results."""
+def stage_tables(
+    artifacts: Sequence[StageArtifact], captures: Mapping[str, str] | None = None
+) -> Iterator[Table]:
+    """One table per stage: scalar fields of its Results; of many, those equal everywhere are said once, below.
+
+    Args:
+        artifacts: of the run.
+        captures: ids of captures to what the run calls them.
+    """
     for stage in dict.fromkeys(a.stage for a in artifacts):
         members = [a for a in artifacts if a.stage == stage]
-        flat = [dict(_scalars(a.artifact.result)) for a in members]
-        names = list(dict.fromkeys(name for fields in flat for name in fields if name not in _OWN))[
-            :MOST_COLUMNS
+        flat = [
+            {name: _field_cell(value) for name, value in _scalars(_with_names(a, captures or {}))}
+            for a in members
         ]
-        headings = (("Site", ""), *((name.replace("_", " ").replace(".", ": "), name) for name in names))
+        names = [n for n in dict.fromkeys(name for fields in flat for name in fields) if n not in _OWN]
+        same = _everywhere(flat, names) if len(names) > MOST_COLUMNS else []
+        names = [n for n in names if n not in same]
+        headings = (("Site", ""), *((_heading(name), name) for name in names[:MOST_COLUMNS]))
         rows = tuple(
             (
                 Cell(short_site(a.site) if a.site else "–", numeric=False),
-                *(_field_cell(fields.get(name)) for name in names),
+                *(fields.get(name, EMPTY) for name in names[:MOST_COLUMNS]),
             )
             for a, fields in zip(members, flat, strict=True)
         )
         method, version = members[0].artifact.stage.method, members[0].artifact.stage.version
         said = [text for a in members for text in a.artifact.result.get("caveats") or ()]
-        yield Table(
-            f"{stage} ({method}, version {version})", headings, rows, tuple(_counted(said, len(members)))
-        )
+        notes = (*_equal(flat[0], same), *_left_out(names[MOST_COLUMNS:]), *_counted(said, len(members)))
+        yield Table(f"{stage} ({method}, version {version})", headings, rows, notes)
 
 
-def _scalars(result: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Fields with one value each; nested mappings are joined by dots, lists are counted or written out."""
+def _with_names(a: StageArtifact, captures: Mapping[str, str]) -> dict[str, Any]:
+    """The result, with the members of its series under the names of the run."""
+    labels = {}
+    for ref in (ref for refs in a.artifact.stage.series.values() for ref in refs):
+        name = " + ".join(dict.fromkeys(captures.get(c, c[:8]) for c in ref.captures))
+        labels[f"{' + '.join(c[:8] for c in ref.captures)} {ref.site}"] = f"{name} {short_site(ref.site)}"
+
+    def named(value: Any) -> Any:
+        if isinstance(value, list | tuple):
+            return [named(each) for each in value]
+        return labels.get(value, value) if isinstance(value, str) else value
+
+    return {key: named(value) for key, value in a.artifact.result.items()} if labels else a.artifact.result
+
+
+def _everywhere(flat: Sequence[Mapping[str, Cell]], names: Sequence[str]) -> list[str]:
+    """Fields that say the same at all of several results, and those that say nothing at any."""
+    return [
+        name
+        for name in names
+        if len(said := {fields.get(name, EMPTY) for fields in flat}) == 1
+        and (len(flat) > 1 or said == {EMPTY})
+    ]
+
+
+def _heading(name: str) -> str:
+    return name.replace("_", " ").replace(".", ": ")
+
+
+def _equal(fields: Mapping[str, Cell], names: Sequence[str]) -> Iterator[str]:
+    told = [name for name in names if fields.get(name, EMPTY) != EMPTY]
+    if told:
+        said = ", ".join(f"{_heading(n)} {fields[n].text} {fields[n].note}".strip() for n in told)
+        yield f"The same everywhere: {said}."
+
+
+def _left_out(names: Sequence[str]) -> Iterator[str]:
+    if names:
+        yield f"Also in the artifacts: {', '.join(_heading(name) for name in names)}."
+
+
+def _scalars(result: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Fields with one value each; nested mappings are joined by dots, lists are counted or written out.
+
+    A number with an interval is one field, whose value is the number and its interval.
+    """
+    ends = {f"{name}_{end}" for name in result for end in ("low", "high") if interval_of(result, name)}
     for key, value in result.items():
         name = f"{prefix}{key}"
-        if isinstance(value, dict):
+        if key in ends:
+            continue
+        if isinstance(value, dict) and value.keys() >= {"value", "low", "high"}:
+            yield name, (value["value"], interval_of(result, key))
+        elif isinstance(value, dict):
             yield from _scalars(value, f"{name}.")
         elif isinstance(value, list):
             yield name, _list_text(value)
+        elif number(value) is not None and (interval := interval_of(result, key)) is not None:
+            yield name, (value, interval)
         else:
             yield name, value
 
@@ -155,11 +295,20 @@ def _list_text(values: list[Any]) -> str:
 def _text(value: Any) -> str:
     as_number = number(value)
     if as_number is not None:
-        return _whole_or_short(as_number)
+        return whole_or_short(as_number)
     if isinstance(value, bool):
         return "yes" if value else "no"
     return "–" if value is None else str(value)
 
 
 def _field_cell(value: Any) -> Cell:
+    if isinstance(value, tuple):
+        return _interval_cell(*value)
     return Cell(_text(value), numeric=number(value) is not None or value is None)
+
+
+def _interval_cell(value: Any, interval: Interval | None) -> Cell:
+    found = number(value)
+    if found is None:
+        return EMPTY
+    return Cell(written(found, interval), bracket(found, interval) if interval else "")

@@ -8,7 +8,7 @@ from schemas.layout import Layout, Site, SiteLayout, Space, UnitRef
 from schemas.outcome import RunOutcome, StageFailure
 from schemas.receipts import Failure, FileDigest, Fingerprint, Manifest, Receipt
 from schemas.run import RunSpec
-from schemas.stage import ResolvedStage, RowsRef
+from schemas.stage import ResolvedStage, RowsRef, SeriesRef
 from tasks.findings import RowCounts
 from tasks.illustrations import SampleMap
 from tasks.measures import StageArtifact
@@ -50,10 +50,41 @@ def artifact(
     *,
     config: dict | None = None,
     rows: int = 5000,
+    capture: str = CAPTURE,
+    other: str | None = None,
 ) -> StageArtifact:
-    """An artifact over the rows of a site."""
-    ref = RowsRef(capture=CAPTURE, digest=CAPTURE, site=site)
-    resolved = ResolvedStage(method=method, version=1, config=config or {}, rows={"x": (ref,)})
+    """An artifact over the rows of a site; beside those of another capture, where one is named."""
+    ref = RowsRef(capture=capture, digest=capture, site=site)
+    ports = (
+        {"x": (ref,)} if other is None else {"x": (ref,), "y": (ref.model_copy(update={"capture": other}),)}
+    )
+    return _made(
+        stage, ResolvedStage(method=method, version=1, config=config or {}, rows=ports), result, arrays, rows
+    )
+
+
+def series(
+    stage: str,
+    method: str,
+    members: list[tuple[str, str]],
+    result: dict,
+    arrays: dict[str, np.ndarray],
+) -> StageArtifact:
+    """An artifact that was made from others, each of a capture and site."""
+    refs = tuple(SeriesRef(artifact=f"{n:020d}", site=s, captures=(c,)) for n, (c, s) in enumerate(members))
+    labels = [f"{c[:8]} {s}" for c, s in members]
+    return _made(
+        stage,
+        ResolvedStage(method=method, version=1, config={}, series={"pca": refs}),
+        {"labels": labels, **result},
+        arrays,
+        0,
+    )
+
+
+def _made(
+    stage: str, resolved: ResolvedStage, result: dict, arrays: dict[str, np.ndarray] | None, rows: int
+) -> StageArtifact:
     made = Artifact(
         schema_version=SCHEMA_VERSION,
         id=resolved.id,
@@ -69,6 +100,44 @@ def artifact(
         finished="2026-01-01T00:00:00+00:00",
     )
     return StageArtifact(stage, made, arrays or {})
+
+
+def interval(value: float, relative: float = 0.1) -> dict:
+    """A number with its interval, as a result holds it."""
+    return {
+        "value": value,
+        "corrected": value,
+        "low": value * (1 - relative),
+        "high": value * (1 + relative),
+    }
+
+
+def story(sites: list[str], capture: str = CAPTURE, factor: float = 1.0) -> tuple[StageArtifact, ...]:
+    """What six methods give at each site; the dimension peaks in the middle, classes collapse with depth.
+
+    Args:
+        sites: shallow to deep.
+        capture: whose rows.
+        factor: of every linear dimension.
+    """
+    made = []
+    for n, site in enumerate(sites):
+        ratio = factor * (20 + 10 * n * (len(sites) - 1 - n))
+        given = {
+            "spectrum.summary": {"width": 64, "participation_ratio_unbiased": ratio, "anisotropy": 0.2, "components_90": 30,
+                                 "anisotropy_low": 0.1, "anisotropy_high": 0.4},
+            "spectrum.jackknife": {"participation_ratio": interval(0.98 * ratio), "anisotropy": interval(0.2, 0.05),
+                                   "effective_rank": interval(1.5 * ratio)},
+            "geometry.uniformity": {"entropy": interval(2.0 + 0.5 * n, 0.02), "entropy_uniform": 4.0,
+                                    "distance": interval(0.9 - 0.1 * n, 0.02), "distance_uniform": 0.01},
+            "geometry.dimension": {"twonn": interval(8.0 + n * (len(sites) - 1 - n), 0.03), "dimension": interval(8.5, 0.02)},
+            "geometry.neural_collapse": {"nc1": interval(100.0 / 10**n), "vci": interval(0.9 - 0.2 * n, 0.02), "vci_random": 0.95,
+                                         "nearest_is_label": 0.5, "nearest_is_label_low": 0.4, "nearest_is_label_high": 0.6},
+            "geometry.rate_reduction": {"rate_reduction": interval(1.0 + n), "rate_reduction_random": 0.1,
+                                        "rate_reduction_random_samples": 0.4},
+        }  # fmt: skip
+        made += [artifact(m.partition(".")[2], m, site, r, capture=capture) for m, r in given.items()]
+    return tuple(made)
 
 
 def spectrum(width: int, slope: float, first: float = 1.0) -> np.ndarray:
@@ -125,7 +194,12 @@ def receipt(index: int) -> Receipt:
 
 
 def capture(
-    sites: list[str], width: int = 32, rows: int = 5000, failures: tuple[Failure, ...] = ()
+    sites: list[str],
+    width: int = 32,
+    rows: int = 5000,
+    failures: tuple[Failure, ...] = (),
+    name: str = "docs",
+    capture_id: str = CAPTURE,
 ) -> CaptureData:
     """A capture of texts."""
     tokens = Space(name="tokens", n_rows=rows, per_sample=None, chunk_rows=64, shard_rows=128, unit_shards=1)
@@ -144,7 +218,7 @@ def capture(
         schema_version=1, capture=CAPTURE, files={}, receipts={}, failures=failures, truncated=2, rows={"tokens": rows},
         sealed="2026-01-01T00:00:00+00:00",
     )  # fmt: skip
-    return CaptureData("docs", CAPTURE, spec, (receipt(0), receipt(1)), manifest, (counts,))
+    return CaptureData(name, capture_id, spec, (receipt(0), receipt(1)), manifest, (counts,))
 
 
 def sample_map(n: int = 400, classes: int = 3, label: str | None = "module") -> SampleMap:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.depth import ATTENTION, MLP, RESIDUAL, places
+from tasks.depth import ATTENTION, IN_ORDER, MLP, RESIDUAL, along_network, places
 
 BERT = {
     "embeddings": (RESIDUAL, "emb"),
@@ -76,3 +76,14 @@ def test_no_two_sites_share_a_place(sites: list[str]) -> None:
     found = places(sites)
     assert list(found) == sites
     assert len({(p.kind, p.order) for p in found.values()}) == len(sites)
+
+
+def test_sites_whose_names_do_not_repeat_are_one_line_in_their_order() -> None:
+    net = [f"{name}:out:0" for name in ("first.0", "first.1", "second.0", "hidden", "readout")]
+    found = along_network(net, places(net))
+    assert [(p.kind, p.order, p.label) for p in found.values()] == [
+        (IN_ORDER, (n,), site.removesuffix(":out:0")) for n, site in enumerate(net)
+    ]
+    layers = [f"h.{n}:out:0" for n in range(3)]
+    for sites in (layers, [*layers, "head:out:0", "tail:out:0"], ["one:out:0", "two:out:0"]):
+        assert along_network(sites, places(sites)) == places(sites)

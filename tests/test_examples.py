@@ -30,11 +30,20 @@ def test_every_example_is_covered() -> None:
 
 
 def test_digits(tmp_path: Path) -> None:
-    outcome = run_example("digits", tmp_path)
+    outcome = run_example("digits", tmp_path, "report.figures=[svg]")
     assert outcome.exit_code == 0
     assert set(outcome.captures[0].rows.values()) == {1797, 1797 * 64}
-    probe = next(a for a in outcome.artifacts if a.stage == "probe")
-    assert float(probe.result["accuracy"]) > 0.9
+    found = {(a.stage, a.site): a.result for a in outcome.artifacts}
+    assert float(found["probe", "hidden:out:0"]["accuracy"]) > 0.9
+    nearest = [
+        float(found[stage, "readout:out:0"]["nearest_is_label"])
+        for stage in ("collapse", "collapse-untrained")
+    ]
+    assert nearest[0] > 0.9 > nearest[1]
+    assert outcome.report is not None
+    page = Path(outcome.report).read_text()
+    assert "digits and untrained differ beyond both intervals" in page
+    assert "Side by side" in page
 
 
 def test_partitions(tmp_path: Path) -> None:
@@ -95,5 +104,10 @@ def test_compare(tmp_path: Path) -> None:
     outcome = run_example(
         "compare", tmp_path, *(f"captures.{c}.data.subset.max_tokens=3000" for c in ("exact", "half"))
     )
-    assert len(outcome.artifacts) == 6
-    assert all(0.99 < float(a.result["cka"]) <= 1.0 + 1e-12 for a in outcome.artifacts)
+    aligned = [float(a.result["cka"]) for a in outcome.artifacts if a.stage == "cka"]
+    assert len(aligned) == 6
+    assert all(0.99 < value <= 1.0 + 1e-12 for value in aligned)
+    assert outcome.report is not None
+    page = Path(outcome.report).read_text()
+    assert "exact and half differ beyond both intervals in participation ratio at 0 of 6 sites" in page
+    assert "figure-steps-steps" in page

@@ -4,13 +4,16 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.axes import Axes
 
-from tasks import figures, scatter
-from tasks.depth import Place, places
+from tasks import figures, scatter, series_figures
+from tasks.depth import Place, along_network, places
 from tasks.drawing import draw, inline
 from tasks.figures import Curve, Point
 from tasks.palette import LIGHT_TO_DARK, css, depth_color
+from tasks.profiles import Panel, lines_of, profiles
 from tasks.scatter import Dots
+from tasks.series_figures import Stretch
 from tests.pages import bert, sample_map, spectrum
 
 
@@ -81,10 +84,107 @@ def test_components_for_a_share_are_the_fewest(values: list[float], level: float
 
 
 def test_profiles_draw_a_line_per_kind_with_more_than_one_depth() -> None:
-    figure = figures.profiles({"Ratio": points([*bert(3), "pooler.dense:out:0"])})
+    figure = profiles([Panel("Ratio", points([*bert(3), "pooler.dense:out:0"]))])
     labels = [line.get_label() for line in figure.axes[0].get_lines()]
     assert labels == ["residual stream", "attention", "MLP"]
     assert [tick.get_text() for tick in figure.axes[0].get_xticklabels()] == ["emb", "0", "1", "2"]
+
+
+def drawn(axes: Axes, label: str) -> list[list[float]]:
+    """What the lines of a name run through."""
+    return [np.asarray(line.get_ydata()).tolist() for line in axes.get_lines() if line.get_label() == label]
+
+
+def test_a_profile_has_its_values_its_band_and_what_chance_gives() -> None:
+    at = Place("a", (0,), "0"), Place("a", (1,), "1"), Place("a", (2,), "2")
+    given = [
+        Point(at[0], 1.0, 0.5, 1.5, 3.0),
+        Point(at[1], 2.0, None, None, 4.0),
+        Point(at[2], 4.0, 3.0, 6.0),
+    ]
+    axes = profiles([Panel("Entropy", given, null="uniform")]).axes[0]
+    assert drawn(axes, "a") == [[1.0, 2.0, 4.0]]
+    assert drawn(axes, "_null")[0][:2] == [3.0, 4.0]
+    assert np.isnan(drawn(axes, "_null")[0][2])
+    bands = [found for found in axes.collections if found.get_label() == "_interval"]
+    ends = np.array([path.vertices[:, 1] for path in bands[0].get_paths()])
+    assert ends[0].tolist() == [0.5, 1.5]
+    assert ends[2].tolist() == [3.0, 6.0]
+    assert np.isnan(ends[1]).all()
+    assert axes.get_xlabel() == "depth · dashed: uniform"
+
+
+def test_what_lies_far_above_is_told_and_not_drawn() -> None:
+    given = [Point(Place("a", (n,), str(n)), 7.0 + n, null=167.0) for n in range(3)]
+    axes = profiles([Panel("Spanning tree", given, null="uniform")]).axes[0]
+    assert drawn(axes, "_null") == []
+    assert axes.get_xlabel() == "depth · uniform, far above: 167"
+    assert axes.get_ylim()[0] == 0.0
+    assert axes.get_ylim()[1] < 20
+
+
+def test_two_captures_are_two_lines_with_their_names() -> None:
+    at = places([f"h.{n}:out:0" for n in range(3)])
+    both = [Point(place, float(n), capture=c) for c in ("one", "two") for n, place in enumerate(at.values())]
+    panel = Panel("Ratio", both)
+    figure = profiles([panel])
+    assert len(figure.axes[0].get_lines()) == 2
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["one", "two"]
+    assert len({line.color for line in lines_of([panel])}) == 2
+    kinds = [p._replace(place=p.place._replace(kind=k)) for p in both for k in ("attention", "MLP")]
+    lines = lines_of([Panel("Ratio", kinds)])
+    assert len({(line.color, line.marker) for line in lines}) == 4
+    assert [t.get_text() for t in profiles([Panel("Ratio", kinds)]).legends[0].get_texts()] == [
+        "attention",
+        "MLP",
+        "one",
+        "two",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("values", "scale"), [((100.0, 0.5), "log"), ((2.0, 1.0), "linear"), ((100.0, 0.0), "linear")]
+)
+def test_decades_have_a_logarithmic_axis_where_they_can(values: tuple[float, float], scale: str) -> None:
+    given = [Point(Place("a", (n,), str(n)), value) for n, value in enumerate(values)]
+    assert profiles([Panel("NC1", given, log=True)]).axes[0].get_yscale() == scale
+
+
+def test_names_of_sites_are_slanted_and_no_numbers_of_layers() -> None:
+    sites = [f"{name}:out:0" for name in ("first.0", "first.1", "second.0", "hidden", "readout")]
+    at = along_network(sites, places(sites))
+    axes = profiles([Panel("Ratio", [Point(at[site], 1.0) for site in sites])]).axes[0]
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == [
+        "first.0",
+        "first.1",
+        "second.0",
+        "hidden",
+        "readout",
+    ]
+    assert axes.get_xticklabels()[0].get_rotation() == 35
+    assert axes.get_xlabel() == ""
+
+
+def test_a_map_between_members_writes_its_numbers_and_leaves_gaps() -> None:
+    values = np.array([[1.0, 0.25, np.nan], [0.25, 1.0, 0.5], [np.nan, 0.5, 1.0]])
+    axes = series_figures.between(values, ["a", "b", "c"], (0.0, 1.0)).axes[0]
+    written = {(t.get_position()[1] - 0.5, t.get_position()[0] - 0.5): t.get_text() for t in axes.texts}
+    assert written[0.0, 1.0] == "0.25"
+    assert (0.0, 2.0) not in written
+    assert [tick.get_text() for tick in axes.get_yticklabels()] == ["a", "b", "c"]
+    many = series_figures.between(np.eye(40), [str(n) for n in range(40)])
+    assert not many.axes[0].texts
+    assert len(many.axes) == 2  # the map and its colour bar
+
+
+def test_steps_have_a_line_each_and_their_null() -> None:
+    one = Stretch(
+        "one", ("0 → 1", "1 → 2"), np.array([1.0, 2.0]), np.array([9.0, 9.0]), np.array([np.nan] * 2)
+    )
+    figure = series_figures.steps([one, one._replace(name="two", values=np.array([3.0, 4.0]))])
+    lines = [np.asarray(line.get_ydata()).tolist() for line in figure.axes[0].get_lines()]
+    assert lines == [[9.0, 9.0], [1.0, 2.0], [9.0, 9.0], [3.0, 4.0]]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["one", "two"]
 
 
 def test_a_heat_map_writes_its_numbers_and_leaves_gaps() -> None:

@@ -3,8 +3,11 @@
 import numpy as np
 import pytest
 
-from tasks.measures import site_rows
-from tests.pages import artifact, artifacts, bert, spectrum
+from tasks.catalogue import GROUPS, KEYS, MEASURES, groups_of
+from tasks.depth import RESIDUAL
+from tasks.measures import SiteRow, StageArtifact, site_rows
+from tasks.methods.contract import load_method
+from tests.pages import artifact, artifacts, bert, interval, series, spectrum, story
 
 SITE = "h.3:out:0"
 
@@ -86,3 +89,119 @@ def test_leading_eigenvalues_alone_give_no_measure() -> None:
     assert both.values["anisotropy"] == pytest.approx(0.4)
     assert both.spectrum is not None
     assert len(both.spectrum) == 4
+
+
+def only(*artifacts: StageArtifact) -> SiteRow:
+    rows = site_rows(artifacts)
+    assert len(rows) == 1
+    return rows[0]
+
+
+def test_a_number_with_an_interval_is_read_from_inside_it() -> None:
+    result = {"twonn": interval(12.0), "dimension": {**interval(9.0), "low": None}, "levina_bickel": None}
+    row = only(artifact("d", "geometry.dimension", SITE, result))
+    assert row.values == {"twonn": 12.0, "mle": 9.0}
+    assert row.intervals == {"twonn": (pytest.approx(10.8), pytest.approx(13.2))}
+
+
+def test_the_jackknifes_interval_wins_over_that_of_gaussian_rows() -> None:
+    gaussian = {"anisotropy": 0.3, "anisotropy_low": 0.29, "anisotropy_high": 0.31}
+    summary = artifact("s", "spectrum.summary", SITE, gaussian)
+    jackknife = artifact("j", "spectrum.jackknife", SITE, {"anisotropy": interval(0.3, 0.5)})
+    assert only(summary).intervals["anisotropy"] == (0.29, 0.31)
+    assert only(summary, jackknife).intervals["anisotropy"] == (pytest.approx(0.15), pytest.approx(0.45))
+
+
+@pytest.mark.parametrize("unbiased", [52.0, 60.0])
+def test_the_ratio_without_bias_has_the_jackknifes_interval_in_proportion(unbiased: float) -> None:
+    summary = {"participation_ratio": 50.0, "participation_ratio_unbiased": unbiased}
+    jackknife = artifact("j", "spectrum.jackknife", SITE, {"participation_ratio": interval(50.0)})
+    row = only(artifact("s", "spectrum.summary", SITE, summary), jackknife)
+    assert row.values["participation_ratio"] == unbiased
+    assert row.intervals["participation_ratio"] == (
+        pytest.approx(0.9 * unbiased),
+        pytest.approx(1.1 * unbiased),
+    )
+    assert only(jackknife).values["participation_ratio"] == 50.0
+
+
+def test_null_values_are_those_of_the_method() -> None:
+    found = [
+        artifact("u", "geometry.uniformity", SITE, {"entropy": interval(3.0), "entropy_uniform": 5.0}),
+        artifact("c", "geometry.neural_collapse", SITE, {"vci": interval(0.4), "vci_random": None}),
+        artifact(
+            "r", "geometry.rate_reduction", SITE,
+            {"rate_reduction": interval(2.0), "rate_reduction_random": 0.1, "rate_reduction_random_samples": 0.6},
+        ),
+    ]  # fmt: skip
+    assert only(*found).nulls == {"entropy": 5.0, "rate_reduction": 0.6}
+    alone = {"rate_reduction": interval(2.0), "rate_reduction_random": 0.1}
+    assert only(artifact("r", "geometry.rate_reduction", SITE, alone)).nulls == {"rate_reduction": 0.1}
+
+
+def test_equal_names_of_other_methods_mean_something_else() -> None:
+    tree = artifact(
+        "t", "geometry.spanning_tree", SITE, {"dimension": interval(7.0), "dimension_uniform": 30.0}
+    )
+    walk = artifact(
+        "w", "geometry.diffusion_entropy", SITE, {"entropy": interval(2.0), "entropy_gaussian": 3.0}
+    )
+    row = only(tree, walk)
+    assert row.values == {"tree_dimension": 7.0, "diffusion_entropy": 2.0}
+    assert row.nulls == {"tree_dimension": 30.0, "diffusion_entropy": 3.0}
+
+
+@pytest.mark.parametrize("method", ["geometry.uniformity", "clustering.spectral"])
+def test_eigenvalues_of_something_else_are_no_variances(method: str) -> None:
+    other = artifact("u", method, SITE, {}, {"eigenvalue": np.full(8, 0.125)})
+    assert site_rows([other]) == []
+
+
+def test_every_measure_has_a_group_and_a_key_of_its_own() -> None:
+    assert len(KEYS) == len(MEASURES)
+    assert {measure.group for measure in MEASURES} == {group.key for group in GROUPS}
+    for group, measures in groups_of(set(KEYS)).items():
+        assert [m.group for m in measures] == [group.key] * len(measures)
+        assert len([m for m in measures if m.drawn]) <= 6
+
+
+def test_every_source_is_a_field_of_its_method() -> None:
+    for measure in MEASURES:
+        for source in measure.sources:
+            if source.method is not None:
+                fields = load_method(source.method).Result.model_fields
+                assert source.field in fields, measure.key
+                assert source.null is None or source.null in fields, measure.key
+
+
+def test_captures_have_rows_of_their_own_under_the_names_of_the_run() -> None:
+    sites = ["h.0:out:0", "h.1:out:0"]
+    both = [*story(sites, "a" * 20), *story(sites, "b" * 20)]
+    pair = artifact("cka", "geometry.cka", sites[0], {"cka": 0.9}, capture="a" * 20, other="b" * 20)
+    rows = site_rows([*both, pair], {"a" * 20: "before", "b" * 20: "after"})
+    assert [(row.site, row.capture) for row in rows] == [
+        (sites[0], "before"),
+        (sites[0], "after"),
+        (sites[0], "before + after"),
+        (sites[1], "before"),
+        (sites[1], "after"),
+    ]
+    assert rows[2].values == {"cka": 0.9}
+
+
+def test_layers_of_two_networks_have_the_same_places() -> None:
+    one, two = [f"h.{n}:out:0" for n in range(3)], [f"encoder.layer.{n}:out:0" for n in range(3)]
+    rows = site_rows([*story(one, "a" * 20), *story(two, "b" * 20)])
+    assert {row.place.kind for row in rows} == {RESIDUAL}
+    assert [row.place.label for row in rows] == ["0", "0", "1", "1", "2", "2"]
+
+
+def test_what_joins_sites_is_no_row() -> None:
+    members = [("a" * 20, "h.0:out:0"), ("a" * 20, "h.1:out:0")]
+    made = series("d", "geometry.subspace_distances", members, {"overlap": 0.5, "anisotropy": 0.2}, {})
+    assert made.site == "h.0:out:0 | h.1:out:0"
+    assert site_rows([made]) == []
+    alone = series(
+        "d", "geometry.subspace_distances", [("a" * 20, SITE), ("b" * 20, SITE)], {"anisotropy": 0.2}, {}
+    )
+    assert site_rows([alone]) == []

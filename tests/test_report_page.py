@@ -17,7 +17,18 @@ from tasks.page import PAGE, RUN_FILE, render, run_yaml, write_report
 from tasks.store.artifacts import write_artifact
 from tasks.store.location import Location
 from tests.helpers import make_capture, rows_ref, stage_of
-from tests.pages import RUN, artifact, artifacts, bert, capture, report_data, sample_map
+from tests.pages import (
+    CAPTURE,
+    RUN,
+    artifact,
+    artifacts,
+    bert,
+    capture,
+    report_data,
+    sample_map,
+    series,
+    story,
+)
 
 VOID = {"meta", "br", "path", "use", "rect", "img", "link"}
 
@@ -287,3 +298,51 @@ def test_kinds_survive_where_all_is_default(keep: dict[str, Any]) -> None:
     again = RunSpec.model_validate(yaml.safe_load(run_yaml(run)))
     assert again == run
     assert again.captures["odd"].parameter_gradients == run.captures["odd"].parameter_gradients
+
+
+OTHER = "e" * 20
+LAYERS = [f"h.{layer}:out:0" for layer in range(4)]
+
+
+def two_captures() -> dict[str, bytes]:
+    """The page of many methods over two captures, and of what was made from both."""
+    overlap = np.full((4, 4), 0.25) + 0.75 * np.eye(4)
+    members = [(CAPTURE, site) for site in LAYERS]
+    between = series("dist", "geometry.subspace_distances", members, {"overlap": 0.25}, {"overlap": overlap})
+    made = (*story(LAYERS), *story(LAYERS, OTHER, factor=2.0), between)
+    both = (capture(LAYERS), capture(LAYERS, name="later", capture_id=OTHER))
+    return render(report_data(artifacts=made, captures=both, sample_map=None, run=ONLY_SVG))
+
+
+def test_many_measures_are_told_in_groups_and_captures_side_by_side() -> None:
+    files = two_captures()
+    page = read(files)
+    groups = ("linear", "intrinsic", "evenness", "classes")
+    assert {f"figures/profiles-{group}.svg" for group in groups} <= files.keys()
+    assert "figures/between-dist.svg" in files
+    assert {"depth", "side-by-side", "sites", "between"} <= set(page.ids)
+    assert {link[1:] for link in page.links if link.startswith("#")} <= set(page.ids)
+    assert page.text.count("≠ ") > 4
+    assert "docs and later" in page.text
+    assert "[36, 44]" in page.text
+    assert "over 4 sites" in page.text
+    assert CAPTURE[:8] not in page.text.partition("Where this comes from")[0]
+
+
+def test_one_capture_has_no_side_by_side() -> None:
+    made = story(LAYERS)
+    text = read(
+        render(report_data(artifacts=made, captures=(capture(LAYERS),), sample_map=None, run=ONLY_SVG))
+    ).text
+    assert "Side by side" not in text
+    assert "≠" not in text
+    assert "Intrinsic dimension" in text
+    assert "too low where they are high" in text
+
+
+def test_a_series_alone_is_a_page() -> None:
+    members = [(CAPTURE, site) for site in LAYERS]
+    alone = series("flag", "geometry.flag_mean", members, {"dimension": 3}, {"basis": np.ones((2, 3))})
+    text = read(render(report_data(artifacts=(alone,), sample_map=None, run=ONLY_SVG))).text
+    assert "h.0 | ... 4 sites ... | h.3" in text
+    assert "Between sites" not in text
