@@ -35,6 +35,7 @@ from tasks.methods.contract import ROW_LABELS
 from tasks.store.artifacts import artifact_arrays
 from tasks.store.location import Location
 from tasks.store.states import load_state
+from tasks.store.verify import verify
 from tests.helpers import make_capture, rounded, rows_ref, stage_of
 
 TOP = Path(__file__).resolve().parent.parent
@@ -492,6 +493,23 @@ class TestFusion:
         for confidence in (0.95, 0.8):
             stage = stage_of("geometry.rate_reduction", {"x": rows_ref(spec)}, confidence=confidence)
             assert run_stage(root, stage, serial).rows_used == int((~np.isin(self.SAMPLE, self.FAILED)).sum())
+
+    @pytest.mark.parametrize("engine", ["qr", "rows", "streaming", "sketch"])
+    def test_components_of_one_pass_leave_the_capture_whole(self, root: Location, engine: str) -> None:
+        """These engines begin with a carry, and their method could read the rows again."""
+        columns, options = {"a": rows_of()}, {"engine": engine, "refine": 0, "components": 2}
+        call = (MethodCall(method="spectrum.pca", config=options),)
+        on_unit = fused(call, columns, self.SAMPLE, self.FAILED)(root)
+        spec = make_capture(
+            root, columns, self.SAMPLE, failed=self.FAILED, keep="states", fuse=call, on_unit=on_unit
+        )
+        for confidence in (0.95, 0.8):
+            run_stage(
+                root,
+                stage_of("spectrum.pca", {"x": rows_ref(spec)}, **options, confidence=confidence),
+                serial,
+            )
+            assert verify(root, spec.id) == []
 
     def test_tokens_cannot_be_fused(self, root: Location, monkeypatch: pytest.MonkeyPatch) -> None:
         from tasks.methods.geometry import neural_collapse

@@ -125,12 +125,14 @@ def _round(job: StageJob, ready: Prepared, carry: State, number: int) -> Round:
 def _forget(call: Call, here: Round) -> None:
     """Delete what only a round that is over could use: its carry, and states that depend on it, over its own rows.
 
-    A method of one pass starts with the same carry every time: its states, perhaps made while rows were captured, serve other stages.
+    A pass that may be the only one starts with the same carry every time: its states, perhaps made while rows were captured, and then all
+    that there is of them, serve other stages.
     """
     if here.reduction.carry is None:
         return
     call.root.delete(here.reduction.carry)
-    if hasattr(load_method(here.stage.method, call.allowed), "update"):
+    module = load_method(here.stage.method, call.allowed)
+    if hasattr(module, "update") and (here.number > 0 or not hasattr(module, "one_pass")):
         for part in range(len(here.spans)):
             call.root.delete(rows_folder(here.reduction, here.read.refs, part), recursive=True)
 
