@@ -62,9 +62,10 @@ def describe_method(method: str) -> MethodText:
     Raises:
         UnknownNameError: if there is no such method.
     """
+    from pipelines.stages import allowed_packages
     from tasks.methods.contract import load_method
 
-    module = load_method(method)
+    module = load_method(method, allowed_packages())
     summary, _, rest = inspect.cleandoc(module.__doc__ or "").partition("\n")
     return MethodText(
         name=method,

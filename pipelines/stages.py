@@ -99,13 +99,18 @@ def _makers(name: str, stage: StageRequest, port: str, run: RunSpec) -> list[str
 def _maker(name: str, stage: StageRequest, port: str, run: RunSpec) -> str:
     """The stage whose artifact a port takes: the one named, or the only one of the run that runs the port's method."""
     given = stage.inputs.get(port)
+    wanted = load_method(stage.method, allowed_packages()).READS[port].method
     if given is not None and given.stage is not None:
         if given.stage not in run.stages:
             raise SpecError(
                 f"stage {name!r}, port {port!r} takes one artifact; found {given.stage!r}, which may mean several stages: name one"
             )
+        if run.stages[given.stage].method != wanted:
+            raise SpecError(
+                f"stage {name!r}, port {port!r} takes an artifact of {wanted}; found stage {given.stage!r} of "
+                f"{run.stages[given.stage].method}: name another"
+            )
         return given.stage
-    wanted = load_method(stage.method, allowed_packages()).READS[port].method
     candidates = [
         other for other, request in run.stages.items() if request.method == wanted and other != name
     ]

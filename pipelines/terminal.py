@@ -203,10 +203,11 @@ def plan_line(plan: "Plan", found: "Estimate | None") -> str:
 
 def _network_text(plan: "Plan") -> str:
     """What to say of stages that send samples through the network again, whose time nobody knows before."""
+    from pipelines.stages import allowed_packages
     from tasks.methods.contract import BatchesPort, load_method
 
-    todo = [stage.stage.method for stage in plan.stages if not stage.done]
-    ports = {method: load_method(method).READS.values() for method in set(todo)}
+    todo, allowed = [stage.stage.method for stage in plan.stages if not stage.done], allowed_packages()
+    ports = {method: load_method(method, allowed).READS.values() for method in set(todo)}
     n = sum(any(isinstance(port, BatchesPort) for port in ports[method]) for method in todo)
     if not n:
         return ""

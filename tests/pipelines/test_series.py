@@ -5,8 +5,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from pydantic import ValidationError
 
+from pipelines.cli import main
 from pipelines.plan import make_plan
 from pipelines.serial import run_serial
 from pipelines.status import artifact_status
@@ -111,6 +113,33 @@ def test_a_port_of_one_artifact_takes_no_pattern(tmp_path: Path) -> None:
     }
     with pytest.raises(SpecError, match=r"takes one artifact; found 'pc\*'"):
         make_plan(RunSpec.model_validate(run))
+
+
+def test_a_named_stage_must_run_the_method_of_the_port(tmp_path: Path) -> None:
+    """Before anything is captured."""
+    run = run_of(tmp_path).model_dump(mode="json")
+    run["stages"] = {
+        "shape": run["stages"]["pca_old"] | {"method": "spectrum.summary", "config": {}},
+        "seen": {
+            "method": "spectrum.project",
+            "inputs": {"basis": {"stage": "shape"}, "x": {"captures": ["small"]}},
+        },
+    }
+    with pytest.raises(
+        SpecError, match=r"'basis' takes an artifact of spectrum.pca; found stage 'shape' of spectrum.summary"
+    ):
+        make_plan(RunSpec.model_validate(run))
+
+
+def test_own_methods_are_planned_and_described_on_the_command_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text(yaml.safe_dump(run_of(tmp_path).model_dump(mode="json")))
+    assert main(["plan", str(file)]) == 0
+    assert "5 artifacts" in capsys.readouterr().out
+    assert main(["methods", "tests.own_series"]) == 0
+    assert "artifacts of `spectrum.pca`, of several sites or captures" in capsys.readouterr().out
 
 
 def test_a_series_must_come_from_the_method(tmp_path: Path) -> None:
