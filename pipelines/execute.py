@@ -155,7 +155,11 @@ class _Running:
         failures: list[StageFailure] = []
         for group in stage_groups(self.plan.stages):
             self._group(group, artifacts, failures)
-        ordered = tuple(artifacts[s.id] for s in self.plan.stages if s.id in artifacts)
+        ordered = tuple(
+            artifacts[s.id].model_copy(update={"stage": s.name, "site": s.site})
+            for s in self.plan.stages
+            if s.id in artifacts
+        )
         return ordered, tuple(failures)
 
     def _group(

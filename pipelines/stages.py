@@ -196,7 +196,8 @@ def _series(
     for maker in _makers(name, request, port, run):
         for plan in _at_sites(given.sites, made[maker]):
             of = tuple(dict.fromkeys(capture for capture, _ in plan.stage.places))
-            if not wanted or wanted.issuperset(of):
+            new = plan.id not in (ref.artifact for ref in found)  # two names may stand for one question
+            if new and (not wanted or wanted.issuperset(of)):
                 found.append(SeriesRef(artifact=plan.id, site=plan.site, captures=of))
     if not found:
         raise SpecError(

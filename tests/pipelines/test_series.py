@@ -102,6 +102,17 @@ def test_sites_captures_and_stages_are_chosen(tmp_path: Path) -> None:
         members(sites="act")
 
 
+def test_one_question_under_two_names_is_one_member(tmp_path: Path) -> None:
+    """And is told under both."""
+    run = run_of(tmp_path).model_dump(mode="json")
+    run["stages"]["pca_same"] = run["stages"]["pca_old"]
+    outcome = run_serial(RunSpec.model_validate(run))
+    names = [a.stage for a in outcome.artifacts]
+    assert [names.count(name) for name in ("pca_new", "pca_old", "pca_same", "seen")] == [2, 2, 2, 1]
+    (made,) = [a for a in outcome.artifacts if a.stage == "seen"]
+    assert open_artifact(tmp_path, made.id).result["sites"] == [FIRST, LAST, FIRST, LAST]
+
+
 def test_a_port_of_one_artifact_takes_no_pattern(tmp_path: Path) -> None:
     run = run_of(tmp_path).model_dump(mode="json")
     run["stages"] = {
