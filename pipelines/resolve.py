@@ -1,6 +1,6 @@
 """A request with its network and data loaded: sites, rows, ids. Everything that needs torch before the first unit."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -26,6 +26,7 @@ from tasks.extract.models import network
 from tasks.extract.sites import SiteInfo, resolve
 from tasks.extract.subset import choose
 from tasks.extract.weights import tokenizer_digest, weights_digest
+from tasks.methods.contract import ROW_LABELS, RowsPort, load_method
 from tasks.store.arrays import SampleTable
 
 MOST_CLASSES = 256
@@ -60,6 +61,7 @@ def resolve_run(run: RunSpec) -> tuple[tuple[CapturePlan, ...], tuple[StagePlan,
     _check_color(run)
     stages = resolve_stages(run, captures)
     _check_weights(run, captures, stages)
+    _check_labels(run, captures, stages)
     return captures, stages
 
 
@@ -112,6 +114,34 @@ def _check_weights(run: RunSpec, captures: Sequence[CapturePlan], stages: Sequen
                     f"weight_label: capture {name!r} has no label {label!r} of floating point numbers; nearest: "
                     f"{nearest(str(label), numbers) or 'it has none at all'}"
                 )
+
+
+def _check_labels(run: RunSpec, captures: Sequence[CapturePlan], stages: Sequence[StagePlan]) -> None:
+    """Refuse a label that is to name classes and is not there, before anything is captured for it."""
+    asked: list[tuple[str, str, Mapping[str, object]]] = [
+        (name, call.method, call.config) for name, r in run.captures.items() for call in r.fuse
+    ]
+    names = {capture.id: capture.name for capture in captures}
+    for stage in (planned.stage for planned in stages):
+        first = next(iter(stage.rows.values()), ())  # of joined rows, labels are those of the first port
+        asked += [(names[ref.capture], stage.method, stage.config) for ref in first if ref.capture in names]
+    texts = {
+        (name, method, str(label)) for name, method, c in asked if isinstance(label := c.get("label"), str)
+    }
+    for name, method, label in sorted(found for found in texts if _takes_label(*found[1:])):
+        request = run.captures[name]
+        labels = sample_table(request, partitions(request.data)[0]).labels
+        if label not in labels:
+            raise UnknownNameError(
+                f"label of {method}: capture {name!r} has no label {label!r}; nearest: {nearest(label, labels)}"
+            )
+
+
+def _takes_label(method: str, label: str) -> bool:
+    """Whether the option `label` of a method means a label of the samples."""
+    ports = [p for p in load_method(method, allowed_packages()).READS.values() if isinstance(p, RowsPort)]
+    own = label in ROW_LABELS and any(port.tokens for port in ports)
+    return any(port.labels for port in ports) and not own
 
 
 def sample_table(request: CaptureRequest, partition: str | None) -> SampleTable:

@@ -195,6 +195,22 @@ def test_a_weight_that_is_no_label_is_refused_before_the_capture(tmp_path: Path)
         make_plan(vectors_run(tmp_path, n=20, fuse=fuse))
 
 
+def test_a_label_that_names_no_classes_is_refused_before_the_capture(tmp_path: Path) -> None:
+    stages = {"collapse": {"method": "geometry.neural_collapse", "config": {"label": "lable"}}}
+    with pytest.raises(
+        UnknownNameError, match=r"label of geometry.neural_collapse: capture 'vectors' has no .*: label"
+    ):
+        make_plan(vectors_run(tmp_path, n=20, stages=stages))
+    fuse = [{"method": "geometry.rate_reduction", "config": {"label": "next_token"}}]
+    with pytest.raises(
+        UnknownNameError, match=r"label of geometry.rate_reduction.*'next_token'; nearest: label"
+    ):
+        make_plan(vectors_run(tmp_path, n=20, fuse=fuse))
+    for known in ("label", "next_token"):
+        stages["collapse"]["config"] = {"label": known}
+        assert len(make_plan(vectors_run(tmp_path, n=20, stages=stages)).stages) == 3
+
+
 @pytest.mark.parametrize("kind", ["model", "data"])
 @pytest.mark.parametrize("code", ["import sys; sys.exit(0)", "1 / 0", "def (:"])
 def test_a_factory_module_that_ends_or_raises_is_named(
