@@ -363,6 +363,17 @@ class TestSeveralCaptures:
         index = np.concatenate([found[f"{s.id}/index"] for s in specs])[names, 0]
         np.testing.assert_array_equal(index, names[apart.argmin(1)])
 
+    def test_outputs_that_were_removed_half_done_are_made_again(self, root: Location) -> None:
+        """What a killed run left says which shards are written; without them it says nothing."""
+        spec = make_capture(root, {"a": rows_of(1, 60)})
+        stage = stage_of("geometry.neighbours", {"x": rows_ref(spec)}, k=1)
+        with pytest.raises(KeyboardInterrupt):
+            run_stage(root, stage, dying(4))
+        assert root.walk(f"states/rows/{stage.id}")
+        root.delete(f"artifacts/{stage.id}", recursive=True)
+        made = run_stage(root, stage, serial)
+        assert np.isfinite(artifact_arrays(root, made.id)["distance"]).all()
+
     def test_different_widths_are_refused(self, root: Location) -> None:
         specs = [make_capture(root, {"a": rows_of(width=w)}) for w in (4, 5)]
         with pytest.raises(MethodError, match=r"5 features.*4"):

@@ -25,6 +25,7 @@ from tasks.engine.source import Part, Rows, n_rows, read, shard_bounds
 from tasks.engine.spans import spans, tree
 from tasks.methods.contract import Block, State
 from tasks.store.artifacts import ArtifactWriter, RowArray, RowGrid, write_artifact
+from tasks.store.paths import artifact_path
 
 MOST_SPANS = 1024
 """Spans of shards per capture; their states are small."""
@@ -67,8 +68,10 @@ def run(call: Call, stages: Sequence[ResolvedStage]) -> Iterator[Artifact]:
 
 
 def begin(job: StageJob) -> Begun:
-    """Create the outputs of a stage."""
+    """Create the outputs of a stage; sums over rows whose outputs were removed since do not count."""
     ready = prepare(job)
+    if not job.root.ls(artifact_path(job.stage.id)):
+        job.root.delete(_folder(job), recursive=True)
     for part in range(len(ready.source.parts)):
         _writer(job, ready, part).create()
     return Begun(job.stage, tuple(len(_spans(part)) for part in ready.source.parts))
