@@ -2,7 +2,8 @@
 
 What is found is the spectrum of some M with 0 <= C - M <= gap I. So the i-th eigenvalue of C is no less than that of M, and no more than
 `upper[i]`; and by Davis and Kahan (SIAM Journal on Numerical Analysis 7 (1970) 1) the sine of the largest angle between the top k
-subspaces of both is at most gap / (values[k - 1] - upper[k]).
+subspaces of both is at most gap / (values[k - 1] - upper[k]). Rounding moves C too: by what the eigensolver and the products leave, and by
+what the last digits of a mean far from zero do when two sets of rows are joined.
 """
 
 import math
@@ -43,6 +44,8 @@ class Leading(NamedTuple):
     """Sine of the angle of the first k vectors, if nothing was missed; see `from_product`."""
     relative_error: float = math.nan
     """Estimate of |C - M| over |C|, Frobenius."""
+    rounding: float = 0.0
+    """Norm of what rounding changes of C, beside the gap, at most."""
 
     def angle_bound(self, k: int) -> float:
         """The sine of the largest angle to the top k subspace of the rows is no larger; infinite where nothing is proven."""
@@ -52,7 +55,7 @@ class Leading(NamedTuple):
             return 0.0
         following = float(self.upper[k]) if k < len(self.upper) else self.beyond
         apart = float(self.values[k - 1]) - following
-        return self.gap / apart if apart > 0 else math.inf
+        return (self.gap + self.rounding) / apart if apart > 0 else math.inf
 
 
 def from_moments(state: State, precision: Precision, weights: Weights, center: bool) -> Leading:
@@ -66,7 +69,7 @@ def from_moments(state: State, precision: Precision, weights: Weights, center: b
 
 
 def from_triangle(state: State, weights: Weights, center: bool) -> Leading:
-    """All eigenpairs, from a triangular factor: right to 1e-16 of the largest singular value.
+    """All eigenpairs, from a triangular factor: singular values are right to 1e-14 of the largest, and to the last digit of the mean.
 
     Raises:
         MethodError: for less than two rows.
@@ -75,10 +78,13 @@ def from_triangle(state: State, weights: Weights, center: bool) -> Leading:
     divisor = moments.degrees(state, weights, center)
     rows, energy = _about(state, center)
     _, singular, vectors = torch.linalg.svd(rows, full_matrices=False)
-    unit = max(64, rows.shape[1]) * EPS * (float(singular[0]) if len(singular) else 0.0)
+    largest = float(singular[0]) if len(singular) else 0.0
+    unit = max(64, rows.shape[1]) * EPS * largest + _shaken(state, center)
     values = singular.new_zeros(rows.shape[1])
     values[: len(singular)] = singular.square() / divisor
-    return _exact(values, spectrum.signed(vectors), energy / divisor, unit**2 / divisor, 0.0)
+    found = _exact(values, spectrum.signed(vectors), energy / divisor, unit**2 / divisor, 0.0)
+    root = values.sqrt() + unit / math.sqrt(divisor)
+    return found._replace(upper=root.square(), rounding=(2 * largest + unit) * unit / divisor)
 
 
 def from_stream(state: State, weights: Weights, center: bool) -> Leading:
@@ -91,10 +97,12 @@ def from_stream(state: State, weights: Weights, center: bool) -> Leading:
     divisor = moments.degrees(state, weights, center)
     rows, energy = _about(state, center)
     squares, vectors = streaming.decompose(state | {"rows": rows})
-    values, gap = squares / divisor, streaming.missed(state) / divisor
-    floor = max(64, len(rows)) * EPS * (float(values[0]) if len(values) else 0.0)
+    values = squares / divisor
+    floor, rounding = _floor(state, values, len(rows), divisor, center)
+    gap = streaming.missed(state) / divisor + rounding  # products of rows hide what lies below the floor
+    rank = int((values > floor).sum())
     return Leading(
-        values, spectrum.signed(vectors), values + gap, gap, gap, energy / divisor, floor, len(values), 0.0
+        values, spectrum.signed(vectors), values + gap, gap, gap, energy / divisor, floor, rank, 0.0
     )
 
 
@@ -131,8 +139,8 @@ def from_product(
     values, vectors = nystrom.approximate(y, q)
     left = nystrom.frobenius_error(test, product, values, vectors)
     whole = math.hypot(left, float(torch.linalg.vector_norm(values)))
-    gap = max(0.0, trace - float(values.sum())) + 8 * EPS * trace
-    floor = max(64, len(q)) * EPS * (float(values[0]) if len(values) else 0.0)
+    floor, rounding = _floor(state, values, len(q), divisor, center)
+    gap = max(0.0, trace - float(values.sum())) + 8 * EPS * trace + rounding
     ritz = subspace.ritz(y, q, trace)
     return Leading(
         values,
@@ -163,6 +171,18 @@ def narrowed(found: Leading, upper: Float64[Tensor, " order"], gap: float) -> Le
 def _exact(values: Tensor, vectors: Tensor, trace: float, floor: float, residual: float) -> Leading:
     rank = int((values > floor).sum())
     return Leading(values, vectors, values + floor, floor, floor, trace, floor, rank, residual)
+
+
+def _shaken(state: State, center: bool) -> float:
+    """Norm of the rows that rounding of means adds: each join takes the difference of two; none where the mean itself is part of it."""
+    return 2 * EPS * float(state["w"].sqrt() * torch.linalg.vector_norm(state["mean"])) if center else 0.0
+
+
+def _floor(state: State, values: Tensor, size: int, divisor: float, center: bool) -> tuple[float, float]:
+    """The floor of values from products, and the norm of what rounding changes of C."""
+    largest, shaken = (float(values[0]) if len(values) else 0.0), _shaken(state, center) / math.sqrt(divisor)
+    floor = max(64, size) * EPS * largest + shaken**2
+    return floor, floor + 2 * math.sqrt(max(0.0, largest)) * shaken
 
 
 def _about(state: State, center: bool) -> tuple[Tensor, float]:

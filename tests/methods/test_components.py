@@ -171,3 +171,36 @@ def test_a_stream_without_variance() -> None:
         answer = solved(x, engine=engine, components=2, rank=4)
         assert answer.result.components == 0
         assert answer.result.explained is None
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("apart", [1e-6, 1e-10, 1e-12])
+def test_the_angle_bound_holds_where_eigenvalues_nearly_coincide(engine: str, apart: float) -> None:
+    rng = np.random.default_rng(3)
+    draws = rng.standard_normal((300, 4))
+    left = np.linalg.qr(draws - draws.mean(0))[0]
+    right = np.linalg.qr(rng.standard_normal((30, 4)))[0]
+    x = torch.from_numpy(left * [1, 1 - apart / 2, 0.3, 0.1] @ right.T)
+    answer = solved(x, engine=engine, components=1, rank=8)
+    assert answer.result.angle_bound is not None
+    assert sine(answer.arrays["components"], torch.from_numpy(right[:, :1].T)) <= answer.result.angle_bound
+
+
+@pytest.mark.parametrize("engine", ["rows", "streaming", "sketch"])
+def test_what_rounding_hides_is_counted_as_left_out(engine: str) -> None:
+    """About the origin, a mean of 1e6 hides directions of variance 1 in products of rows."""
+    x = torch.randn(60, 40, generator=torch.Generator().manual_seed(0), dtype=torch.float64) + 1e6
+    answer = solved(x, engine=engine, components=2, rank=30, center=False)
+    values, _ = by_lapack(x, center=False)
+    assert answer.result.resolved < 40
+    assert answer.result.missed >= float(values[answer.result.resolved])
+
+
+@pytest.mark.parametrize("engine", ["qr", "rows"])
+def test_the_last_digits_of_a_large_mean_are_no_directions(engine: str) -> None:
+    """Whole numbers beside 2^40 / 3: every row is exact, the means of blocks are not."""
+    step = torch.arange(300, dtype=torch.float64) % 7
+    x = step[:, None] * torch.arange(1, 9).double() + (2**40 // 3)
+    result = solved(x, pieces=7, engine=engine, components=8, rank=8).result
+    assert result.resolved == 1
+    assert result.eigenvalues[0] == pytest.approx(float(step.var() * 204), rel=1e-6)

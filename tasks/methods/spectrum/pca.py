@@ -118,7 +118,7 @@ class Result(Frozen):
     floor: float
     """Nothing below this can be told from rounding: products of features or rows square the condition number."""
     missed: float
-    """No direction that was left out has more variance than this: eigenvalues are too small by no more."""
+    """No direction that was left out has more variance than this: eigenvalues are too small by no more, beside rounding."""
     angle_bound: float | None
     """The sine of the largest angle between the kept subspace and that of the rows is no larger; None where no bound can be proven."""
     angle_estimate: float | None
