@@ -27,7 +27,7 @@ class Subspace(NamedTuple):
     values: Tensor
     """float64 [component]: their eigenvalues."""
     noise: float
-    """Expected sum of squared sines between it and that of endless rows; NaN where there is no gap."""
+    """Expected sum of squared sines between it and that of endless rows; NaN where there is no gap, or where it holds all rows."""
     cuts: bool
     """Whether its last eigenvalue cannot be told from the next: it is determined up to a choice among them."""
 
@@ -102,7 +102,11 @@ def _subspace(member: Member, components: int | None) -> Subspace:
     basis = member.arrays["components"].double()
     k = len(basis) if components is None else min(components, len(basis))
     values = member.arrays["eigenvalue"].double().nan_to_num(0.0).clamp(min=0)
-    noise = spectrum.subspace_error(values, k, float(member.result["n_eff"]))
+    result = member.result
+    rows = int(result["n_rows"]) - bool(result["centred"])
+    noise = spectrum.sampling_error(
+        values, k, float(result["n_eff"]), rows, basis.shape[1], float(result["trace"])
+    )
     low, high = (member.arrays[f"eigenvalue_{end}"].nan_to_num(0.0) for end in ("low", "high"))
     block = spectrum.blocks(low, high)
     return Subspace(

@@ -118,14 +118,40 @@ def interval(values: Values, n: float, confidence: float) -> tuple[Values, Value
     return values / factor, values * factor
 
 
-def subspace_error(values: Values, k: int, n: float) -> float:
+def subspace_error(values: Values, k: int, n: float, further: int = 0, rest: float = 0.0) -> float:
     """Expected |sin Theta|_F^2 between the sample's and the population's top k subspaces, for Gaussian rows.
 
     (1/n) sum_{i <= k < j} lambda_i lambda_j / (lambda_i - lambda_j)^2 (Anderson 1963; Tyler 1981): infinite
     without a gap, and meaningless once it nears k.
+
+    Args:
+        further: directions beyond `values`, which a truncated decomposition did not keep.
+        rest: variance in all of them; taken as evenly spread, which is the least that it can do.
     """
-    top, rest = values[:k, None], values[None, k:]
-    return float((top * rest / (top - rest).square()).sum() / n) if 0 < k < len(values) else 0.0
+    if not 0 < k < len(values) + further:
+        return 0.0
+    top = values[:k, None]
+    beyond, times = values[k:], torch.ones_like(values[k:])
+    if further:
+        beyond = torch.cat([beyond, values.new_full((1,), max(0.0, rest) / further)])
+        times = torch.cat([times, times.new_full((1,), further)])
+    return float((times * top * beyond / (top - beyond).square()).sum() / n)
+
+
+def sampling_error(values: Values, k: int, n: float, rows: int, width: int, trace: float) -> float:
+    """`subspace_error` of a sample's top k subspace, whichever of its eigenvalues are known; infinite where the rows do not tell.
+
+    Args:
+        values: leading eigenvalues, none negative, zero below the floor.
+        n: effective rows.
+        rows: degrees of freedom: one less than rows where their mean was taken out. As many components hold every row, whatever their
+            population does.
+        width: features.
+        trace: of the covariance.
+    """
+    if rows <= k < width:
+        return math.inf
+    return subspace_error(values, k, n, width - len(values), trace - float(values.sum()))
 
 
 def blocks(low: Values, high: Values) -> Int64[Tensor, " component"]:

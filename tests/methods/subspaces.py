@@ -35,7 +35,8 @@ def member(
         "eigenvalue_low": 0.99 * spectrum,
         "eigenvalue_high": 1.01 * spectrum,
     }
-    return Member(site, (capture,), arrays, {"n_eff": n, "width": d})
+    known = {"n_eff": n, "n_rows": int(n), "width": d, "centred": True, "trace": float(spectrum.sum())}
+    return Member(site, (capture,), arrays, known)
 
 
 def fitted(rows: Tensor, site: str = "site", capture: str = "capture", **options: Any) -> Member:

@@ -204,3 +204,26 @@ def test_the_last_digits_of_a_large_mean_are_no_directions(engine: str) -> None:
     result = solved(x, pieces=7, engine=engine, components=8, rank=8).result
     assert result.resolved == 1
     assert result.eigenvalues[0] == pytest.approx(float(step.var() * 204), rel=1e-6)
+
+
+@pytest.mark.parametrize("engine", ["moments", "streaming", "sketch"])
+@pytest.mark.parametrize("rank", [8, 16])
+def test_sampling_error_counts_directions_that_were_not_kept(engine: str, rank: int) -> None:
+    """Eight strong directions among 300: nearly all of the error lies outside the 16 that a stream keeps."""
+    x = torch.randn(2000, 300, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    x[:, :8] *= 10
+    answer = solved(x, engine=engine, components=8, rank=rank, refine=2)
+    off = 8 - float(answer.arrays["components"][:, :8].square().sum())
+    assert answer.result.subspace_error == pytest.approx(off, rel=0.15)
+
+
+@pytest.mark.parametrize("engine", ["moments", "qr", "rows"])
+@pytest.mark.parametrize(("center", "all_of_them"), [(True, 19), (False, 20)])
+def test_components_that_hold_all_rows_tell_no_sampling_error(
+    engine: str, center: bool, all_of_them: int
+) -> None:
+    x = torch.randn(20, 100, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    whole = solved(x, engine=engine, center=center).result
+    assert (whole.components, whole.subspace_error) == (all_of_them, None)
+    fewer = solved(x, engine=engine, center=center, components=all_of_them - 1).result
+    assert fewer.subspace_error is not None

@@ -125,6 +125,16 @@ def test_noise_is_that_of_two_samples_of_one_law() -> None:
     assert moved.n_unresolved == 0
 
 
+def test_subspaces_that_hold_all_their_rows_are_not_resolved() -> None:
+    """Two draws of one law with fewer rows than features: nothing tells their distance from chance."""
+    draws = [
+        torch.randn(20, 60, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        for seed in (0, 1)
+    ]
+    result, _ = run([fitted(rows, f"s{seed}") for seed, rows in enumerate(draws)])
+    assert (result.n_unresolved, result.chordal_noise) == (1, None)
+
+
 def test_a_subspace_that_ends_in_a_tie_says_so() -> None:
     rows = torch.randn(300, 12, generator=torch.Generator().manual_seed(0)).double()
     result, _ = run([fitted(rows, "a"), fitted(rows + 1, "b")], components=4)

@@ -132,7 +132,7 @@ class Result(Frozen):
     interval_method: str
     subspace_error: float | None
     """Expected sum of squared sines of the angles between the kept subspace and that of endless rows, for
-    independent Gaussian rows; None without a gap."""
+    independent Gaussian rows; None without a gap, or where the components hold all rows."""
     caveats: tuple[str, ...]
 
 
@@ -228,11 +228,12 @@ def _leading(state: State, carry: State, config: Config) -> Leading:
 def _result(state: State, carry: State, found: Leading, kept: int, inputs: Inputs, config: Config) -> Result:
     values, trace, choice = found.values, found.trace, _choice(inputs, config)
     n = moments.n_eff(state, config.weights)
-    error = spectrum.subspace_error(values.clamp(min=0), kept, n)
+    rows, width = int(state["n"]) - config.center, inputs.widths["x"]
+    error = spectrum.sampling_error(values.clamp(min=0), kept, n, rows, width, trace)
     return Result(
         n_rows=int(state["n"]),
         n_eff=n,
-        width=inputs.widths["x"],
+        width=width,
         engine=choice.engine,
         engine_reason=choice.why,
         passes=1 + (int(carry["passes"]) if "passes" in carry else 0),
