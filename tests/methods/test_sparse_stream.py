@@ -101,3 +101,20 @@ def test_wrong_questions_are_refused() -> None:
         solved(torch.ones(10, 4), components=9)
     with pytest.raises(MethodError, match="asked for 3 components of rank 2"):
         solved(torch.ones(10, 4), components=3, rank=2)
+
+
+@pytest.mark.parametrize(("apart", "k"), [(1e-8, 1), (1e-13, 1), (0.5, 4)])
+def test_rounding_is_part_of_the_bounds(apart: float, k: int) -> None:
+    """Eigenvalues that nearly coincide; and, of rank three, a fourth direction that is rounding alone."""
+    rng = np.random.default_rng(0)
+    left, right = (np.linalg.qr(rng.standard_normal((n, 3)))[0] for n in (300, 40))
+    s = np.array([100, 100 * (1 - apart), 30])
+    x = torch.from_numpy((left * s) @ right.T)
+    answer = solved(x, components=k, rank=8, batch=16)
+    vectors = torch.linalg.svd(x, full_matrices=False).Vh[:k]
+    off = np.abs(answer.arrays["singular"][:3].numpy() ** 2 - s[:k] ** 2).max() if k < 3 else 0.0
+    assert off <= answer.result.missed < 1e-9 * s[0] ** 2
+    if answer.result.angle_bound is not None:
+        assert sine(answer.arrays["components"], vectors) <= answer.result.angle_bound
+    if apart == 1e-8 and k == 1:
+        assert sine(answer.arrays["components"], torch.from_numpy(right[:, :1].T)) < 1e-6

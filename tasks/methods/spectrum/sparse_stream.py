@@ -5,6 +5,8 @@ is kept as a large factor times a small one, so that a turn of the basis touches
 the features alone that they hold. Arrays: `singular` (component), `components` (component, feature) with orthonormal rows.
 """
 
+import math
+
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -23,6 +25,7 @@ REFERENCE = (
     "sparse plus low rank, and the extended decomposition. Zha, Simon, SIAM Journal on Scientific Computing 21 (1999) 782: the update"
 )
 SEEDS = (115,)
+EPS = torch.finfo(torch.float64).eps
 WORST = 1e4
 """Condition of the small factor above which both are multiplied out."""
 
@@ -80,7 +83,7 @@ def start(inputs: Inputs, config: Config) -> State:
     """No directions yet: singular values of zero along the first axes."""
     width = inputs.widths["x"]
     rank = min(width, config.rank or 4 * config.components)
-    numbers = {name: torch.zeros((), dtype=torch.float64) for name in ("missed", "energy")}
+    numbers = {name: torch.zeros((), dtype=torch.float64) for name in ("missed", "energy", "hidden")}
     counts = {name: torch.tensor(0) for name in ("n", "stored", "rebuilt")}
     return (
         numbers
@@ -114,7 +117,7 @@ def step(block: Block, state: State, config: Config) -> State:
     touched = rows.ne(0).any(0).nonzero().flatten()
     held = rows[:, touched]  # what no row of the batch holds takes no part
     inside = held @ state["big"][touched] @ state["small"]
-    q, triangle = _outside(held, inside)
+    q, triangle, hidden = _outside(held, inside)
     k = len(state["singular"])
     corner = torch.cat(
         [
@@ -128,6 +131,7 @@ def step(block: Block, state: State, config: Config) -> State:
     grown = state | {
         "singular": singular[:k],
         "missed": state["missed"] + singular[k : k + 1].square().sum(),
+        "hidden": state["hidden"] + hidden,
         "energy": state["energy"] + held.square().sum(),
         "n": state["n"] + len(rows),
         "stored": state["stored"] + held.ne(0).sum(),
@@ -135,14 +139,17 @@ def step(block: Block, state: State, config: Config) -> State:
     return grown | _extended(state, small, touched, held.T @ of_rows)
 
 
-def _outside(held: Tensor, inside: Tensor) -> tuple[Tensor, Tensor]:
-    """T [row, direction] and L with R T orthonormal and R = (R T) L, for R = rows^T - V inside^T: from products of rows alone."""
+def _outside(held: Tensor, inside: Tensor) -> tuple[Tensor, Tensor, float]:
+    """T [row, direction] and L with R T orthonormal and R = (R T) L, for R = rows^T - V inside^T: from products of rows alone.
+
+    Last the square of what these hide in rounding, at most.
+    """
     gram = held @ held.T - inside @ inside.T
     values, vectors = torch.linalg.eigh(gram)
-    floor = 64 * torch.finfo(torch.float64).eps * float(held.square().sum(1).max())
+    floor = 64 * EPS * float(held.square().sum(1).max())
     real = values > floor
     root = values[real].sqrt()
-    return vectors[:, real] / root, (vectors[:, real] * root).T
+    return vectors[:, real] / root, (vectors[:, real] * root).T, 0.0 if bool(real.all()) else floor
 
 
 def _extended(state: State, small: Tensor, touched: Tensor, added: Tensor) -> State:
@@ -165,7 +172,10 @@ def finish(state: State, carry: State, inputs: Inputs, config: Config) -> tuple[
     off = basis.T @ basis - torch.eye(len(singular), dtype=basis.dtype, device=basis.device)
     vectors = signed(torch.linalg.qr(basis).Q.T.contiguous())
     k, energy = min(config.components, len(singular)), float(state["energy"])
-    squares, missed = singular.square(), float(state["missed"])
+    squares, hidden = singular.square(), float(state["hidden"])
+    largest, worst = float(squares[0]), float(off.abs().max())
+    missed = float(state["missed"]) + hidden + (64 * EPS + 2 * len(off) * worst) * largest
+    turned = missed + math.sqrt(hidden) * math.sqrt(largest)  # hidden parts of rows stand beside the kept ones
     following = float(squares[k]) if k < len(squares) else 0.0
     gap = float(squares[k - 1]) - following - missed
     held = int(state["n"]) * inputs.widths["x"]
@@ -177,8 +187,8 @@ def finish(state: State, carry: State, inputs: Inputs, config: Config) -> tuple[
         energy=energy,
         explained=min(1.0, float(squares[:k].sum()) / energy) if energy > 0 else None,
         missed=missed,
-        angle_bound=missed / gap if gap > missed else None,
-        orthogonality=float(off.abs().max()),
+        angle_bound=turned / gap if gap > turned else None,
+        orthogonality=worst,
         rebuilt=int(state["rebuilt"]),
     )
     arrays = {"singular": singular[:k], "components": vectors[:k].contiguous()}
