@@ -30,16 +30,19 @@ def approximate(
 
     Cost: 6 feature column^2 flops.
     """
-    shift = math.sqrt(len(y)) * EPS * float(torch.linalg.vector_norm(y))
-    if shift == 0:
+    largest = float(y.abs().max()) if y.numel() else 0.0
+    if largest == 0:
         return y.new_zeros(y.shape[1]), q.T.contiguous()
+    scale = 2.0 ** min(1000, max(-1000, -math.frexp(largest)[1]))  # or the square of y would be nothing, or infinite
+    y = y * scale
+    shift = math.sqrt(len(y)) * EPS * float(torch.linalg.vector_norm(y))
     shifted = y + shift * q
     small = q.T @ shifted
     values, turn = torch.linalg.eigh((small + small.T) / 2)
     root = turn / values.clamp(min=shift / 2).sqrt()  # where rounding left the shift alone
     basis, triangle = torch.linalg.qr(shifted)
     u, s, _ = torch.linalg.svd(triangle @ root, full_matrices=False)
-    return (s.square() - shift).clamp(min=0), (basis @ u).T.contiguous()
+    return (s.square() - shift).clamp(min=0) / scale, (basis @ u).T.contiguous()
 
 
 def frobenius_error(

@@ -227,3 +227,15 @@ def test_components_that_hold_all_rows_tell_no_sampling_error(
     assert (whole.components, whole.subspace_error) == (all_of_them, None)
     fewer = solved(x, engine=engine, center=center, components=all_of_them - 1).result
     assert fewer.subspace_error is not None
+
+
+@pytest.mark.parametrize("engine", ["qr", "rows", "streaming", "sketch"])
+@pytest.mark.parametrize("scale", [1e-150, 1e-80, 1e80, 1e150])
+def test_rows_of_any_scale(engine: str, scale: float) -> None:
+    x = planted(100, 20, 0.8, 3)
+    usual, scaled = (solved(rows, engine=engine, components=3, rank=8) for rows in (x, x * scale))
+    np.testing.assert_allclose(
+        np.array(scaled.result.eigenvalues[:3]) / scale**2, usual.result.eigenvalues[:3], rtol=1e-9
+    )
+    assert scaled.result.resolved == usual.result.resolved
+    assert scaled.result.explained == pytest.approx(usual.result.explained, rel=1e-9)
