@@ -120,10 +120,14 @@ def etf_distance(across: Between) -> float:
     such a frame, and then it is at least sqrt(2 - 2 sqrt(features / (classes - 1))).
     """
     classes = len(across.rows)
-    values = across.values[: classes - 1].square()
-    norm = float(values.norm())
-    if norm == 0:
+    values = across.values[: classes - 1]
+    largest = float(values.max()) if len(values) else 0.0
+    if largest == 0:
         return math.nan
+    values = (
+        values / largest
+    ).square()  # fourth powers of large or small means would overflow, or be nothing
+    norm = float(values.norm())
     target = 1 / math.sqrt(classes - 1)
     missing = max(0, classes - 1 - len(values)) * target**2
     return math.sqrt(float((values / norm - target).square().sum()) + missing)

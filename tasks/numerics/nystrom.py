@@ -33,7 +33,9 @@ def approximate(
     largest = float(y.abs().max()) if y.numel() else 0.0
     if largest == 0:
         return y.new_zeros(y.shape[1]), q.T.contiguous()
-    scale = 2.0 ** min(1000, max(-1000, -math.frexp(largest)[1]))  # or the square of y would be nothing, or infinite
+    scale = 2.0 ** min(
+        1000, max(-1000, -math.frexp(largest)[1])
+    )  # or the square of y would be nothing, or infinite
     y = y * scale
     shift = math.sqrt(len(y)) * EPS * float(torch.linalg.vector_norm(y))
     shifted = y + shift * q

@@ -443,3 +443,12 @@ def test_refusals() -> None:
     none = Inputs(widths={"x": 3}, n_rows=9, n_samples=9)
     with pytest.raises(MethodError, match="token or next_token"):
         neural_collapse.check(none, neural_collapse.Config())
+
+
+@pytest.mark.parametrize("scale", [1e-120, 1e-80, 1e80, 1e120])
+def test_the_distance_to_a_frame_has_no_scale(scale: float) -> None:
+    x, code = drawn(offset=0.0)
+    usual, scaled = (run(rows, code, nearest=False)[0].etf_distance for rows in (x, x * scale))
+    assert usual is not None
+    assert scaled is not None
+    assert scaled.value == pytest.approx(usual.value, rel=1e-9)
