@@ -10,6 +10,7 @@ from torch import Tensor
 Means = Float64[Tensor, "cell feature"]
 Weights = Float64[Tensor, " cell"]
 Values = Int64[Tensor, "cell concept"]
+EPS = torch.finfo(torch.float64).eps
 
 
 class Additive(NamedTuple):
@@ -18,7 +19,7 @@ class Additive(NamedTuple):
     fitted: Means
     """Centre and parts together."""
     parts: list[Float64[Tensor, "value feature"]]
-    """Of each concept; weighted by rows they sum to zero. Zero for values that do not occur."""
+    """Of each concept; weighted by rows they sum to zero. Zero for values that do not occur, and for what rounding alone makes."""
     occurs: list[Bool[Tensor, " value"]]
     leverage: Weights
     """How much a combination's mean decides on its own fit: 1 where no others tell its parts."""
@@ -57,7 +58,7 @@ def additive(mean: Means, weight: Weights, value: Values, sizes: tuple[int, ...]
         )
         there = share > 0
         part = solved[first : first + size]
-        parts.append((part - share @ part) * there[:, None])
+        parts.append(_told(part - share @ part, mean) * there[:, None])
         occurs.append(there)
         first += size
     free = sum(int(there.sum()) - 1 for there in occurs)
@@ -82,7 +83,7 @@ def marginal(mean: Means, weight: Weights, value: Values, sizes: tuple[int, ...]
         rows = torch.zeros(size, dtype=weight.dtype, device=weight.device).index_add_(0, column, weight)
         sums = torch.zeros((size, mean.shape[1]), dtype=mean.dtype, device=mean.device)
         sums.index_add_(0, column, weight[:, None] * (mean - centre))
-        part = sums / rows.where(rows > 0, 1.0)[:, None]
+        part = _told(sums / rows.where(rows > 0, 1.0)[:, None], mean)
         parts.append(part)
         occurs.append(rows > 0)
         fitted = fitted + part[column]
@@ -111,6 +112,12 @@ def directions_for(part: Float64[Tensor, "value feature"], share: float) -> int:
         return 0
     held = square.cumsum(0) / square.sum()
     return int((held < share - 1e-12).sum()) + 1
+
+
+def _told(part: Tensor, mean: Means) -> Tensor:
+    """Zero where rounding of the means alone makes a part, whose direction says nothing."""
+    floor = 64 * EPS * float(torch.linalg.vector_norm(mean, dim=1).max())
+    return part.masked_fill(torch.linalg.vector_norm(part, dim=1, keepdim=True) <= floor, 0.0)
 
 
 def _one_hot(value: Tensor, size: int) -> Tensor:

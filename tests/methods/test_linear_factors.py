@@ -222,3 +222,20 @@ def test_refusals() -> None:
             sizes={f"c{k}": 1000 for k in range(8)} | {f"c{k}": 40_000 for k in range(4)},
         )
     assert math.isclose(factorisation.cosine_at_random(2), 2 / math.pi)
+
+
+@pytest.mark.parametrize("how", ["least_squares", "marginal"])
+@pytest.mark.parametrize("offset", [0.0, 1e6])
+def test_a_concept_without_any_effect_has_no_direction(how: str, offset: float) -> None:
+    """What rounding makes of its parts, 1e-32 of the variance, must not count as directions."""
+    rng = torch.Generator().manual_seed(4)
+    first, second = torch.meshgrid(torch.arange(3), torch.arange(4), indexing="ij")
+    value = {name: grid.flatten().repeat(25) for name, grid in (("colour", first), ("shape", second))}
+    x = torch.randn(3, 5, generator=rng, dtype=torch.float64)[value["colour"]] + offset
+    result, arrays = run(x, value, parts=how)
+    assert result.r2 is not None
+    assert result.r2.value == pytest.approx(1)
+    assert result.cosine_across is None
+    assert result.cosine_within is not None
+    assert arrays["directions_95"].values.tolist() == [2, 0]
+    assert bool(arrays["cosine"].values[0, 1].isnan())
