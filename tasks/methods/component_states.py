@@ -88,7 +88,8 @@ def state_bytes(engine: Engine, width: int, n_rows: int, rank: int) -> int:
         "moments": 2 * width,
         "qr": 3 * width,
         "rows": 2 * n_rows,
-        "streaming": 2 * streaming.capacity(rank),
+        "streaming": 4
+        * (streaming.capacity(rank) + TESTS),  # both, and both as one; then a pass over all that was kept
         "sketch": 4 * (rank + TESTS),
     }
     return 8 * width * held[engine]

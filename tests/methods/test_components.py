@@ -159,7 +159,7 @@ def test_the_choice_by_shape(width: int, rows: int, memory: float, engine: str) 
 
 def test_what_does_not_fit_is_refused() -> None:
     inputs = Inputs(widths={"x": 10**7}, n_rows=10**6, n_samples=10**6)
-    with pytest.raises(MethodError, match=r"76\.3 GiB for 10,000,000 features.*memory_gib allows 4"):
+    with pytest.raises(MethodError, match=r"155\.6 GiB for 10,000,000 features.*memory_gib allows 4"):
         pca.check(inputs, pca.Config())
     with pytest.raises(MethodError, match="asked for 9 components of rank 5"):
         pca.check(inputs, pca.Config(components=9, rank=5))
@@ -239,3 +239,20 @@ def test_rows_of_any_scale(engine: str, scale: float) -> None:
     )
     assert scaled.result.resolved == usual.result.resolved
     assert scaled.result.explained == pytest.approx(usual.result.explained, rel=1e-9)
+
+
+def test_a_stream_takes_no_more_memory_than_it_is_counted_for() -> None:
+    """Two states and the rows of both as one; in a further pass the block, two products and their sum."""
+    width, rank, n = 900, 30, 1000
+    x = torch.randn(n, width, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    config = pca.Config(engine="streaming", rank=rank, components=4)
+    inputs = Inputs(widths={"x": width}, n_rows=n, n_samples=n)
+    counted = component_states.state_bytes("streaming", width, n, rank)
+    carry, block = pca.start(inputs, config), cases._block({"x": x}, n, False)
+    a, b = (pca.partial(cases.part(block, slice(low, low + 229)), carry, config) for low in (0, 500))
+    first = 2 * (a["rows"].numel() + b["rows"].numel())
+    following = pca.update(pca.merge(a, a), carry, inputs, config)
+    assert following is not None
+    product = pca.partial(block, following, config)["p"]
+    second = following["q"].numel() + 3 * product.numel()
+    assert counted / 2 < 8 * max(first, second) <= counted
