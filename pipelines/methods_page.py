@@ -24,6 +24,10 @@ KINDS = {
     "whole": "all rows in memory, up to a stated number",
     "combine": "no rows: artifacts of other stages, of several sites or captures, once for all of them",
 }
+INTERVAL = (
+    "A result of type `Interval` has `value` (of all rows), `low` and `high` (of the interval about it), and `corrected` (the value\n"
+    "without the first order of its bias); None where the groups of samples do not determine it."
+)
 
 
 class FieldText(NamedTuple):
@@ -201,6 +205,7 @@ def methods_page() -> str:
         for m in methods
     ]
     lines += ["", "Kinds:", "", *(f"- `{kind}`: {text}" for kind, text in KINDS.items())]
+    lines += ["", INTERVAL]
     for family in families:
         lines += ["", f"## {family}"]
         for method in methods:

@@ -130,7 +130,7 @@ def _heat_maps(rows: Sequence[SiteRow]) -> Illustration | None:
         return None
     return Illustration(
         "heat-map", "Every kind of site, every depth", figures.heat_maps(panels),
-        "Rows are kinds of sites, columns are depths; a gap is a site that was not captured.",
+        "Rows are kinds of sites, columns are depths; a gap is a site that was not measured.",
         "Heat maps. " + " ".join(profiles.range_of(Panel(name, points)) for name, points in panels.items()),
     )  # fmt: skip
 
