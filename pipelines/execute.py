@@ -243,9 +243,8 @@ def _failure(stage: StagePlan, error: Exception) -> StageFailure:
 
 
 def _artifact_outcome(artifact: Artifact, stage: StagePlan, computed: bool) -> ArtifactOutcome:
-    scalars = {
-        k: v for k, v in artifact.result.items() if v is None or isinstance(v, bool | int | float | str)
-    }
+    told = {k: v["value"] if isinstance(v, dict) and "value" in v else v for k, v in artifact.result.items()}
+    scalars = {k: v for k, v in told.items() if v is None or isinstance(v, bool | int | float | str)}
     return ArtifactOutcome(
         stage=stage.name,
         site=stage.site,

@@ -19,7 +19,7 @@ RECIPES: dict[str, dict[str, StageRequest]] = {
         "summary": StageRequest(method="spectrum.summary"),
         "intervals": StageRequest(method="spectrum.jackknife"),
         "evenness": StageRequest(method="geometry.uniformity"),
-        "neighbours": StageRequest(method="geometry.neighbours"),
+        "neighbours": StageRequest(method="geometry.neighbours", config={"other_samples": True}),
         "dimension": StageRequest(method="geometry.dimension"),
     },
     "classes": {

@@ -137,6 +137,11 @@ def _resolve(
     plans: list[StagePlan] = []
     for row in _zip(name, columns):
         site = row[ports[0]][0].site
+        if len(ports) > 1 and all(row[port] == row[ports[0]] for port in ports):
+            raise SpecError(
+                f"stage {name!r}: ports {' and '.join(ports)} both read {row[ports[0]][0].label}; connect different sites or captures, "
+                f"with inputs: {{{ports[0]}: {{sites: ...}}, {ports[1]}: {{sites: ...}}}}"
+            )
         _check_parameters(name, module, module.Config.model_validate(config), row[ports[0]], captures)
         artifacts = {
             port: _artifact(name, request, port, run, site, row[ports[0]], made)

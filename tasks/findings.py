@@ -13,6 +13,10 @@ from tasks.tables import short_site
 
 MOST_NAMED = 3
 """Sites that a sentence names."""
+SAME_SAMPLE = "of the same sample"
+"""In the caveats of methods that take rows of one sample as independent."""
+LEAST_NULL = 0.1
+"""Of a collapse index: below, labels that say nothing look collapsed too."""
 INTRINSIC = ("twonn", "mle", "local_dimension", "tree_dimension", "magnitude_dimension")
 """Measures of intrinsic dimension, the one that is told first."""
 LED = (
@@ -190,6 +194,8 @@ def _intrinsic(rows: Sequence[SiteRow]) -> Finding | None:
         sentence = f"The {name} of {_line_name(peak)} peaks at {_at(peak)} with {_told(peak, key)}{ends}"
     if key in peak.nulls:
         sentence += f"; as many rows that fill all directions would give {short(peak.nulls[key])}"
+    if any(text.startswith("neighbours") and SAME_SAMPLE in text for _, text in peak.caveats):
+        sentence += "; neighbours are also rows of the same sample, whose path alone this may be"
     return Finding(short(peak.values[key]), f"{sentence}.{_beside_linear(peak, key)}")
 
 
@@ -268,8 +274,12 @@ def _collapse(rows: Sequence[SiteRow]) -> Finding | None:
     low = min(range(len(line)), key=lambda n: line[n].values[key])
     best = line[low]
     figure = short(best.values[key])
+    if best.nulls.get(key, 1.0) < LEAST_NULL:
+        return None  # so few rows look collapsed whatever their labels
     chance = ""
-    if key in best.nulls:
+    if any(text.startswith("rows") and SAME_SAMPLE in text for _, text in best.caveats):
+        chance = ", though rows of the same sample have the same class, so that samples alone look collapsed"
+    elif key in best.nulls:
         null, interval = best.nulls[key], best.intervals.get(key)
         inside = interval is not None and interval[1] >= null
         chance = f", where labels that say nothing give {short(null)}"

@@ -156,6 +156,26 @@ def test_classes_are_most_collapsed_where_the_index_is_least() -> None:
     )
 
 
+def test_samples_whose_rows_have_one_class_are_not_said_to_collapse_beyond_chance() -> None:
+    caveats = ["rows of the same sample have the same class: what labels that say nothing give ..."]
+    rows = rows_of(
+        "geometry.neural_collapse", "vci", [interval(0.3), interval(0.4)], vci_random=0.9, caveats=caveats
+    )
+    said = starting(sentences(rows, [], 0, 0), "Classes")
+    assert "labels that say nothing" not in said
+    assert "samples alone look collapsed" in said
+    few = rows_of("geometry.neural_collapse", "vci", [interval(0.01), interval(0.02)], vci_random=0.0)
+    assert not [line for line in sentences(few, [], 0, 0) if "collapsed" in line]
+
+
+def test_neighbours_of_the_same_sample_are_named_beside_the_dimension() -> None:
+    caveats = ["neighbours of a row may be rows of the same sample, as tokens of one text: ..."]
+    rows = rows_of("geometry.dimension", "twonn", [interval(6.0), interval(5.0)], caveats=caveats)
+    assert "whose path alone this may be" in starting(sentences(rows, [], 0, 0), "The intrinsic")
+    rows = rows_of("geometry.dimension", "twonn", [interval(6.0), interval(5.0)])
+    assert "path" not in starting(sentences(rows, [], 0, 0), "The intrinsic")
+
+
 def test_collapse_in_the_middle_has_both_ends() -> None:
     rows = rows_of("geometry.neural_collapse", "nc1", [interval(v) for v in (9.0, 1.0, 5.0)])
     assert starting(sentences(rows, [], 0, 0), "Classes") == (

@@ -45,7 +45,7 @@ def test_planted_groups_are_found() -> None:
         tuple(f"capture s{k}" for k in (0, 2, 4)),
         tuple(f"capture s{k}" for k in (1, 3, 5)),
     )
-    assert arrays["group"].values.tolist() == [0, 1, 0, 1, 0, 1]
+    assert arrays["member_group"].values.tolist() == [0, 1, 0, 1, 0, 1]
     assert result.worst_error < 0.1
     assert result.bounds_violated == 0
     assert result.stored == pytest.approx(1 / 3)
@@ -84,13 +84,19 @@ def test_bounds_and_tolerance_hold(seed: int, rank: int, kept: int, power: float
     exact, tight, loose = (arrays[name].values for name in ("pair_error", "pair_bound", "pair_bound_loose"))
     assert bool((exact <= tight + 1e-9).all())
     assert bool((tight <= loose + 1e-9).all())
-    sizes = torch.bincount(arrays["group"].values)
+    sizes = torch.bincount(arrays["member_group"].values)
     alone = sizes == 1
     assert bool((arrays["error"].values[~alone] <= 0.3 + 1e-12).all())
     assert result.unseen >= 0
     basis = arrays["basis"].values
     eye = torch.eye(basis.shape[1], dtype=torch.float64).expand(len(basis), -1, -1)
     torch.testing.assert_close(basis @ basis.transpose(1, 2), eye, rtol=0, atol=1e-10)
+
+
+def test_artifacts_that_hold_too_little_are_said_to() -> None:
+    few = [member(drawn(50, 20, k), f"s{k}", components=2) for k in range(2)]
+    assert "lacks" in run(few, tolerance=0.1)[0].caveats[0]
+    assert run([member(x, f"s{k}", components=30) for k, x in enumerate(families())], rank=4)[0].caveats == ()
 
 
 def test_wrong_series_are_refused() -> None:

@@ -146,6 +146,7 @@ def test_bad_requests_are_refused_before_anything_is_written(
         ({"method": "os.path"}, UnknownNameError, "os.path"),
         ({"method": "json.decoder.x"}, SpecError, "does not allow"),
         ({"method": "spectrum.project"}, SpecError, "takes an artifact"),
+        ({"method": "geometry.cka", "sites": "first"}, SpecError, "ports x and y both read"),
     ],
 )
 def test_bad_stages_are_refused_before_anything_is_written(

@@ -27,8 +27,8 @@ ARRAYS = {
     "sharpness": ("row",),
     "distance": ("row",),
     "partner": ("row",),
-    "share": ("quantile",),
-    "quantile": ("quantile",),
+    "share": ("level",),
+    "quantile": ("level",),
 }
 REFERENCE = (
     "Konz, Mazurowski, The effect of intrinsic dataset properties on generalization, ICLR (2024), definition of K_F: over all pairs, where "

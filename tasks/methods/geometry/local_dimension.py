@@ -20,7 +20,7 @@ from tasks.numerics.intrinsic_dimension import Estimator
 VERSION = 1
 KIND = "map"
 READS = {"x": RowsPort(values=False), "neighbours": ArtifactPort("geometry.neighbours", aligned=True)}
-ARRAYS = {"dimension": ("row",), "share": ("quantile",), "quantile": ("quantile",)}
+ARRAYS = {"dimension": ("row",), "share": ("level",), "quantile": ("level",)}
 REFERENCE = (
     "Amsaleg et al., Estimating local intrinsic dimensionality, KDD (2015); Levina, Bickel, NIPS (2004); Huang et al., LDReg: local "
     "dimensionality regularized self-supervised learning, ICLR (2024), and its code for ldreg"

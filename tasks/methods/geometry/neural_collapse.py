@@ -23,7 +23,7 @@ from schemas.errors import MethodError
 from tasks.methods import class_groups, classifier, grouped_moments
 from tasks.methods.classes import carried, codes_of, row_class_label
 from tasks.methods.collapse_measures import Numbers, measured, moved, same_classes, same_pairs, variance_of
-from tasks.methods.contract import Array, Arrays, Block, Inputs, RowsPort, State
+from tasks.methods.contract import ROW_LABELS, Array, Arrays, Block, Inputs, RowsPort, State
 from tasks.methods.grouped_moments import Interval
 from tasks.numerics import class_moments, collapse
 from tasks.numerics.proportions import grouped
@@ -271,7 +271,7 @@ def finish(state: State, carry: State, inputs: Inputs, config: Config) -> tuple[
             "vci_random": _known(whole.vci_random),
             "cdnv_median": _known(float(found["quantile"][50])),
             "log_distance_uniform": _known(collapse.log_distance_at_random(inputs.widths["x"])),
-            "caveats": _caveats(found, config),
+            "caveats": _caveats(found, inputs, config),
         }
     )
     names = {"code": "code", "rows": "n", "variance": "variance", "norm": "norm", "alignment": "alignment"}
@@ -363,9 +363,14 @@ def _interval(name: str, value: float, without: list[float], confidence: float) 
     return Interval.model_validate(bounds | {"value": value})
 
 
-def _caveats(found: State, config: Config) -> tuple[str, ...]:
+def _caveats(found: State, inputs: Inputs, config: Config) -> tuple[str, ...]:
     sizes, groups = found["n"], int(found["filled"])
     notes = []
+    if inputs.n_rows > inputs.n_samples and config.label not in ROW_LABELS:
+        notes.append(
+            "rows of the same sample have the same class: what labels that say nothing give (vci_random, log_distance_uniform) is for "
+            "independent rows, and rows that are alike within samples look collapsed by any label of samples"
+        )
     if groups == 1:
         notes.append(
             "no intervals: the classes' means do not fit into 1 GiB once for each group, or samples fill one group"

@@ -4,8 +4,8 @@ Every member stands for the second moment that its principal components hold, sc
 out 1 - (sum of the r largest eigenvalues of the sum of its members') / members: exact up to what the artifacts themselves left out, which
 is counted as lost. Beside it stand bounds that need no joint decomposition, and the estimate of one that appends member after member.
 
-Arrays: `group` (member); `error` (group): share of the variance that a group's basis leaves out; `member_error` (member): of each in its
-group's basis; `basis` (group, component, feature): orthonormal rows; `pair_error`, `pair_bound`, `pair_bound_loose` (member, other).
+Arrays: `member_group` (member); `error` (group): share of the variance that a group's basis leaves out; `member_error` (member): of each
+in its group's basis; `basis` (group, component, feature): orthonormal rows; `pair_error`, `pair_bound`, `pair_bound_loose` (member, other).
 """
 
 from typing import NamedTuple
@@ -25,7 +25,7 @@ VERSION = 1
 KIND = "combine"
 READS = {"pca": ArtifactPort("spectrum.pca", several=True)}
 ARRAYS = {
-    "group": ("member",),
+    "member_group": ("member",),
     "error": ("group",),
     "member_error": ("member",),
     "basis": ("group", "component", "feature"),
@@ -76,6 +76,7 @@ class Result(Frozen):
     """Largest difference between a group's error by appending its members one by one and the exact one."""
     unseen: float
     """Largest share of a member's variance that its artifact does not hold, counted as left out."""
+    caveats: tuple[str, ...]
 
 
 class _Part(NamedTuple):
@@ -138,9 +139,10 @@ def solve(inputs: Inputs, config: Config) -> tuple[Result, Arrays]:
             abs(_appended(parts, g, config.rank) - e) for g, e in zip(groups, errors, strict=True)
         ),
         unseen=max(part.unseen for part in parts),
+        caveats=_caveats(parts, config),
     )
     arrays = {
-        "group": label,
+        "member_group": label,
         "error": torch.tensor(errors, dtype=torch.float64),
         "member_error": own,
         "basis": torch.stack(bases),
@@ -149,6 +151,16 @@ def solve(inputs: Inputs, config: Config) -> tuple[Result, Arrays]:
         "pair_bound_loose": loose,
     }
     return result, {name: Array(values, ARRAYS[name]) for name, values in arrays.items()}
+
+
+def _caveats(parts: list[_Part], config: Config) -> tuple[str, ...]:
+    unseen = max(part.unseen for part in parts)
+    if unseen <= config.tolerance:
+        return ()
+    return (
+        f"an artifact lacks {unseen:.0%} of its variance, more than the tolerance of {config.tolerance:.0%}: keep more components in "
+        "spectrum.pca, or no group can be joined",
+    )
 
 
 def _part(member: Member) -> _Part:

@@ -175,7 +175,7 @@ def finish(state: State, carry: State, inputs: Inputs, config: Config) -> tuple[
     squares, hidden = singular.square(), float(state["hidden"])
     largest, worst = float(squares[0]), float(off.abs().max())
     missed = float(state["missed"]) + hidden + (64 * EPS + 2 * len(off) * worst) * largest
-    turned = missed + math.sqrt(hidden) * math.sqrt(largest)  # hidden parts of rows stand beside the kept ones
+    turned = missed + math.sqrt(hidden * largest)  # hidden parts of rows stand beside the kept ones
     following = float(squares[k]) if k < len(squares) else 0.0
     gap = float(squares[k - 1]) - following - missed
     held = int(state["n"]) * inputs.widths["x"]
