@@ -22,9 +22,10 @@ FINDINGS: tuple[Finding, ...] = (*components.FINDINGS, *subspaces.FINDINGS, *dim
 PAGE = protocol.ROOT / "docs" / "findings.md"
 PACKAGES = ("torch", "numpy", "scipy", "scikit-learn", "dask")
 NOT_SHOWN = (
-    "geomstats issue 2052, read in its thread: needs the package index. `small_angles` shows ours.",
+    "The distance that geomstats gives between orthogonal lines: needs the package index. `small_angles` shows ours.",
     "dask-ml 2025.1.0 itself: `power_iterations` runs the function of dask that it calls; its PCA is timed in `benchmarks.pca`.",
-    "Label sharpness of several classes, where published code takes whether labels agree for how much they differ: no method here has it.",
+    "Label sharpness of several classes, where published code takes whether labels agree for how much they differ: "
+    "`geometry.label_sharpness` takes pairs of different classes alone.",
 )
 HEAD = """# Findings
 

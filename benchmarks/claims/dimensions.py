@@ -75,8 +75,8 @@ def dependent_rows(trials: int = 100, texts: int = 100, tokens: int = 16) -> lis
 
 
 def duplicates(rows: int = 2000, copies: int = 30) -> list[Figure]:
-    """Rows that occur more than once leave the two-neighbour dimension without a value (torchgeo-bench issue 71); counted and left
-    out, they do no harm."""
+    """Rows that occur more than once leave the two-neighbour dimension without a value, as users of torchgeo-bench have met; counted
+    and left out, they do no harm."""
     x = normal(rows, 5) @ normal(5, 40, seed=1)
     x = np.concatenate([x, x[:copies], x[:copies]])
     near = NearestNeighbors(n_neighbors=3).fit(x).kneighbors(x)[0]

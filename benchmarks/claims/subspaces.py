@@ -18,7 +18,7 @@ from tasks.numerics import angles
 def small_angles(theta: float = 1e-9) -> list[Figure]:
     """arccos loses angles below 1e-8; sines do not.
 
-    geomstats 2.8.0 is reported to give distance 0 between orthogonal lines (geomstats issue 2052); it is not run here.
+    geomstats 2.8.0 is reported to give distance 0 between orthogonal lines by its users; it is not run here.
     """
     a = torch.linalg.qr(torch.from_numpy(normal(50, 4))).Q.T
     b = torch.stack([a[0], math.cos(theta) * a[1] + math.sin(theta) * a[2]])

@@ -6,7 +6,7 @@ from schemas.artifact import Artifact
 from schemas.stage import ResolvedStage
 from tasks.engine.call import Call
 from tasks.engine.outcome import Used, write_outcome
-from tasks.engine.prepare import StageJob, artifact_inputs, opened
+from tasks.engine.prepare import StageJob, artifact_inputs, opened, single_artifacts
 
 
 def run(call: Call, stages: Sequence[ResolvedStage]) -> Iterator[Artifact]:
@@ -22,7 +22,7 @@ def solve(job: StageJob) -> Artifact:
         NotFoundError: if one of them is not there.
     """
     module, config = opened(job)
-    inputs = artifact_inputs(job, module)
+    inputs = artifact_inputs(job, module, single_artifacts(job, module))
     if hasattr(module, "check"):
         module.check(inputs, config)
     result, arrays = module.solve(inputs, config)

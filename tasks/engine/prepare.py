@@ -1,6 +1,6 @@
 """A resolved stage -> its module, its options, its rows and what is known before any row is read."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from math import prod
 from types import ModuleType
@@ -59,16 +59,13 @@ def prepare(job: StageJob) -> Prepared:
     """
     module, config = opened(job)
     ports = rows_ports(module)
-    aligned = {
-        name: artifact.id
-        for name, artifact in _artifacts(job, module).items()
-        if name in aligned_ports(module)
-    }
+    made = single_artifacts(job, module)
+    aligned = {name: made[name].id for name in aligned_ports(module)}
     refs = tuple(job.stage.rows[name] for name in ports)
     source = open_source(
         job.root, refs, reads_labels(module), aligned, reads_values(module), row_labels(module, config)
     )
-    inputs = _inputs(job, module, config, source, tuple(ports))
+    inputs = _inputs(job, module, config, source, made)
     if hasattr(module, "check"):
         module.check(inputs, config)
     return Prepared(module, config, source, inputs, tuple(ports))
@@ -158,28 +155,26 @@ def _check_ports(stage: ResolvedStage, module: ModuleType) -> None:
             )
 
 
-def artifact_inputs(
-    job: StageJob, module: ModuleType, aligned: Mapping[str, Sequence[str]] | None = None
-) -> Inputs:
-    """What a stage is given of other stages.
+def artifact_inputs(job: StageJob, module: ModuleType, single: Mapping[str, Artifact]) -> Inputs:
+    """What a stage is given of other stages; row-aligned arrays come with the rows.
 
     Args:
         job: the stage.
         module: its method.
-        aligned: ports whose row-aligned arrays come with the rows.
+        single: from `single_artifacts`.
 
     Raises:
         MethodError: for artifacts of another method, or a series that is too large for memory.
         NotFoundError: if an artifact is not there.
     """
     ports = {name: port for name, port in module.READS.items() if isinstance(port, ArtifactPort)}
-    single = _artifacts(job, module)
+    aligned = aligned_ports(module)
     return Inputs(
         widths={},
         n_rows=0,
         n_samples=0,
         artifacts={
-            name: _arrays(job, artifact, ROW if name in (aligned or {}) else None)
+            name: _arrays(job, artifact, ROW if name in aligned else None)
             for name, artifact in single.items()
         },
         results={name: artifact.result for name, artifact in single.items()},
@@ -187,8 +182,13 @@ def artifact_inputs(
     )
 
 
-def _artifacts(job: StageJob, module: ModuleType) -> dict[str, Artifact]:
-    """What each port takes that takes one artifact."""
+def single_artifacts(job: StageJob, module: ModuleType) -> dict[str, Artifact]:
+    """What each port takes that takes one artifact.
+
+    Raises:
+        MethodError: for an artifact of another method, or of other rows than it must go with.
+        NotFoundError: if it is not there.
+    """
     ports = {
         name: port
         for name, port in module.READS.items()
@@ -224,10 +224,11 @@ def _arrays(job: StageJob, artifact: Artifact, without: str | None = None) -> di
 
 
 def _inputs(
-    job: StageJob, module: ModuleType, config: Frozen, source: Source, ports: tuple[str, ...]
+    job: StageJob, module: ModuleType, config: Frozen, source: Source, single: Mapping[str, Artifact]
 ) -> Inputs:
+    ports = tuple(rows_ports(module))
     return replace(
-        artifact_inputs(job, module, source.artifacts if isinstance(source, AlignedSource) else {}),
+        artifact_inputs(job, module, single),
         widths=dict(zip(ports, source.widths, strict=True)),
         n_rows=n_rows(source),
         n_samples=n_samples(source),

@@ -45,7 +45,7 @@ def append_rows(found: Truncated, rows: Float64[Tensor, "new column"], rank: int
     """
     inside = rows @ found.right.T
     outside = rows - inside @ found.right
-    k, new = len(found.singular), len(rows)
+    k = len(found.singular)
     q, triangle = torch.linalg.qr(
         torch.cat([found.right, outside]).T
     )  # beside V, or rounding would leave Q at an angle
@@ -58,7 +58,6 @@ def append_rows(found: Truncated, rows: Float64[Tensor, "new column"], rank: int
     )
     small = truncated(corner, rank)
     left = torch.cat([found.left @ small.left[:k], small.left[k:]])
-    assert len(left) == len(found.left) + new
     right = small.right[:, :k] @ found.right + small.right[:, k:] @ q.T
     return Truncated(
         left, small.singular, right, found.spectral + small.spectral, found.frobenius + small.frobenius

@@ -19,7 +19,7 @@ from schemas.errors import MethodError
 from tasks.methods import matrices
 from tasks.methods.contract import Array, Arrays, Block, Inputs, RowsPort
 from tasks.numerics import gram, wishart
-from tasks.numerics.spectrum import eigen
+from tasks.numerics.spectrum import Eigen, eigen
 
 VERSION = 1
 KIND = "whole"
@@ -145,21 +145,9 @@ def solve(block: Block, inputs: Inputs, config: Config) -> tuple[Result, Arrays]
     counts: dict[str, int | None] = {}
     effective = _effective(products)
     for name, size, others in (("rows", shape[0], shape[1]), ("columns", shape[1], shape[0])):
-        e = found[name]
-        values_of = held.new_zeros(0) if e is None else e.values.clamp(min=0)
-        count = None if e is None else _count(values_of, config.share)
-        drawn = (
-            None
-            if e is None
-            else _values(
-                wishart.drawn(size, max(1, round(others * effective)), wishart.generator(config.seed))
-            )
-        )
-        counts[f"components_{name}"] = count
-        counts[f"components_{name}_null"] = None if drawn is None else _count(drawn, config.share)
-        arrays[f"share_{name}"] = _shares(values_of)
-        basis = held.new_zeros(0, size) if e is None else e.vectors[: min(count or 0, config.kept)]
-        arrays[f"{name}_basis"] = basis.contiguous()
+        side = _side(found[name], size, max(1, round(others * effective)), config)
+        counts |= {f"components_{name}": side.needed, f"components_{name}_null": side.needed_null}
+        arrays |= {f"share_{name}": side.share.to(held), f"{name}_basis": side.basis.to(held)}
     low, high = _interval(held, config)
     some = float(values.sum()) > 0
     result = Result(
@@ -181,6 +169,26 @@ def solve(block: Block, inputs: Inputs, config: Config) -> tuple[Result, Arrays]
         **counts,
     )
     return result, {name: Array(value, ARRAYS[name]) for name, value in arrays.items()}
+
+
+class _Side(NamedTuple):
+    """Of one mode; empty and None where it was not formed."""
+
+    share: Tensor
+    basis: Tensor
+    needed: int | None
+    needed_null: int | None
+
+
+def _side(found: Eigen | None, size: int, draws: int, config: Config) -> _Side:
+    """Its spectrum and basis, beside that of so many random vectors."""
+    if found is None:
+        return _Side(_shares(torch.zeros(0)), torch.zeros(0, size), None, None)
+    values = found.values.clamp(min=0)
+    count = _count(values, config.share)
+    drawn = _values(wishart.drawn(size, draws, wishart.generator(config.seed)))
+    basis = found.vectors[: min(count, config.kept)].contiguous()
+    return _Side(_shares(values), basis, count, _count(drawn, config.share))
 
 
 def _folds(n: int, config: Config, device: torch.device) -> Tensor:

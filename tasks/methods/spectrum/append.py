@@ -110,9 +110,9 @@ def finish(state: State, carry: State, inputs: Inputs, config: Config) -> tuple[
     check(inputs, config)
     moments.require(state, 1)
     old = _as_state(inputs, state)
-    found = leading.from_stream(streaming.merge(old, state), "count", True)
-    kept = min(config.components or len(inputs.artifacts["old"]["components"]), found.rank)
     both = streaming.merge(old, state)
+    found = leading.from_stream(both, "count", True)
+    kept = min(config.components or len(inputs.artifacts["old"]["components"]), found.rank)
     spread = float(old["energy"] / old["w"])
     apart = float(torch.linalg.vector_norm(state["mean"] - old["mean"]))
     result = Result(

@@ -222,8 +222,8 @@ def _pairs(parts: list[_Part], rank: int) -> tuple[Tensor, Tensor, Tensor]:
     """Exact errors of all pairs, a bound by Ky Fan and one by interlacing."""
     n = len(parts)
     exact, tight, loose = (torch.zeros(n, n, dtype=torch.float64) for _ in range(3))
-    squares = [torch.linalg.svdvals(part.rows).square()[:rank] for part in parts]
-    vectors = [torch.linalg.svd(part.rows, full_matrices=False).Vh[:rank] for part in parts]
+    found = [torch.linalg.svd(part.rows, full_matrices=False) for part in parts]
+    squares, vectors = [f.S[:rank].square() for f in found], [f.Vh[:rank] for f in found]
     for i in range(n):
         for j in range(n):
             largest = _padded(squares[i], rank), _padded(squares[j], rank)

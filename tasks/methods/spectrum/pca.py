@@ -176,7 +176,7 @@ def update(state: State, carry: State, inputs: Inputs, config: Config) -> State 
     passes = int(carry["passes"]) if "passes" in carry else 0
     if _choice(inputs, config).engine not in ("streaming", "sketch") or passes >= config.refine:
         return None
-    found, known = _leading(state, carry, config), {}
+    found = _leading(state, carry, config)
     if "q" in carry:
         q, shift = subspace.orthonormal(state["p"][:, : carry["q"].shape[1]]), carry["shift"] + state["mean"]
         known = {
