@@ -3,7 +3,7 @@
     python -m benchmarks.onepass [--pairs 3] [--rows 50000]
 
 read      every shard of every site through the engine's own reader, two threads
-products  one symmetric product of the same rows, in memory: what a covariance costs at least (CPU seconds)
+products  one symmetric product of as many rows, in memory, two threads: what a covariance costs at least
 moments   stages over the sealed capture: spectrum.summary and spectrum.pca (means, covariances, participation ratios)
 all       also geometry.neural_collapse (class statistics) and geometry.uniformity (entropy and distance); as few groups for the
           intervals as they take, since each costs decompositions and no reading
@@ -189,10 +189,15 @@ def read_site(root: Location, ref: RowsRef) -> int:
 
 
 def products(n: int) -> float:
-    """The products of a covariance, for every site; one thread."""
-    torch.set_num_threads(1)
+    """The products of a covariance, for every site, all threads busy: cores that share their units count as they compute."""
     x = torch.randn(n, WIDTH, generator=torch.Generator().manual_seed(0))
-    return float(sum(moments.partial(x)["n"] for _ in range(SITES)))
+    with Threads(THREADS) as driver:
+        return float(sum(results(driver, bind(product, x), range(SITES))))
+
+
+def product(x: Tensor, site: int) -> float:
+    """The moments of all rows."""
+    return float(moments.partial(x)["n"])
 
 
 def ours(name: str, n: int) -> float:

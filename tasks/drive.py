@@ -8,7 +8,7 @@ from typing import Protocol, TypeVar
 
 from threadpoolctl import threadpool_limits
 
-from tasks.threads import share_process
+from tasks.threads import keep_freed_memory, share_process
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -49,6 +49,7 @@ class Threads:
         Args:
             n: items at a time.
         """
+        keep_freed_memory()
         self._pool = ThreadPoolExecutor(n, "job", _begin)
 
     def __enter__(self) -> "Threads":

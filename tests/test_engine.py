@@ -4,6 +4,7 @@ import gc
 import pickle
 import subprocess
 import sys
+import threading
 import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -24,14 +25,14 @@ from schemas.receipts import FileDigest
 from schemas.stage import ResolvedStage
 from tasks.drive import serial
 from tasks.engine import Fusion, run_stage, run_stages
-from tasks.engine.fold import Folder, Read, fold_unit
+from tasks.engine.fold import Folder, Read, fold_units
 from tasks.engine.fusion import check_fusable
 from tasks.engine.prepare import open_source
-from tasks.engine.reduction import Reduction, load_counted, rows_folder, to_numpy
-from tasks.engine.source import Part, read
+from tasks.engine.reduction import Counted, Reduction, load_counted, rows_folder, to_numpy
+from tasks.engine.source import Part, Rows, SiteSource, read
 from tasks.engine.spans import spans, spans_of, tree
 from tasks.engine.tokens import check_tokens
-from tasks.methods.contract import ROW_LABELS
+from tasks.methods.contract import ROW_LABELS, Block, load_method
 from tasks.store.artifacts import artifact_arrays
 from tasks.store.location import Location
 from tasks.store.states import load_state
@@ -324,6 +325,33 @@ def test_engines_of_components_run_over_captures(root: Location, engine: str) ->
 
 
 class TestSeveralCaptures:
+    def test_the_next_unit_is_read_while_one_is_folded(
+        self, root: Location, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        spec = make_capture(root, {"a": rows_of()}, unit_shards=1)
+        n, begun, changed = spec.layout.spaces[0].n_units, [], threading.Condition()
+        part_rows, folded = SiteSource.part_rows, []
+
+        def reading(self: SiteSource, part: int, start: int, stop: int) -> Rows:
+            with changed:
+                begun.append(start)
+                changed.notify()
+            return part_rows(self, part, start, stop)
+
+        class Waiting(Folder):
+            def add(self, counted: Counted | None, block: Block) -> Counted | None:
+                with changed:  # no more than the next, or memory would hold more
+                    wanted = min(n, len(folded) + 2)
+                    folded.append(changed.wait_for(lambda: len(begun) >= wanted, 20) and len(begun) == wanted)
+                return super().add(counted, block)
+
+        monkeypatch.setattr(SiteSource, "part_rows", reading)
+        read = Read(root, ((rows_ref(spec, "a"),),), "cpu", ())
+        options = load_method("spectrum.summary").Config().model_dump_json()
+        folder = Waiting(read, Reduction("spectrum.summary", options, "x", None))
+        list(fold_units(read, open_source(root, read.refs, labels=False), 0, range(n), [folder]))
+        assert folded == [True] * n > [True]
+
     def test_captures_are_read_as_one(self, root: Location) -> None:
         a, b = rows_of(1, 40), rows_of(2, 70)
         specs = [make_capture(root, {"a": v}, name=str(k), failed=(3,)) for k, v in enumerate((a, b))]
@@ -451,7 +479,7 @@ class TestFusion:
                 source = open_source(plain, read.refs, labels=False)
                 reduction = self.reduction(call, made, root)
                 for unit in range(space.n_units):
-                    (counted,), shards = fold_unit(read, source, 0, unit, [Folder(read, reduction)])
+                    (((counted,), shards),) = fold_units(read, source, 0, [unit], [Folder(read, reduction)])
                     assert shards == len(space.unit_shard_range(unit))
                     kept = load_state(root, f"{rows_folder(reduction, read.refs, 0)}/unit-{unit:06d}.npz")
                     assert kept is not None

@@ -4,9 +4,10 @@ A block is the good rows of one shard. Blocks without rows are passed over, so t
 changes no bit. Several reductions share one read of each shard.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial as bind
+from itertools import groupby
 from typing import NamedTuple
 
 from schemas.base import Frozen
@@ -30,7 +31,7 @@ from tasks.engine.reduction import (
     weight_label,
     whole_path,
 )
-from tasks.engine.source import Source
+from tasks.engine.source import Rows, Source
 from tasks.engine.spans import Span
 from tasks.methods.contract import Block, State, load_method
 from tasks.store.location import Location
@@ -77,7 +78,7 @@ class Folder:
         self.labels = reads_labels(self.module)
         self.weight = weight_label(self.config)
         self.of_rows = row_labels(self.module, self.config)
-        self.carry = _load_carry(read, reduction) if carry is None else carry
+        self.carry = load_carry(read, reduction) if carry is None else carry
 
     def block(self, block: Block) -> Block:
         """The block as this method's ports call it."""
@@ -124,8 +125,7 @@ def fold_span(job: FoldJob) -> SpanDone:
     source = _source(job.read, missing)
     total: list[Counted | None] = [None] * len(missing)
     shards = 0
-    for unit in job.span.units:
-        states, read = fold_unit(job.read, source, job.part, unit, missing)
+    for states, read in fold_units(job.read, source, job.part, job.span.units, missing):
         shards += read
         for n, (folder, state) in enumerate(zip(missing, states, strict=True)):
             before = total[n]
@@ -144,33 +144,64 @@ def _source(read: Read, folders: Sequence[Folder]) -> Source:
     return open_source(read.root, read.refs, labels, aligned, read.values, of_rows)
 
 
-def fold_unit(
-    read: Read, source: Source, part: int, unit: int, folders: Sequence[Folder]
+class Piece(NamedTuple):
+    """One shard of a unit."""
+
+    unit: int
+    fused: list[Counted | None]
+    """The unit's states that were made at capture time, by folder."""
+    rows: Rows | None
+    """None where nobody needs them."""
+
+
+def fold_units(
+    read: Read, source: Source, part: int, units: Sequence[int], folders: Sequence[Folder]
+) -> Iterator[tuple[list[Counted], int]]:
+    """The states of each unit, taken from what was fused where that fits, and the number of shards read for it.
+
+    The next shard is read while one is worked on, also where it is the next unit's.
+    """
+    space, reader = source.parts[part].space, _Reader(read, source, part, folders)
+    reads = [bind(reader, unit, shard) for unit in units for shard in space.unit_shard_range(unit)]
+    for _, pieces in groupby(ahead(reads), lambda piece: piece.unit):
+        yield _fold_unit(read, source, pieces, folders)
+
+
+class _Reader:
+    """Reads shards in order, and at the first one of a unit what was fused of it."""
+
+    def __init__(self, read: Read, source: Source, part: int, folders: Sequence[Folder]) -> None:
+        self._read, self._source, self._part, self._folders = read, source, part, folders
+        self._unit, self._fused = -1, list[Counted | None]()
+
+    def __call__(self, unit: int, shard: int) -> Piece:
+        if unit != self._unit:
+            self._fused = [_fused(self._read, self._source, self._part, unit, f) for f in self._folders]
+            self._unit = unit
+        if all(state is not None for state in self._fused):
+            return Piece(unit, self._fused, None)
+        bounds = self._source.parts[self._part].space.shard_bounds(shard)
+        return Piece(unit, self._fused, self._source.part_rows(self._part, *bounds))
+
+
+def _fold_unit(
+    read: Read, source: Source, pieces: Iterator[Piece], folders: Sequence[Folder]
 ) -> tuple[list[Counted], int]:
-    """The states of a unit, taken from what was fused where that fits, and the number of shards read."""
-    fused = [_fused(read, source, part, unit, folder) for folder in folders]
-    rest = [folder for folder, state in zip(folders, fused, strict=True) if state is None]
-    if not rest:
-        return [state for state in fused if state is not None], 0
-    made = iter(_fold_blocks(read, source, part, unit, rest))
-    shards = len(source.parts[part].space.unit_shard_range(unit))
-    return [next(made) if state is None else state for state in fused], shards
-
-
-def _fold_blocks(
-    read: Read, source: Source, part: int, unit: int, folders: Sequence[Folder]
-) -> list[Counted]:
-    space, where = source.parts[part].space, places(source)
-    reads = [bind(source.part_rows, part, *space.shard_bounds(s)) for s in space.unit_shard_range(unit)]
-    states: list[Counted | None] = [None] * len(folders)
+    where, shards = places(source), 0
+    states: list[Counted | None] = []
+    fused: list[Counted | None] = []
     empty: Block | None = None
-    for rows in ahead(reads):
-        block = block_of(rows, folders[0].ports, read.device, where)
+    for piece in pieces:
+        fused, states = piece.fused, states or list(piece.fused)
+        if piece.rows is None:
+            continue
+        block = block_of(piece.rows, folders[0].ports, read.device, where)
         for n, folder in enumerate(folders):
-            states[n] = folder.add(states[n], _without(block, set(source.of_rows) - set(folder.of_rows)))
-        empty = block if len(block) == 0 else empty
-        del rows, block
-    return [close(folder, state, empty) for folder, state in zip(folders, states, strict=True)]
+            if fused[n] is None:
+                states[n] = folder.add(states[n], _without(block, set(source.of_rows) - set(folder.of_rows)))
+        empty, shards = block if len(block) == 0 else empty, shards + 1
+        del piece, block
+    return [close(folder, state, empty) for folder, state in zip(folders, states, strict=True)], shards
 
 
 def _without(block: Block, labels: set[str]) -> Block:
@@ -216,7 +247,12 @@ def _place(job: FoldJob, folder: Folder) -> str:
     return whole_path(place) if job.span.of == 1 else span_path(place, job.span.number, job.span.of)
 
 
-def _load_carry(read: Read, reduction: Reduction) -> State:
+def load_carry(read: Read, reduction: Reduction) -> State:
+    """What a reduction starts with.
+
+    Raises:
+        MethodError: if it is missing or damaged.
+    """
     if reduction.carry is None:
         return {}
     counted = load_counted(read.root, reduction.carry, read.device)

@@ -11,7 +11,7 @@ from schemas.artifact import Artifact
 from schemas.errors import StoreError
 from schemas.stage import ResolvedStage
 from tasks.engine.call import Call
-from tasks.engine.fold import Folder, FoldJob, Read, SpanDone, fold_span
+from tasks.engine.fold import Folder, FoldJob, Read, SpanDone, fold_span, load_carry
 from tasks.engine.outcome import Used, write_outcome
 from tasks.engine.prepare import Prepared, StageJob, prepare, start
 from tasks.engine.reduction import (
@@ -53,10 +53,9 @@ class GatherJob(NamedTuple):
 
 
 class AdvanceJob(NamedTuple):
-    """A round whose rows have all been folded."""
+    """Rounds that have one state, of rows that have all been folded."""
 
-    job: StageJob
-    round: Round
+    rounds: tuple[tuple[StageJob, Round], ...]
 
 
 Advanced = Round | Artifact
@@ -67,7 +66,7 @@ def run(call: Call, stages: Sequence[ResolvedStage]) -> Iterator[Artifact]:
     rounds = call.run(begin, [call.job(stage) for stage in stages])
     while rounds:
         _fold(call, rounds)
-        advanced: list[Advanced] = call.run(advance, [AdvanceJob(call.job(r.stage), r) for r in rounds])
+        advanced = [a for made in call.run(advance, _advance_jobs(call, rounds)) for a in made]
         for here in rounds:
             _forget(call, here)
         yield from (a for a in advanced if isinstance(a, Artifact))
@@ -90,21 +89,42 @@ def gather(job: GatherJob) -> int:
     return 0
 
 
-def advance(job: AdvanceJob) -> Advanced:
-    """Finish a stage, or start its next round."""
-    stage_job, here = job
-    ready = prepare(stage_job)
-    folder = Folder(here.read, here.reduction)
-    total = _total(here, folder)
+def advance(job: AdvanceJob) -> list[Advanced]:
+    """Finish stages, or start their next rounds. What they have in common is read, and decomposed, once."""
+    _, first = job.rounds[0]
+    total = _total(first, Folder(first.read, first.reduction))
+    made: list[Advanced] = []
+    failed: list[Exception] = []
+    for stage_job, here in job.rounds:
+        try:
+            made.append(_advance(stage_job, here, total))
+        except Exception as error:  # noqa: BLE001 -- no stage fails for another
+            failed.append(error)
+    if failed:
+        raise failed[0]
+    return made
+
+
+def _advance(job: StageJob, here: Round, total: Counted) -> Advanced:
+    ready = prepare(job)
+    carry = load_carry(here.read, here.reduction)
     if hasattr(ready.module, "update"):
-        carry = ready.module.update(total.state, folder.carry, ready.inputs, ready.config)
-        if carry is not None:
-            return _round(stage_job, ready, carry, here.number + 1)
-    result, arrays = ready.module.finish(total.state, folder.carry, ready.inputs, ready.config)
+        following = ready.module.update(total.state, carry, ready.inputs, ready.config)
+        if following is not None:
+            return _round(job, ready, following, here.number + 1)
+    result, arrays = ready.module.finish(total.state, carry, ready.inputs, ready.config)
     used = Used(rows=total.rows, dropped=n_rows(ready.source) - total.rows)
-    artifact = write_outcome(stage_job, result, arrays, used)
-    stage_job.root.delete(_rounds_folder(here.stage), recursive=True)
+    artifact = write_outcome(job, result, arrays, used)
+    job.root.delete(_rounds_folder(here.stage), recursive=True)
     return artifact
+
+
+def _advance_jobs(call: Call, rounds: Sequence[Round]) -> list[AdvanceJob]:
+    """One for each state."""
+    groups: dict[tuple[Any, ...], list[tuple[StageJob, Round]]] = {}
+    for r in rounds:
+        groups.setdefault((r.read, r.reduction.id), []).append((call.job(r.stage), r))
+    return [AdvanceJob(tuple(group)) for group in groups.values()]
 
 
 def _round(job: StageJob, ready: Prepared, carry: State, number: int) -> Round:

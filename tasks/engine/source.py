@@ -21,6 +21,9 @@ from tasks.store.location import Location
 from tasks.store.sample_table import SampleTable, read_samples
 from tasks.store.sealed import open_group
 
+COLUMN_SHARDS, COLUMN_ROWS = 16, 1 << 18
+"""Shards whose samples and positions are read at once, and most rows of them."""
+
 
 @dataclass(frozen=True)
 class Rows:
@@ -48,6 +51,8 @@ class Part:
     def __init__(self, root: Location, ref: RowsRef) -> None:
         self.root, self.ref = root, ref
         self.group: Any = open_group(root, ref.capture)
+        self._opened: dict[str, Any] = {}
+        self._columns: dict[str, tuple[int, np.ndarray]] = {}
         self.spec: CaptureSpec = CaptureSpec.model_validate(self.group.attrs["spec"])
         if ref.site != NETWORK:
             self.layout: SiteLayout = _site_layout(self.spec, ref)
@@ -69,12 +74,34 @@ class Part:
         return read_samples(self.root, self.ref.capture)
 
     def column(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
-        """A column of `rows/<space>`, as int64."""
-        return np.asarray(self.group[f"rows/{self.space.name}/{name}"][start:stop], dtype=np.int64)
+        """A column of `rows/<space>`, as int64, read-only; those of a few shards are read at once, as each read has a price."""
+        if stop is None or stop - start > self._window:
+            return self._column(name, start, stop)
+        first = start - start % self._window
+        kept, values = self._columns.get(name, (-1, np.empty(0, np.int64)))
+        if kept != first or stop - first > len(values):
+            values = self._column(name, first, max(stop, first + self._window))
+            self._columns[name] = (first, values)
+        return values[start - first : stop - first]
+
+    @property
+    def _window(self) -> int:
+        return min(COLUMN_SHARDS * self.space.shard_rows, max(COLUMN_ROWS, self.space.shard_rows))
+
+    def _column(self, name: str, start: int, stop: int | None) -> np.ndarray:
+        values = np.asarray(self._array(f"rows/{self.space.name}/{name}")[start:stop], dtype=np.int64)
+        values.flags.writeable = False
+        return values
 
     def values(self, start: int, stop: int) -> np.ndarray:
         """[row, feature] of the site, failed rows included."""
-        return np.asarray(self.group[self.layout.site.array][start:stop])
+        return np.asarray(self._array(self.layout.site.array)[start:stop])
+
+    def _array(self, path: str) -> Any:
+        """Opened once: metadata are read, and parsed, each time an array is."""
+        if path not in self._opened:
+            self._opened[path] = self.group[path]
+        return self._opened[path]
 
     def n_ok(self, start: int, stop: int) -> int:
         """Rows of samples that did not fail."""

@@ -5,7 +5,7 @@ from torch import Tensor
 from schemas.errors import MethodError
 from tasks.methods.contract import Block, Inputs, State
 from tasks.numerics import class_moments
-from tasks.numerics.split import spread
+from tasks.numerics.split import runs, spread
 
 MOST_GROUPED_BYTES = 1 << 30
 """Of states in groups; beyond there is one group, and no interval."""
@@ -38,16 +38,11 @@ def partial(x: Tensor, code: Tensor, block: Block, groups: int) -> State:
     Raises:
         MethodError: for rows or weights that are not finite.
     """
-    group = spread(block.sample, groups)
-    there = set(group.tolist())
+    order, places = runs(spread(block.sample, groups), groups)
+    x, code, weight = x[order], code[order], None if block.weight is None else block.weight[order]
     found: State = {}
-    for g in range(groups):
-        if g in there:
-            rows = group == g
-            weight = None if block.weight is None else block.weight[rows]
-            state = class_moments.partial(x[rows], code[rows], weight)
-        else:
-            state = class_moments.empty(x.shape[1], x.device)
+    for g, rows in enumerate(places):
+        state = class_moments.partial(x[rows], code[rows], None if weight is None else weight[rows])
         found |= {f"{g}.{name}": values for name, values in state.items()}
     return found
 

@@ -41,6 +41,7 @@ import importlib.util
 import pkgutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from types import ModuleType
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
@@ -248,13 +249,13 @@ class Array:
 Arrays = dict[str, Array]
 
 
-def list_methods() -> Iterator[str]:
+@cache
+def list_methods() -> tuple[str, ...]:
     """Names `family.method` of every method file of the project, in order."""
     package = importlib.import_module(PACKAGE)
-    for info in pkgutil.walk_packages(package.__path__, prefix=f"{PACKAGE}."):
-        name = info.name.removeprefix(f"{PACKAGE}.")
-        if not info.ispkg and name.count(".") == 1:
-            yield name
+    found = pkgutil.walk_packages(package.__path__, prefix=f"{PACKAGE}.")
+    names = [(info.name.removeprefix(f"{PACKAGE}."), info.ispkg) for info in found]
+    return tuple(name for name, is_package in names if not is_package and name.count(".") == 1)
 
 
 def module_path(method: str, allowed: tuple[str, ...] = ()) -> str:
@@ -268,7 +269,7 @@ def module_path(method: str, allowed: tuple[str, ...] = ()) -> str:
         UnknownNameError: if no such method exists; the message lists the nearest names.
         SpecError: if the path lies in a package that is not allowed.
     """
-    if method in set(list_methods()):
+    if method in list_methods():
         return f"{PACKAGE}.{method}"
     top = method.partition(".")[0]
     if top in allowed and importlib.util.find_spec(method) is not None:

@@ -13,7 +13,7 @@ from schemas.errors import MethodError
 from tasks.methods.contract import Block, State
 from tasks.numerics import jackknife, moments
 from tasks.numerics.moments import Precision
-from tasks.numerics.split import spread
+from tasks.numerics.split import runs, spread
 
 MOST_BYTES = 1 << 31
 """Of a state, groups x features x features numbers."""
@@ -73,22 +73,20 @@ def partial(x: Tensor, block: Block, config: HasGroups) -> State:
     Raises:
         MethodError: for rows or weights that are not finite.
     """
-    group = spread(block.sample, config.groups)
-    there = set(group.tolist())
-    states = []
-    for g in range(config.groups):
-        if g not in there:
-            states.append(moments.empty(x.shape[1], x.device))
-            continue
-        rows = group == g
-        weight = None if block.weight is None else block.weight[rows]
-        states.append(moments.partial(x[rows], weight, config.precision))
-    return _stacked(states)
+    order, groups = runs(spread(block.sample, config.groups), config.groups)
+    x, weight = x[order], None if block.weight is None else block.weight[order]
+    state = _empty(config.groups, x.shape[1], x.device)
+    for rows, group in zip(groups, each(state), strict=True):
+        moments.partial(x[rows], None if weight is None else weight[rows], config.precision, group)
+    return state
 
 
 def merge(a: State, b: State) -> State:
     """The moments of both, group by group."""
-    return _stacked([moments.merge(x, y) for x, y in zip(each(a), each(b), strict=True)])
+    out = {name: torch.empty_like(values) for name, values in a.items()}
+    for group in zip(each(a), each(b), each(out), strict=True):
+        moments.merge(*group)
+    return out
 
 
 def groups_of(state: State) -> list[State]:
@@ -141,8 +139,9 @@ def caveats(groups: int, asked: int) -> tuple[str, ...]:
     return (f"samples fill {groups} of {asked} groups: intervals rest on these",) if groups < asked else ()
 
 
-def _stacked(states: list[State]) -> State:
-    return {name: torch.stack([state[name] for state in states]) for name in states[0]}
+def _empty(groups: int, width: int, device: torch.device) -> State:
+    one = moments.empty(width, device)
+    return {name: values.new_zeros((groups, *values.shape)) for name, values in one.items()}
 
 
 def each(state: State) -> list[State]:

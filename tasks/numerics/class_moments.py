@@ -58,18 +58,24 @@ def partial(
     if len(x) == 0:
         return state
     code, order = torch.sort(code, stable=True)
-    z, w = x[order].double(), weight[order]
+    z = x[order].double()
     codes, place, n = torch.unique_consecutive(code, return_inverse=True, return_counts=True)
-    w_class, w2 = (_sums(v[:, None], place, n)[:, 0] for v in (w, w * w))
     shift = z.mean(0)
-    mean = _sums((z - shift) * w[:, None], place, n) / w_class[:, None] + shift
+    z -= shift
+    w = None if weight is None else weight[order]
+    w_class = n.double() if w is None else _sums(w[:, None], place, n)[:, 0]
+    w2 = w_class if w is None else _sums(w[:, None].square(), place, n)[:, 0]
+    mean = _sums(z if w is None else z * w[:, None], place, n) / w_class[:, None]
     z -= mean[place]
     r = torch.linalg.vector_norm(z, dim=1).square()
-    q = _sums((w * r)[:, None], place, n)[:, 0]
-    z *= w.sqrt()[:, None]
+    q = _sums((r if w is None else w * r)[:, None], place, n)[:, 0]
+    if w is not None:
+        z *= w.sqrt()[:, None]
     for some in torch.split(z, BLOCK_ROWS):
         add_gram(state["g"], some)
-    state |= {"g": torch.triu(state["g"])}
+    mean += shift
+    if z.device.type != "cpu":
+        state["g"].triu_()
     if not bool(q.isfinite().all() & state["g"].diagonal().isfinite().all()):
         raise MethodError("squares of the rows overflow, or rows hold NaN or infinity; scale the rows")
     return state | {"code": codes, "n": n, "w": w_class, "w2": w2, "q": q, "mean": mean}
@@ -106,7 +112,7 @@ def merge(a: State, b: State) -> State:
     root = (e * between.sqrt()[:, None])[both].contiguous()
     if len(root):
         add_gram(g, root)
-    return out | {"code": code, "g": torch.triu(g)}
+    return out | {"code": code, "g": g if g.device.type == "cpu" else g.triu_()}
 
 
 def scatter(state: State) -> Float64[Tensor, "feature feature"]:
@@ -134,13 +140,17 @@ def nearest(
     return torch.cat(found) if found else x.new_zeros(0, dtype=torch.int64)
 
 
-def _present(x: Tensor, code: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+def _present(x: Tensor, code: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
     """The rows that have a class and weight, with their weights."""
-    w = torch.ones(len(x), dtype=torch.float64, device=x.device) if weight is None else weight.double()
-    if not bool((w.isfinite() & (w >= 0)).all()):
-        raise MethodError("weights must be finite and not negative; found others")
-    keep = (code >= 0) & (w > 0)
-    return (x, code, w) if bool(keep.all()) else (x[keep], code[keep], w[keep])
+    keep = code >= 0
+    if weight is not None:
+        weight = weight.double()
+        if not bool((weight.isfinite() & (weight >= 0)).all()):
+            raise MethodError("weights must be finite and not negative; found others")
+        keep = keep & (weight > 0)
+    if bool(keep.all()):
+        return x, code, weight
+    return x[keep], code[keep], None if weight is None else weight[keep]
 
 
 def _sums(values: Tensor, place: Tensor, n: Tensor) -> Tensor:

@@ -54,6 +54,7 @@ def partial(
     x: Float[Tensor, "row feature"],
     weight: Float[Tensor, " row"] | None = None,
     precision: Precision = "float64",
+    out: State | None = None,
 ) -> State:
     """The state of some rows.
 
@@ -63,6 +64,7 @@ def partial(
         precision: of the products of features. float64 upcasts and multiplies in float64. float32 multiplies
             the shifted rows in float32 (TF32 must be off) and adds blocks of 2048 rows in float64: twice as
             fast, with an absolute error of an eigenvalue below 1e-7 of the largest.
+        out: the state of no rows, to be filled; None for a new one.
 
     Raises:
         MethodError: for NaN, infinite or overflowing rows, and for wrong weights.
@@ -70,29 +72,34 @@ def partial(
     Cost: rows * feature * (feature + 1) flops, 8 feature^2 bytes of state and at most 64 MB of scratch.
     """
     x, weight = present(x.detach(), weight)
-    state = empty(x.shape[1], x.device)
+    state = empty(x.shape[1], x.device) if out is None else out
     if len(x) == 0:
         return state
     x = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
     shift = x.mean(0).float()
     step = min(len(x), BLOCK_ROWS, max(256, BLOCK_ELEMENTS // max(1, x.shape[1])))
     scratch = torch.empty((step, x.shape[1]), dtype=getattr(torch, precision), device=x.device)
-    state["c"] = shift.double()
+    state["c"].copy_(shift)
     state["n"] += len(x)
     for first in range(0, len(x), step):
         rows = slice(first, first + step)
         _add_block(state, x[rows], None if weight is None else weight[rows], scratch)
-    state["g"] = torch.triu(state["g"]) if x.device.type != "cpu" else state["g"]
+    if x.device.type != "cpu":
+        state["g"].triu_()
     if not _finite(state):
         refuse_not_finite(x)
     return state
 
 
-def merge(a: State, b: State) -> State:
+def merge(a: State, b: State, out: State | None = None) -> State:
     """The state of both sets of rows; neither argument is changed.
 
     The result keeps a's shift while that lies within one standard deviation (over all features) of the common
     mean, and else moves to the common mean rounded to float32: an outlying first block does no lasting harm.
+
+    Args:
+        a, b: states of one width.
+        out: a state of that width to be overwritten, whatever it holds; None for a new one.
 
     Raises:
         MethodError: if the widths differ.
@@ -103,14 +110,21 @@ def merge(a: State, b: State) -> State:
             f"all rows must come from sites of one width"
         )
     if a["n"] == 0 or b["n"] == 0:
-        return dict(b if a["n"] == 0 else a)
+        only = b if a["n"] == 0 else a
+        return dict(only) if out is None else {name: out[name].copy_(only[name]) for name in only}
+    out = {name: values.new_empty(values.shape) for name, values in a.items()} if out is None else out
     shift = _common_shift(a, b)
-    a, b = move(a, shift), move(b, shift)
-    return {name: a[name] if name == "c" else a[name] + b[name] for name in a}
+    a, b = move(a, shift), move(b, shift, out["g"])
+    return {
+        name: out[name].copy_(shift) if name == "c" else torch.add(a[name], b[name], out=out[name])
+        for name in a
+    }
 
 
-def move(state: State, shift: Float64[Tensor, " feature"]) -> State:
-    """The same rows about another shift. Cost: O(feature^2)."""
+def move(
+    state: State, shift: Float64[Tensor, " feature"], room: Float64[Tensor, "feature feature"] | None = None
+) -> State:
+    """The same rows about another shift; the products are put into `room` if they change. Cost: O(feature^2)."""
     e = state["c"] - shift
     if not e.any():
         return state
@@ -118,7 +132,7 @@ def move(state: State, shift: Float64[Tensor, " feature"]) -> State:
     square, trace, along = e.dot(e), g.trace(), e.dot(s)
     ge = apply(g, e)
     q4 = state["q4"] + 4 * e.dot(ge) + w * square**2 + 4 * e.dot(t) + 2 * square * trace + 4 * square * along
-    moved = {"c": shift, "q4": q4, "s": s + w * e, "g": add_outer(g, s + 0.5 * w * e, e)}
+    moved = {"c": shift, "q4": q4, "s": s + w * e, "g": add_outer(g, s + 0.5 * w * e, e, room)}
     return state | moved | {"t": t + 2 * ge + square * s + (trace + 2 * along + w * square) * e}
 
 

@@ -5,11 +5,12 @@ share of the whole depends on how many eigenvalues were kept.
 """
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from schemas.errors import MethodError
 from tasks.numerics import moments
@@ -32,6 +33,10 @@ class Eigen(NamedTuple):
     """Largest |C v - lambda v| over the largest |lambda|."""
 
 
+_RESOLVED: Any = WeakTensorKeyDictionary()
+"""By the products of a state: stages that share it share its decomposition."""
+
+
 class Resolved(NamedTuple):
     """The spectrum of a state's covariance, and what rounding has left of it."""
 
@@ -49,7 +54,7 @@ class Resolved(NamedTuple):
 def resolve(
     state: State, precision: Precision = "float64", weights: Weights = "reliability", center: bool = True
 ) -> Resolved:
-    """Decompose the covariance of a state.
+    """Decompose the covariance of a state; what was found is kept for as long as the state is, and not to be changed.
 
     Args:
         precision: with which the state was made; it sets the floor.
@@ -57,6 +62,17 @@ def resolve(
     Raises:
         MethodError: for less than two rows, values that overflow, or a failing eigensolver.
     """
+    others = tuple(state[name] for name in ("n", "w", "w2", "c", "s"))
+    known: dict[tuple[str, str, bool], tuple[tuple[Tensor, ...], Resolved]] = _RESOLVED.setdefault(
+        state["g"], {}
+    )
+    asked = (precision, weights, center)
+    if asked not in known or any(a is not b for a, b in zip(known[asked][0], others, strict=True)):
+        known[asked] = (others, _resolved(state, precision, weights, center))
+    return known[asked][1]
+
+
+def _resolved(state: State, precision: Precision, weights: Weights, center: bool) -> Resolved:
     moments.require(state, 2)
     found = eigen(moments.covariance(state, weights, center))
     below = floor(found.values, moments.offset(state) if center else 0.0, precision)

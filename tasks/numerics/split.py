@@ -1,5 +1,7 @@
 """A split of samples by a hash, so that it depends on nothing but the seed and a sample's number."""
 
+from itertools import pairwise
+
 import torch
 from jaxtyping import Bool, Int64
 from torch import Tensor
@@ -26,6 +28,13 @@ def spread(sample: Int64[Tensor, " row"], groups: int) -> Int64[Tensor, " row"]:
     """Which of some groups of equal size each sample falls into: one of each run of `groups` samples into each, in an order that a hash
     turns from run to run, so that labels that alternate over samples are in every group."""
     return (sample + (_mix(sample // groups) & ((1 << 53) - 1))) % groups
+
+
+def runs(group: Int64[Tensor, " row"], groups: int) -> tuple[Int64[Tensor, " row"], list[slice]]:
+    """An order in which the rows of each group follow each other, as they came, and where each group is in it."""
+    order = torch.argsort(group, stable=True)
+    ends = torch.cumsum(torch.bincount(group, minlength=groups), 0).tolist()
+    return order, [slice(low, high) for low, high in pairwise([0, *ends])]
 
 
 def _mix(z: Tensor) -> Tensor:

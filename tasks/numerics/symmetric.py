@@ -1,14 +1,14 @@
 """Symmetric matrices kept as their upper triangle with zeros below: half of the flops where BLAS is at hand.
 
-On a CPU the updates call BLAS on views of the tensors' memory, as torch has no SYRK; elsewhere torch
-multiplies whole matrices.
+On a CPU the updates call BLAS on the tensors' memory, as torch has no SYRK; elsewhere torch multiplies whole
+matrices.
 """
 
-import numpy as np
 import torch
 from jaxtyping import Float, Float64
-from scipy.linalg import blas
 from torch import Tensor
+
+from tasks.numerics import blas
 
 
 def add_gram(g: Float64[Tensor, "feature feature"], z: Float[Tensor, "row feature"]) -> None:
@@ -20,13 +20,12 @@ def add_gram(g: Float64[Tensor, "feature feature"], z: Float[Tensor, "row featur
     if z.device.type != "cpu":
         g += z.T @ z
         return
-    columns = z.numpy().T
     if z.dtype == torch.float64:
-        blas.dsyrk(1.0, columns, beta=1.0, c=g.numpy().T, lower=1, overwrite_c=1)
+        blas.add_product(g, z.contiguous())
         return
-    block = np.zeros(g.shape, dtype=np.float32)
-    blas.ssyrk(1.0, columns, beta=0.0, c=block.T, lower=1, overwrite_c=1)
-    g += torch.from_numpy(block)
+    block = torch.zeros_like(g, dtype=torch.float32)
+    blas.add_product(block, z.contiguous())
+    g += block
 
 
 def row_products(x: Float64[Tensor, "row feature"]) -> Float64[Tensor, "row row"]:
@@ -34,20 +33,24 @@ def row_products(x: Float64[Tensor, "row feature"]) -> Float64[Tensor, "row row"
 
     Cost: row * (row + 1) * feature flops on a CPU, twice that elsewhere.
     """
-    if x.device.type != "cpu" or 0 in x.shape:
+    if x.device.type != "cpu":
         return x @ x.T
-    upper = blas.dsyrk(1.0, x.contiguous().numpy().T, trans=1)
-    return full(torch.from_numpy(np.ascontiguousarray(upper)).triu())
+    upper = x.new_zeros((len(x), len(x)))
+    blas.add_product(upper, x.contiguous(), rows=True)
+    return full(upper)
 
 
 def add_outer(
-    g: Float64[Tensor, "feature feature"], a: Float64[Tensor, " feature"], b: Float64[Tensor, " feature"]
+    g: Float64[Tensor, "feature feature"],
+    a: Float64[Tensor, " feature"],
+    b: Float64[Tensor, " feature"],
+    out: Float64[Tensor, "feature feature"] | None = None,
 ) -> Float64[Tensor, "feature feature"]:
-    """g + a b^T + b a^T as a new triangle."""
+    """g + a b^T + b a^T as a new triangle, or in `out`, contiguous."""
+    out = torch.empty_like(g, memory_format=torch.contiguous_format) if out is None else out
     if g.device.type != "cpu":
-        return g + torch.triu(torch.outer(a, b) + torch.outer(b, a))
-    out = g.clone(memory_format=torch.contiguous_format)
-    blas.dsyr2(1.0, a.numpy(), b.numpy(), lower=1, a=out.numpy().T, overwrite_a=1)
+        return torch.add(g, torch.triu(torch.outer(a, b) + torch.outer(b, a)), out=out)
+    blas.add_outer(out.copy_(g), a.contiguous(), b.contiguous())
     return out
 
 

@@ -1,5 +1,7 @@
 """Manifests: a capture is readable if and only if its manifest is there and holds."""
 
+from functools import lru_cache
+
 from pydantic import ValidationError
 
 from schemas.base import unchanged
@@ -35,8 +37,14 @@ def read_manifest(root: Location, capture_id: str) -> Manifest:
     return parse_manifest(data, capture_id, f"{root.url}/{path}")
 
 
+@lru_cache(maxsize=4)
 def parse_manifest(data: bytes, capture_id: str, where: str) -> Manifest:
-    """A manifest from exactly the bytes that were written."""
+    """A manifest from exactly the bytes that were written; the last ones are kept, as stages at the sites of a capture all ask for it.
+
+    Raises:
+        DamageError: if it is none, or was changed.
+        StoreError: if a newer subspan wrote it.
+    """
     try:
         manifest = Manifest.model_validate_json(data)
     except ValidationError as error:

@@ -6,6 +6,7 @@ directions about the origin, descending; their sum is 1.
 """
 
 import math
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -20,7 +21,7 @@ from tasks.numerics import moments, white_noise
 from tasks.numerics.moments import Precision
 from tasks.numerics.split import spread
 
-VERSION = 2
+VERSION = 3
 KIND = "reduce"
 READS = {"x": RowsPort()}
 ARRAYS = {"eigenvalue": ("order",)}
@@ -30,6 +31,9 @@ REFERENCE = (
     "transformers via sparse rate reduction (2023). Uniform directions: the Marchenko-Pastur law"
 )
 SEEDS = (94, 229)
+
+SHORT, LONG = 1e-140, 1e140
+"""Lengths between which squares of numbers neither vanish nor overflow."""
 
 
 class Config(Frozen):
@@ -100,18 +104,25 @@ def partial(block: Block, carry: State, config: Config) -> State:
     Raises:
         MethodError: for rows or weights that are not finite.
     """
-    x = block["x"].double()
-    largest = x.abs().amax(1, keepdim=True) if len(x) else x[:, :1]
-    x = x / largest.where(largest > 0, 1.0)  # or squares of very large and small numbers would be none
-    length = torch.linalg.vector_norm(x, dim=1)
+    directions, length = _directions(block["x"])
     zero = length == 0
     weight = torch.ones_like(length) if block.weight is None else block.weight.double()
-    weighted = Block(
-        block.rows, block.sample, block.position, block.index, weight=weight.masked_fill(zero, 0.0)
-    )
-    state = grouped_moments.partial(x / length.where(~zero, 1.0)[:, None], weighted, config)
+    weighted = replace(block, weight=weight.masked_fill(zero, 0.0)) if bool(zero.any()) else block
+    state = grouped_moments.partial(directions, weighted, config)
     none = torch.zeros_like(state["n"])
     return state | {"zero": none.index_add(0, spread(block.sample, config.groups), zero.to(none.dtype))}
+
+
+def _directions(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows of length 1, or 0 where they have no direction, and a number that is 0 there."""
+    z = x.double()
+    length = torch.linalg.vector_norm(z, dim=1)
+    if len(z) == 0 or bool(((length > SHORT) & (length < LONG)).all()):
+        return z / length[:, None], length
+    largest = z.abs().amax(1, keepdim=True)
+    z = z / largest.where(largest > 0, 1.0)  # or squares of very large and small numbers would be none
+    length = torch.linalg.vector_norm(z, dim=1)
+    return z / length.where(length > 0, 1.0)[:, None], length
 
 
 def merge(a: State, b: State) -> State:
