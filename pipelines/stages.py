@@ -26,7 +26,7 @@ from schemas.stage import (
 )
 from tasks.engine.parameters import load_parameters, wanted
 from tasks.extract.sites import SiteInfo, resolve
-from tasks.methods.contract import ArtifactPort, BatchesPort, RowsPort, load_method
+from tasks.methods.contract import ArtifactPort, BatchesPort, RowsPort, load_method, require_packages
 
 
 def allowed_packages() -> tuple[str, ...]:
@@ -127,6 +127,7 @@ def _resolve(
 ) -> list[StagePlan]:
     request = run.stages[name]
     module = load_method(request.method, allowed_packages())
+    require_packages(module, request.method)
     config = _config(name, request, module)
     _check_ports(name, request, module)
     ports = _ports(request, RowsPort)

@@ -1,4 +1,4 @@
-"""What the page of a run shows, read from the stores: artifacts, captures, and the map of samples."""
+"""What the page of a run shows, read from the stores: artifacts, captures, the map of samples, and maps that stages made."""
 
 import math
 from typing import Any
@@ -12,6 +12,7 @@ from schemas.run import RunSpec
 from tasks.findings import RowCounts
 from tasks.measures import StageArtifact
 from tasks.page import CaptureData, ReportData
+from tasks.point_maps import point_maps
 from tasks.sample_map import map_of
 from tasks.store.artifacts import open_arrays, read_artifact
 from tasks.store.location import Location
@@ -38,7 +39,8 @@ def gather(root: Location, outcome: RunOutcome, run: RunSpec) -> ReportData:
     artifacts = tuple(stage_artifact(root, made.stage, made.id) for made in outcome.artifacts)
     captures = tuple(capture_data(root, made.name, made.id) for made in outcome.captures)
     color_by = run.report.color_by if run.report else None
-    return ReportData(run, outcome, artifacts, captures, map_of(root, artifacts, captures, color_by))
+    maps = tuple(point_maps(root, artifacts, captures, color_by))
+    return ReportData(run, outcome, artifacts, captures, map_of(root, artifacts, captures, color_by), maps)
 
 
 def stage_artifact(root: Location, stage: str, artifact_id: str) -> StageArtifact:

@@ -16,6 +16,7 @@ from tasks.drawing import draw, inline
 from tasks.figures import cut
 from tasks.findings import INTRINSIC, RowCounts, findings
 from tasks.illustrations import SampleMap, illustrations
+from tasks.map_illustrations import MAP, StageMaps, map_illustrations
 from tasks.measures import SiteRow, StageArtifact, site_rows
 from tasks.palette import css
 from tasks.series_illustrations import series_illustrations
@@ -65,6 +66,7 @@ class ReportData(NamedTuple):
     artifacts: tuple[StageArtifact, ...] = ()
     captures: tuple[CaptureData, ...] = ()
     sample_map: SampleMap | None = None
+    maps: tuple[StageMaps, ...] = ()
 
 
 class HasRun(Protocol):
@@ -111,8 +113,9 @@ def render(data: ReportData) -> dict[str, bytes]:
     files: dict[str, bytes] = {RUN_FILE: run_yaml(data.run).encode()}
     shown: dict[str, dict[str, Any]] = {}
     formats = data.run.report.figures if data.run.report else ("png", "svg")
-    series = [*series_illustrations(data.artifacts, names)]
-    for made in (*illustrations(rows, data.sample_map), *series, *training_illustrations(data.artifacts)):
+    series, maps = [*series_illustrations(data.artifacts, names)], map_illustrations(data.maps)
+    training = training_illustrations(data.artifacts)
+    for made in (*illustrations(rows, data.sample_map), *maps, *series, *training):
         svg = draw(made.figure, "svg")
         for file_format in formats:
             drawn = svg if file_format == "svg" else draw(made.figure, file_format)
@@ -165,6 +168,7 @@ def html(
         formats=formats,
         depth=[name for name in shown if name.startswith("profiles") or name == "heat-map"],
         series=series,
+        maps=[name for name in shown if name.startswith(MAP)],
         measures=measure_tables(rows),
         notes=measure_notes(rows),
         compared=[comparison_table(found) for found in comparisons(rows)],

@@ -86,7 +86,7 @@ def _draw(root: Location, capture: CaptureData, basis: StageArtifact, color_by: 
     )
     group = open_group(root, capture.id)
     means = sample_means(group, capture.spec, layout, axes, center)
-    label = _label(group, color_by)
+    label = label_of(group, color_by)
     dots = label_dots(means, group, label, shares)
     return SampleMap(dots, str(Site.parse(basis.site)), label, capture.spec.layout.n_samples)
 
@@ -138,7 +138,7 @@ def shards_read(space: Space, width: int, most_bytes: int) -> list[int]:
     return [int(shard) for shard in np.sort(chosen)]
 
 
-def _label(group: zarr.Group, color_by: str | None) -> str | None:
+def label_of(group: zarr.Group, color_by: str | None) -> str | None:
     """The label asked for if the capture has it, else its first one."""
     labels: Any = group["samples/labels"]
     names = sorted(labels.array_keys())

@@ -1,11 +1,13 @@
-"""The figure of the map of samples."""
+"""The figures of maps: samples on two components, and points of several sites on maps beside each other."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import PathPatch
 from matplotlib.path import Path
 from matplotlib.patheffects import withStroke
@@ -29,15 +31,22 @@ class Dots(NamedTuple):
     """Number of classes in the rest."""
 
 
+class Panel(NamedTuple):
+    """One of several maps."""
+
+    title: str
+    side: str
+    """Written along it."""
+    dots: Dots
+    note: str
+    """Below it."""
+
+
 def sample_map(dots: Dots) -> Figure:
     """Samples on their first two components, coloured by class; classes are named at their median."""
     figure = Figure((WIDTH, 6.0), layout="constrained")
     axes = figure.subplots()
-    size = 2.2 if len(dots.xy) > 1500 else 3.4
-    _dots(axes, dots.xy[dots.codes < 0], GREY, size, 0.55)
-    for index in reversed(range(len(dots.names))):
-        _dots(axes, dots.xy[dots.codes == index], CATEGORY[index % len(CATEGORY)], size, 0.8)
-    _limits(axes, dots.xy)
+    _classes(axes, dots, 2.2 if len(dots.xy) > 1500 else 3.4)
     _class_names(axes, dots)
     shares = dots.shares or (np.nan, np.nan)
     names = [
@@ -50,6 +59,39 @@ def sample_map(dots: Dots) -> Figure:
     axes.set_yticks([])
     _class_key(axes, dots)
     return figure
+
+
+def panels(grid: Sequence[Sequence[Panel]]) -> Figure:
+    """Maps in rows of equal length, with one key of classes, those of the first."""
+    lines, columns = len(grid), len(grid[0])
+    height = 0.7 + lines * min(WIDTH / columns, 3.6)
+    figure = Figure((WIDTH, height), layout="constrained")
+    for row, given in zip(figure.subplots(lines, columns, squeeze=False), grid, strict=True):
+        for axes, panel in zip(row, given, strict=True):
+            _classes(axes, panel.dots, 2.2 if columns < 3 else 1.5)
+            frame(axes, title=shortened(panel.title, 64 // columns), xlabel=panel.note)
+            axes.xaxis.label.set_fontsize(8)
+            axes.set_ylabel(panel.side, color=MUTED)
+            axes.set_xticks([])
+            axes.set_yticks([])
+    names = [shortened(name, 22) for name in grid[0][0].dots.names]
+    marks = [
+        Line2D([], [], marker="o", linestyle="", markersize=5, color=CATEGORY[i % len(CATEGORY)])
+        for i in range(len(names))
+    ]
+    if names:
+        figure.legend(
+            marks, names, loc="outside lower left", ncols=5, frameon=False, labelcolor=INK, fontsize=8.5
+        )
+    return figure
+
+
+def _classes(axes: Axes, dots: Dots, size: float) -> None:
+    """The rest in grey, then classes, the largest last."""
+    _dots(axes, dots.xy[dots.codes < 0], GREY, size, 0.55)
+    for index in reversed(range(len(dots.names))):
+        _dots(axes, dots.xy[dots.codes == index], CATEGORY[index % len(CATEGORY)], size, 0.8)
+    _limits(axes, dots.xy)
 
 
 def _dots(axes: Axes, xy: Vector, color: str, size: float, alpha: float) -> None:

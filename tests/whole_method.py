@@ -15,6 +15,7 @@ class Config(Frozen):
     """What is drawn."""
 
     samples: int | None = None
+    sample_rows: int | None = None
     most_rows: int = 1000
     seed: int = 0
 

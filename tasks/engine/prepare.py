@@ -20,7 +20,15 @@ from tasks.engine.network import NetworkSource, open_network, trainable
 from tasks.engine.parameters import load_parameters, wanted
 from tasks.engine.reduction import aligned_ports, reads_labels, reads_values, row_labels, rows_ports
 from tasks.engine.source import SiteSource, Source, n_rows, n_samples
-from tasks.methods.contract import ArtifactPort, Inputs, Member, RowsPort, State, load_method
+from tasks.methods.contract import (
+    ArtifactPort,
+    Inputs,
+    Member,
+    RowsPort,
+    State,
+    load_method,
+    require_packages,
+)
 from tasks.store.artifacts import artifact_arrays, read_artifact
 from tasks.store.location import Location
 
@@ -75,7 +83,7 @@ def opened(job: StageJob) -> tuple[ModuleType, Frozen]:
     """A stage's module and options, its ports connected as the method wants them.
 
     Raises:
-        MethodError: if version, ports or options do not fit the method.
+        MethodError: if version, ports or options do not fit the method, or a package that it needs is not installed.
     """
     stage = job.stage
     module = load_method(stage.method, job.allowed)
@@ -84,6 +92,7 @@ def opened(job: StageJob) -> tuple[ModuleType, Frozen]:
             f"stage {stage.id} asks for version {stage.version} of {stage.method}, this installation has "
             f"{module.VERSION}: plan the run again, or install the version that planned it"
         )
+    require_packages(module, stage.method)
     config: Frozen = module.Config.model_validate(stage.config)
     _check_ports(stage, module)
     return module, config

@@ -39,7 +39,8 @@ def solve(job: StageJob) -> Solved:
     """
     ready = prepare(job)
     counts = _good_rows(ready)
-    of_samples = getattr(ready.config, "samples", None) is not None
+    of_rows = getattr(ready.config, "sample_rows", None) is not None
+    of_samples = not of_rows and getattr(ready.config, "samples", None) is not None
     chosen = _choose_samples(job, ready) if of_samples else _choose(job, ready, sum(counts))
     pieces = _gather(ready, counts, chosen)
     block = block_of(concatenate(pieces), ready.ports, job.device, places(ready.source))
@@ -64,7 +65,7 @@ def _choose(job: StageJob, ready: Prepared, n: int) -> np.ndarray:
     size = n if asked is None else min(int(asked), n)
     if size > most:
         cure = f"sample_rows to {most} or less for a seeded sample"
-        if hasattr(ready.config, "samples"):
+        if asked is None and hasattr(ready.config, "samples"):
             cure = "samples to the number of whole samples that are drawn with the seed"
         raise MethodError(
             f"{job.stage.method} takes up to {most} rows in memory, found {size} of {places(ready.source)[0]}; "

@@ -25,12 +25,14 @@ and, by KIND, these pure functions (`inputs` is `Inputs`, `block` is `Block`, a 
     sequential  start(inputs, config) -> state; step(block, state, config) -> state; passes(config) -> int;
                 batch_rows(config) -> int; optional begin_pass(state, number, config) -> state; finish(state, {}, inputs, config)
     whole       max_rows(config) -> int; solve(block, inputs, config) -> (Result, arrays); the rows are
-                `config.sample_rows` rows, or those of `config.samples` whole samples, drawn with `config.seed` (None or absent: all)
+                `config.sample_rows` rows, or else those of `config.samples` whole samples, drawn with `config.seed` (None or
+                absent: all)
     combine     solve(inputs, config) -> (Result, arrays); no port takes rows, so that a stage runs once, over artifacts alone
 
 Any method may also define check(inputs, config), which raises MethodError before any row is read, and parameters(config) -> names
 of parameters of the network that its first rows port is of, which come as `inputs.weights`; `{module}` in a name stands for the
-module path of the site (at a site of a parameter, of the module that it belongs to). A reduce method whose
+module path of the site (at a site of a parameter, of the module that it belongs to), and NEEDS: dict, names of modules to packages
+beyond the project's own that it imports when it runs; where they are not installed the plan refuses it. A reduce method whose
 Config has `weight_label` gets the numbers of that label of its samples as `block.weight`. One whose port has `tokens` and
 whose `config.label` is `token` or `next_token` gets these as a label of its rows, unless the samples have a label of that name.
 Two reduce methods whose carry, partial and merge are the same, with equal state_config, share one state.
@@ -47,7 +49,7 @@ from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor
 
-from schemas.errors import SpecError, UnknownNameError, nearest
+from schemas.errors import MethodError, SpecError, UnknownNameError, nearest
 
 Kind = Literal["reduce", "map", "pairs", "sequential", "whole", "combine"]
 State = dict[str, Tensor]
@@ -280,6 +282,20 @@ def module_path(method: str, allowed: tuple[str, ...] = ()) -> str:
             f"add it to SUBSPAN_METHOD_PACKAGES in the worker's environment"
         )
     raise UnknownNameError(f"there is no method {method!r}; nearest: {nearest(method, list_methods())}")
+
+
+def require_packages(module: ModuleType, method: str) -> None:
+    """Refuse a method whose packages are not installed. Imports none of them.
+
+    Raises:
+        MethodError: with what to install.
+    """
+    needed = getattr(module, "NEEDS", {})
+    missing = [package for name, package in needed.items() if importlib.util.find_spec(name) is None]
+    if missing:
+        raise MethodError(
+            f"{method} needs {' and '.join(missing)}, found no such package: pip install {' '.join(missing)}"
+        )
 
 
 def load_method(method: str, allowed: tuple[str, ...] = ()) -> ModuleType:
