@@ -38,7 +38,7 @@ def cosine_graph(x: Float[Tensor, "row feature"], k: int) -> sparse.csr_matrix:
 
     An edge that one end alone has chosen gets half its weight.
 
-    Cost: 2 row^2 feature flops; memory O(row k).
+    Cost: row^2 feature flops; memory O(row k).
     """
     rows, n = unit_rows(x), len(x)
     index = torch.arange(n, device=x.device)

@@ -1,44 +1,34 @@
 """Exact k nearest neighbours in blocks, Euclidean, with distances that are computed from differences.
 
-A product of matrices gives |x - y|^2 = |x|^2 + |y|^2 - 2 x.y fast but with cancellation, so it only chooses
-candidates. Rows are first moved to a common centre and scaled; then, with c = (feature + 12) 2^-24 for float32
-products (worst case of a dot product) and w = (feature + 12) 2^-126,
-
-    |x - y|^2 >= (1 - 2 c) (|x|^2 + |y|^2) - 2 x.y - w
-
-The part that depends on x alone goes into the limit below which a column could matter. Where few could, all of
-these are computed again as differences in float64. Elsewhere the k + PAD smallest products are; if the next one
-still exceeds the limit, nothing can have been missed, and otherwise every column that could matter is computed
-again. So the answer is that of computing all differences, for any blocks; ties go to the smaller index.
+Products of matrices in float32 bound all squared distances from below (`distance_bounds`); of each row the columns are kept whose bound
+does not exceed the distance that k columns are known to keep (`candidates`). These alone are computed as differences in float64, and
+where more could matter than is kept, all that could. So the answer is that of computing all differences, for any blocks; ties go to
+the smaller index. A set against itself takes each product once: a tile's bounds serve its rows and its columns.
 """
 
-import math
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Float64, Int64
+from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
-PAD = 8
-"""Candidates beyond k that are computed exactly."""
-SLACK = 12
-"""Roundings of a product beside one per feature."""
-UNIT, TINY = 2.0**-24, 2.0**-126
-"""Rounding of float32, and the least number that it holds in full."""
+from tasks.numerics import candidates
+from tasks.numerics.candidates import Candidates
+from tasks.numerics.distance_bounds import (
+    UNIT,
+    Frame,
+    Side,
+    allowance,
+    distances,
+    frame_of,
+    least,
+    side_of,
+    sizes_of,
+)
+from tasks.numerics.distance_tiles import bounds_of, own_columns, room_for, tiles
 
-
-class Sizes(NamedTuple):
-    """How much is worked on at once. No result depends on it."""
-
-    rows: int
-    columns: int
-    differences: int
-    """Numbers, 8 bytes each."""
-
-
-ON_CPU, ELSEWHERE = Sizes(384, 32768, 1 << 17), Sizes(4096, 16384, 1 << 26)
-"""Products (50 MB) of many columns leave few candidates, whose differences stay in a core's cache; other devices want large pieces."""
+MOST_KEPT = 64
+"""Neighbours up to which a set against itself takes products once: candidates of all its rows are then kept."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +39,14 @@ class Neighbours:
     """Infinite where fewer than k rows have been seen."""
     index: Int64[Tensor, "row k"]
     """-1 where fewer than k rows have been seen."""
+
+    def part(self, which: slice | Tensor) -> "Neighbours":
+        """Of some rows."""
+        return Neighbours(self.distance[which], self.index[which])
+
+    def put(self, which: slice | Tensor, other: "Neighbours") -> None:
+        """Change some rows in place."""
+        self.distance[which], self.index[which] = other.distance, other.index
 
 
 def none_yet(n: int, k: int, device: str | torch.device = "cpu") -> Neighbours:
@@ -75,146 +73,94 @@ def nearest(
         y_index: what y's rows are called; each name is seen in one call only.
         classes: of x and of y: rows of one class are no neighbours either.
 
-    Cost: 2 row column feature flops in float32, and at most row (k + 8) feature differences in float64 per 32,768
-        columns, fewer the more columns were seen before.
+    Cost: 2 row column feature flops in float32, half as many where y is x (up to 64 neighbours), and about row k feature differences
+        in float64. Beside the rows a copy of both in float32, and 36 (k + 8) bytes a row.
     """
     if len(x) == 0 or len(y) == 0:
         return found
-    frame, best, sizes = frame_of(x, y), Neighbours(found.distance.clone(), found.index.clone()), sizes_of(x)
+    frame, best = frame_of(x, y), Neighbours(found.distance.clone(), found.index.clone())
     of_x, of_y = (None, None) if classes is None else classes
-    room = torch.empty(
-        min(sizes.rows, len(x)) * min(sizes.columns, len(y)), dtype=torch.float32, device=x.device
-    )
-    for left in range(0, len(y), sizes.columns):
-        columns = slice(left, left + sizes.columns)
-        right = side_of(y, y_index, of_y, columns, frame)
-        for low in range(0, len(x), sizes.rows):
-            rows = slice(low, low + sizes.rows)
-            before = Neighbours(best.distance[rows], best.index[rows])
-            after = _tile(before, side_of(x, x_index, of_x, rows, frame), right, frame.scale, room)
-            best.distance[rows], best.index[rows] = after.distance, after.index
+    left = side_of(x, x_index, of_x, frame)
+    if found.distance.shape[1] <= MOST_KEPT and _same((x_index, of_x, x), (y_index, of_y, y)):
+        _search(best, 0, left, left, frame, both=True)
+        return best
+    right = side_of(y, y_index, of_y, frame)
+    for low in range(0, len(x), sizes_of(x).rows):
+        _search(best, low, left.part(slice(low, low + sizes_of(x).rows)), right, frame, both=False)
     return best
 
 
-def distances(
-    x: Float[Tensor, "row feature"], y: Float[Tensor, "row candidate feature"]
-) -> Float64[Tensor, "row candidate"]:
-    """|x_i - y_ij|, from differences in float64."""
-    return (y - x.double()[:, None, :]).square_().sum(-1).sqrt_()
-
-
-def sizes_of(tensor: Tensor) -> Sizes:
-    """For the device of a tensor."""
-    return ON_CPU if tensor.device.type == "cpu" else ELSEWHERE
-
-
-class Frame(NamedTuple):
-    """Where products are taken: about x's mean, scaled by a power of two that keeps float32 from overflow."""
-
-    centre: Tensor
-    scale: float
-
-
-class Side(NamedTuple):
-    """Rows, what they are called, their classes, where these are apart, and their float32 copies in the frame."""
-
-    rows: Tensor
-    name: Tensor
-    group: Tensor | None
-    scaled: Tensor
-    square: Tensor
-    """float64: what the rows' own squares add to a bound."""
-
-
-def frame_of(x: Tensor, y: Tensor) -> Frame:
-    """About x's mean, with all numbers of x and y below 1."""
-    centre = x.double().mean(0)
-    largest = max(float((values.amax(0) - centre).abs().max()) for values in (x, -x, y, -y))
-    largest = max(largest, float(centre.abs().max()))
-    return Frame(centre, 2.0 ** -math.frexp(largest)[1] if largest > 0 else 1.0)
-
-
-def side_of(x: Tensor, index: Tensor, group: Tensor | None, which: slice, frame: Frame) -> Side:
-    """Some rows in the frame."""
-    rows = x[which]
-    scaled = ((rows.double() - frame.centre) * frame.scale).float()
-    square = torch.linalg.vector_norm(scaled, dim=1, dtype=torch.float64).square()
-    part = square * (1 - 2 * (rows.shape[1] + SLACK) * UNIT)
-    return Side(rows, index[which], None if group is None else group[which], scaled, part)
-
-
-def _tile(found: Neighbours, x: Side, y: Side, scale: float, room: Tensor) -> Neighbours:
-    """Neighbours of a few rows after a few columns."""
-    k = found.distance.shape[1]
-    low, limit = lower_bounds(x, y, room), _limit(found, x, scale)
-    most = min(k + PAD, len(y.rows))
-    useful = low <= limit[:, None] if bool(torch.isfinite(limit).all()) else None
-    if useful is not None and int(torch.count_nonzero(useful)) <= most * len(x.rows):
-        return _smallest(found, _listed(x, y, torch.nonzero(useful)), k)
-    least, column = torch.topk(low, most, dim=1, largest=False)
-    merged = _smallest(found, _refine(x, y, column), k)
-    sure: Bool[Tensor, " row"] = least[:, -1] > _limit(merged, x, scale)
-    for row in [] if most == len(y.rows) else torch.nonzero(~sure).flatten().tolist():
-        _redo(merged, row, found, x, y, torch.nonzero(low[row] <= _limit(merged, x, scale)[row]).flatten())
-    return merged
-
-
-def lower_bounds(x: Side, y: Side, room: Tensor) -> Tensor:
-    """What each squared distance in the frame is at least, but for the part of x; infinite for a row and itself, or its class."""
-    low = room[: len(x.rows) * len(y.rows)].view(len(x.rows), len(y.rows))
-    torch.addmm(y.square.float()[None, :], x.scaled, y.scaled.T, alpha=-2, out=low)
-    if x.group is not None and y.group is not None:
-        return low.masked_fill_(x.group[:, None] == y.group[None, :], torch.inf)
-    order = torch.argsort(x.name)
-    place = torch.searchsorted(x.name[order], y.name).clamp_(max=len(order) - 1)
-    column = torch.nonzero(x.name[order[place]] == y.name).flatten()
-    low[order[place[column]], column] = torch.inf
-    return low
-
-
-def _limit(found: Neighbours, x: Side, scale: float) -> Tensor:
-    """What `lower_bounds` may be at most for a column to matter: from the k-th distance, rounded up to float32."""
-    reach = (found.distance[:, -1] * scale).square() * (1 + UNIT) - x.square
-    return torch.nextafter(
-        (reach + (x.rows.shape[1] + SLACK) * TINY).float(), reach.new_tensor(torch.inf).float()
+def _same(x: tuple[Tensor | None, ...], y: tuple[Tensor | None, ...]) -> bool:
+    """Whether both are the same rows under the same names."""
+    return all(
+        a is b or (a is not None and b is not None and a.dtype == b.dtype and torch.equal(a, b))
+        for a, b in zip(x, y, strict=True)
     )
 
 
-def _listed(x: Side, y: Side, pairs: Tensor) -> Neighbours:
-    """True distances of some pairs of a row and a column, sorted by row; [row, most of a row]."""
-    row, column = pairs.unbind(1)
-    step = max(1, sizes_of(pairs).differences // max(1, x.rows.shape[1]))
-    pieces = [slice(low, low + step) for low in range(0, len(row), step)]
-    found = [distances(x.rows[row[p]], y.rows[column[p]][:, None])[:, 0] for p in pieces]
-    count = torch.bincount(row, minlength=len(x.rows))
-    place = torch.arange(len(row), device=row.device) - (torch.cumsum(count, 0) - count)[row]
-    merged = none_yet(len(x.rows), int(count.max()), row.device)
-    merged.distance[row, place] = torch.cat(found) if found else merged.distance.new_empty(0)
-    merged.index[row, place] = y.name[column]
-    return merged
+def _search(best: Neighbours, first: int, x: Side, y: Side, frame: Frame, *, both: bool) -> None:
+    """Change the neighbours of x, whose rows are those of `best` from the first on, to what they are after y."""
+    found = best.part(slice(first, first + len(x.rows)))
+    own = own_columns(x, y)
+    kept = _candidates(found, x, y, own, frame, both)
+    rows_at_once = sizes_of(x.rows).rows
+    for some in torch.split(torch.arange(len(x.rows), device=own.device), rows_at_once):
+        best.put(some + first, _exact(found.part(some), kept, some, x, y))
+    unsure = torch.nonzero(kept.open).flatten()
+    for some in torch.split(unsure, max(1, rows_at_once // 8)) if len(unsure) else ():
+        after = _thorough(found.part(some), kept.limit[some], x.part(some), y, own[some], frame.scale)
+        best.put(some + first, after)
 
 
-def _refine(x: Side, y: Side, column: Tensor) -> Neighbours:
-    """True distances to the chosen columns of each row."""
-    step = max(1, sizes_of(column).differences // (column.shape[1] * max(1, x.rows.shape[1])))
-    pieces = range(0, len(x.rows), step)
-    found = [distances(x.rows[low : low + step], y.rows[column[low : low + step]]) for low in pieces]
-    own = y.name[column] == x.name[:, None]
-    if x.group is not None and y.group is not None:
-        own = y.group[column] == x.group[:, None]
-    return Neighbours(torch.cat(found).masked_fill(own, torch.inf), y.name[column].masked_fill(own, -1))
+def _candidates(found: Neighbours, x: Side, y: Side, own: Tensor, frame: Frame, both: bool) -> Candidates:
+    """What may be among the nearest rows, from all tiles."""
+    width, sizes = x.rows.shape[1], sizes_of(x.rows)
+    limit = _limit(found, width, frame.scale)
+    k, room = found.distance.shape[1], room_for(x, y)
+    kept = candidates.none_yet(k, 2 * allowance(width), least(width), limit, x.square, y.square)
+    for tile in tiles(len(x.rows), len(y.rows), sizes.rows, sizes.columns, both):
+        bounds = bounds_of(x, y, tile, own, room)
+        kept.take(tile.rows, bounds[: tile.rows.stop - tile.rows.start], tile.columns.start)
+        if tile.both:
+            kept.take(tile.columns, bounds.T[: tile.columns.stop - tile.columns.start], tile.rows.start)
+    return kept
 
 
-def _redo(merged: Neighbours, row: int, found: Neighbours, x: Side, y: Side, column: Tensor) -> None:
-    """Compute all columns that could be among the nearest of one row; changes `merged` in place."""
-    k = merged.distance.shape[1]
-    one = slice(row, row + 1)
-    group = None if x.group is None else x.group[one]
-    own = Side(x.rows[one], x.name[one], group, x.scaled[one], x.square[one])
-    best = Neighbours(found.distance[one], found.index[one])
-    for chosen in torch.split(column, max(2, sizes_of(column).differences // max(1, x.rows.shape[1]))):
-        best = _smallest(best, _refine(own, y, chosen[None, :]), k)
-    merged.distance[row], merged.index[row] = best.distance[0], best.index[0]
+def _limit(found: Neighbours, width: int, scale: float) -> Tensor:
+    """What a bound may be at most for a column to matter: from the k-th distance, rounded up to float32."""
+    reach = (found.distance[:, -1] * scale).square() * (1 + UNIT) + least(width)
+    return torch.nextafter(reach.float(), reach.new_tensor(torch.inf).float())
+
+
+def _exact(found: Neighbours, kept: Candidates, rows: Tensor, x: Side, y: Side) -> Neighbours:
+    """Neighbours after the candidates of some rows."""
+    most = int(kept.count[rows].max())
+    low, column = kept.low[rows][:, :most], kept.column[rows][:, :most]
+    there = (low <= kept.limit[rows, None]) & (column >= 0)
+    there &= ~kept.open[rows, None]
+    return _after(found, there, column, x.part(rows), y)
+
+
+def _after(found: Neighbours, there: Tensor, column: Tensor, x: Side, y: Side) -> Neighbours:
+    """Neighbours after the columns that are there."""
+    row, place = torch.nonzero(there).unbind(1)
+    chosen = column[row, place]
+    other = none_yet(len(there), there.shape[1], there.device)
+    other.distance[row, place] = distances(x.rows, y.rows, row, chosen)
+    other.index[row, place] = y.name[chosen]
+    return _smallest(found, other, found.distance.shape[1])
+
+
+def _thorough(found: Neighbours, limit: Tensor, x: Side, y: Side, own: Tensor, scale: float) -> Neighbours:
+    """Neighbours of a few rows after all columns that could matter."""
+    n, width, room = *x.rows.shape, room_for(x, y)
+    for tile in tiles(n, len(y.rows), n, sizes_of(x.rows).columns, both=False):
+        low = bounds_of(x, y, tile, own, room)[:n]
+        limit = torch.minimum(limit, _limit(found, width, scale))
+        there = (low <= limit[:, None]) & ~low.isinf()
+        column = torch.arange(low.shape[1], device=low.device) + tile.columns.start
+        found = _after(found, there, column.expand(n, -1), x, y)
+    return found
 
 
 def _smallest(a: Neighbours, b: Neighbours, k: int) -> Neighbours:

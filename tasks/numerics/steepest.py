@@ -10,21 +10,11 @@ import torch
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
-from tasks.numerics.neighbours import (
-    ON_CPU,
-    SLACK,
-    TINY,
-    Side,
-    distances,
-    frame_of,
-    lower_bounds,
-    side_of,
-    sizes_of,
-)
+from tasks.numerics.distance_bounds import Side, distances, frame_of, least, lower_bounds, side_of, sizes_of
 
 TRIED = 8
 """Pairs of a row that are computed exactly at first."""
-COLUMNS = ON_CPU.columns // 4
+COLUMNS = 8192
 """At once: several arrays of bounds are held."""
 
 
@@ -71,16 +61,17 @@ def steepest(
     """
     if len(x) == 0 or len(y) == 0:
         return found
-    frame, rows_at_once = frame_of(x, y), sizes_of(x).rows
+    frame, rows_at_once = frame_of(x, y), sizes_of(x).rows // 2
     best = Steepest(found.slope.clone(), found.distance.clone(), found.index.clone())
-    for left in range(0, len(y), COLUMNS):
-        columns = slice(left, left + COLUMNS)
-        right = side_of(y, y_index, None, columns, frame)
+    left, right = side_of(x, x_index, None, frame), side_of(y, y_index, None, frame)
+    for first in range(0, len(y), COLUMNS):
+        columns = slice(first, first + COLUMNS)
         for low in range(0, len(x), rows_at_once):
             rows = slice(low, low + rows_at_once)
             before = Steepest(best.slope[rows], best.distance[rows], best.index[rows])
-            side = side_of(x, x_index, None, rows, frame)
-            after = _tile(before, side, x_number[rows], right, y_number[columns], frame.scale)
+            after = _tile(
+                before, left.part(rows), x_number[rows], right.part(columns), y_number[columns], frame.scale
+            )
             best.slope[rows], best.distance[rows], best.index[rows] = after.slope, after.distance, after.index
     return best
 
@@ -95,7 +86,7 @@ def _tile(found: Steepest, x: Side, a: Tensor, y: Side, b: Tensor, scale: float)
     for row in open_rows:
         chosen = torch.nonzero(upper[row] >= merged.slope[row]).flatten()
         one = slice(row, row + 1)
-        own = Side(x.rows[one], x.name[one], None, x.scaled[one], x.square[one])
+        own = x.part(one)
         for some in torch.split(chosen, max(2, sizes_of(b).differences // max(1, x.rows.shape[1]))):
             before = Steepest(merged.slope[one], merged.distance[one], merged.index[one])
             after = _steeper(before, own, a[one], y, b, some[None, :])
@@ -109,18 +100,16 @@ def _tile(found: Steepest, x: Side, a: Tensor, y: Side, b: Tensor, scale: float)
 
 def _upper(x: Side, a: Tensor, y: Side, b: Tensor, scale: float) -> Tensor:
     """What each slope is at most; 0 for a row and itself, and where numbers are equal."""
-    room = torch.empty(len(x.rows) * len(y.rows), dtype=torch.float32, device=a.device)
-    part = x.square.float() - (x.rows.shape[1] + SLACK) * TINY
-    low = lower_bounds(x, y, room).add_(part[:, None]).clamp_(min=0).sqrt_()
+    room = torch.empty(len(x.rows), len(y.rows), dtype=torch.float32, device=a.device)
+    low = lower_bounds(x, y, room).sub_(least(x.rows.shape[1])).clamp_(min=0).sqrt_()
     change = (a[:, None] - b[None, :]).abs_()
     return torch.where(change > 0, change * scale / low, 0.0)
 
 
 def _steeper(found: Steepest, x: Side, a: Tensor, y: Side, b: Tensor, column: Tensor) -> Steepest:
     """The steepest of what was found and of some columns of each row, from true distances."""
-    step = max(1, sizes_of(column).differences // (column.shape[1] * max(1, x.rows.shape[1])))
-    pieces = [slice(low, low + step) for low in range(0, len(x.rows), step)]
-    distance = torch.cat([distances(x.rows[p], y.rows[column[p]]) for p in pieces])
+    row = torch.arange(len(column), device=column.device).repeat_interleave(column.shape[1])
+    distance = distances(x.rows, y.rows, row, column.flatten()).view(column.shape)
     change = (a[:, None] - b[column]).abs()
     there = (change > 0) & (y.name[column] != x.name[:, None])
     slope = torch.cat([found.slope[:, None], torch.where(there, change / distance, 0.0)], 1)

@@ -12,6 +12,8 @@ from sklearn.neighbors import NearestNeighbors
 from schemas.errors import MethodError
 from tasks.methods.contract import Block, Inputs
 from tasks.methods.geometry import neighbours
+from tasks.numerics import candidates, distance_tiles
+from tasks.numerics import distance_bounds as bounds
 from tasks.numerics import neighbours as search
 from tests.methods import cases
 from tests.methods.cases import Case
@@ -86,19 +88,151 @@ def test_many_duplicates_come_in_order_of_index() -> None:
 
 def test_tiles_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     x = np.random.default_rng(0).standard_normal((200, 12)).astype(np.float32)
-    expected = found(x, 7)
-    for rows, columns in ((1, 9), (13, 50), (64, 200)):
-        monkeypatch.setattr(search, "ON_CPU", search.Sizes(rows, columns, 50))
-        answer = found(x, 7)
-        assert torch.equal(answer.distance, expected.distance)
-        assert torch.equal(answer.index, expected.index)
+    expected = found(x, 7), found(x, 7, [90])
+    for rows, columns in ((9, 20), (13, 50), (64, 200), (200, 16)):
+        monkeypatch.setattr(bounds, "ON_CPU", bounds.Sizes(rows, columns, 50))
+        for edges, answer in zip(([], [90]), expected, strict=True):
+            assert_equal(found(x, 7, edges), answer)
 
 
-def test_the_fast_path_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    redone = []
-    monkeypatch.setattr(search, "_redo", lambda *a: redone.append(1))
-    found(np.random.default_rng(0).standard_normal((500, 32)).astype(np.float32) + 100, 10)
-    assert len(redone) < 5
+def test_few_rows_are_computed_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows of which more columns could matter than are kept: none of usual rows, all equal ones, and those to which these are nearest."""
+    anew, thorough = [], search._thorough
+    monkeypatch.setattr(bounds, "ON_CPU", bounds.Sizes(100, 200, 1 << 17))
+    monkeypatch.setattr(search, "_thorough", lambda *a: (anew.append(len(a[1])), thorough(*a))[1])
+    x = np.random.default_rng(0).standard_normal((500, 32)).astype(np.float32) + 100
+    assert_exact(x, 10)
+    assert_exact(x, 10, [200])
+    assert not anew
+    x[:300] = 7
+    assert_exact(x, 10)
+    assert 300 <= sum(anew) < 310
+
+
+def test_a_set_against_itself_takes_each_product_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken, product = [], distance_tiles.lower_bounds
+    monkeypatch.setattr(bounds, "ON_CPU", bounds.Sizes(50, 100, 1 << 17))
+    monkeypatch.setattr(
+        distance_tiles, "lower_bounds", lambda *a: (taken.append(a[2].numel()), product(*a))[1]
+    )
+    x = np.random.default_rng(0).standard_normal((1000, 8)).astype(np.float32)
+    plain = one_sided(x, 6)
+    assert sum(taken) == 1000**2
+    taken.clear()
+    assert_equal(found(x, 6), plain)
+    assert sum(taken) == 1000 * (1000 + 50) / 2
+    taken.clear()
+    found(x, search.MOST_KEPT + 1)
+    assert sum(taken) == 1000**2
+
+
+def one_sided(x: np.ndarray, k: int, of: np.ndarray | None = None) -> search.Neighbours:
+    """With the columns in two calls, so that rows never meet themselves as a whole."""
+    rows, index, answer = torch.from_numpy(x), torch.arange(len(x)), search.none_yet(len(x), k)
+    for part in index.tensor_split(2):
+        classes = None if of is None else (torch.from_numpy(of), torch.from_numpy(of)[part])
+        answer = search.nearest(answer, rows, index, rows[part], index[part], classes)
+    return answer
+
+
+def assert_equal(a: search.Neighbours, b: search.Neighbours) -> None:
+    assert torch.equal(a.distance, b.distance)
+    assert torch.equal(a.index, b.index)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    seed=st.integers(0, 1000),
+    n=st.integers(1, 200),
+    k=st.integers(1, 40),
+    width=st.sampled_from([1, 3, 300]),
+    kind=st.sampled_from(
+        ["few levels", "duplicates", "sorted", "far off", "far outliers", "two far clusters"]
+    ),
+    classes=st.sampled_from([0, 1, 4, 100]),
+    sizes=st.sampled_from([(1024, 2048), (33, 70), (50, 16)]),
+)
+def test_a_set_against_itself_equals_row_by_row(
+    seed: int, n: int, k: int, width: int, kind: str, classes: int, sizes: tuple[int, int]
+) -> None:
+    """Bit for bit, whatever the rows, also where fewer than k can be neighbours; and both equal all differences."""
+    rng = np.random.default_rng(seed)
+    x, of = rows_of(kind, n, width, rng), rng.integers(0, classes, n) if classes else None
+    named = None if of is None else (torch.from_numpy(of), torch.from_numpy(of))
+    rows, index = torch.from_numpy(x), torch.arange(n)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bounds, "ON_CPU", bounds.Sizes(*sizes, 1 << 17))
+        both = search.nearest(search.none_yet(n, k), rows, index, rows, index, named)
+        assert_equal(both, one_sided(x, k, of))
+    apart = np.eye(n, dtype=bool) if of is None else of[:, None] == of
+    distance = np.where(apart, np.inf, np.linalg.norm(x.astype(float)[:, None] - x.astype(float), axis=2))
+    order = np.argsort(distance, axis=1)[:, :k]
+    expected = np.full((n, k), np.inf)
+    expected[:, : order.shape[1]] = np.take_along_axis(distance, order, 1)
+    np.testing.assert_allclose(both.distance, expected, rtol=1e-13)
+
+
+def rows_of(kind: str, n: int, width: int, rng: np.random.Generator) -> np.ndarray:
+    """What breaks products, or limits that come too late."""
+    x = rng.standard_normal((n, width))
+    if kind == "few levels":
+        x = rng.integers(0, 2, (n, width)).astype(float)
+    if kind == "duplicates":
+        x = x[rng.integers(0, max(1, n // 8), n)]
+    if kind == "sorted":
+        x = x[np.argsort(x[:, 0])]
+    if kind == "far off":
+        x += 1e5
+    if kind == "far outliers":
+        x[: n // 50] *= 1e6
+    if kind == "two far clusters":
+        x = x * 1e-4 + np.where(rng.random(n) < 0.5, 1e3, -1e3)[:, None]
+    return x.astype(np.float32)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_rows_stay_as_they_are(dtype: torch.dtype) -> None:
+    """Of any floating dtype, and never written to."""
+    x = torch.randn(300, 5, generator=torch.Generator().manual_seed(0)).to(dtype)
+    before, index = x.clone(), torch.arange(300)
+    answer = search.nearest(search.none_yet(300, 4), x, index, x, index)
+    assert torch.equal(x, before)
+    wide = search.nearest(search.none_yet(300, 4), x.double(), index, x.double(), index)
+    assert_equal(answer, wide)
+
+
+@pytest.mark.parametrize("width", [1, 8, 384])
+def test_bounds_hold_on_both_sides(width: int) -> None:
+    """`low` and what it is short of at most, against differences in float64 of rows of very different lengths."""
+    rng = np.random.default_rng(width)
+    x = rng.standard_normal((200, width)) * 10.0 ** rng.integers(-4, 1, (200, 1))
+    x[100:] = x[:100] * (1 + 1e-6 * rng.standard_normal((100, 1)))
+    rows = torch.from_numpy(x)
+    frame = bounds.frame_of(rows, rows)
+    side = bounds.side_of(rows, torch.arange(200), None, frame)
+    low = bounds.lower_bounds(side, side, torch.empty(200, 200)).double()
+    true = ((rows[:, None] - rows) * frame.scale).square().sum(2)
+    room = 2 * bounds.allowance(width) * (side.square[:, None] + side.square)
+    assert (low - bounds.least(width) < true).all()
+    assert (true < low + room + bounds.least(width)).all()
+
+
+def test_candidates_do_not_outgrow_their_places() -> None:
+    """Tile after tile of better columns: the best of all tiles stay, and more than fit are told, not dropped."""
+    tiles = [torch.rand(3, 64, generator=torch.Generator().manual_seed(i)) / (i + 1) for i in range(40)]
+    square = torch.zeros(64 * 41, dtype=torch.float64)
+    kept = candidates.none_yet(4, 0.0, 0.0, torch.full((3,), torch.inf), square[:3], square)
+    for number, tile in enumerate(tiles):
+        kept.take(slice(0, 3), tile, 64 * number)
+    every = torch.cat(tiles, 1)
+    best = every.topk(4, largest=False).indices
+    assert not kept.open.any()
+    for row in range(3):
+        there = kept.column[row, : int(kept.count[row])].tolist()
+        assert set(best[row].tolist()) <= set(there)
+        assert torch.equal(kept.low[row, : len(there)], every[row, there])
+    kept.take(slice(0, 1), torch.zeros(1, 64), 64 * 40)
+    assert kept.open.tolist() == [True, False, False]
 
 
 def test_scikit_learn_agrees() -> None:
@@ -163,7 +297,7 @@ def test_a_gpu_finds_the_same() -> None:
 @pytest.mark.parametrize("sizes", [(384, 32768, 1 << 17), (7, 11, 50)])
 def test_rows_of_one_class_are_apart(monkeypatch: pytest.MonkeyPatch, sizes: tuple[int, int, int]) -> None:
     """With classes, neighbours are those of the others: against all differences, in blocks."""
-    monkeypatch.setattr(search, "ON_CPU", search.Sizes(*sizes))
+    monkeypatch.setattr(bounds, "ON_CPU", bounds.Sizes(*sizes))
     rng = np.random.default_rng(1)
     x, of = rng.standard_normal((90, 6)).astype(np.float32), rng.integers(0, 3, 90)
     x[of == 2] += 20

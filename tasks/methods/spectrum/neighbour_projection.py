@@ -141,7 +141,7 @@ def solve(block: Block, inputs: Inputs, config: Config) -> tuple[Result, Arrays]
     Raises:
         MethodError: if training rows have too few neighbours.
 
-    Cost: 2 row^2 feature flops for neighbours, and O(feature^3).
+    Cost: row^2 feature flops for neighbours, and O(feature^3).
     """
     test = held_out(block.sample, config.test_share, config.seed)
     x, y = block["x"][~test].double(), block["x"][test].double()

@@ -1,0 +1,133 @@
+"""Lower bounds of squared distances by products of matrices in float32, and distances themselves by differences in float64.
+
+A product gives |x - y|^2 = |x|^2 + |y|^2 - 2 x.y fast but with cancellation. Rows are first moved to a common centre and scaled; then, with
+c = (feature + 12) 2^-24, which is more than the worst case of a dot product in float32 in any order, `allowance` a = 2 c / (1 - c) and
+`least` w = (feature + 12) 2^-123,
+
+    low - w <= |x - y|^2 <= low + 2 a (|x|^2 + |y|^2) + w,    low = (1 - a) (|x|^2 + |y|^2) - 2 x.y
+
+in whatever order the sum is taken, so that it serves a pair from both sides. Both inequalities leave 7 2^-24 of the squared distance to
+spare: they tell apart what float64 rounds.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Float32, Float64, Int64
+from torch import Tensor
+
+SLACK = 12
+"""Roundings of a product beside one per feature."""
+UNIT, TINY = 2.0**-24, 2.0**-123
+"""Rounding of float32, and a few of the least numbers that it holds in full."""
+
+
+class Sizes(NamedTuple):
+    """How much is worked on at once. No result depends on it."""
+
+    rows: int
+    columns: int
+    differences: int
+    """Numbers, 8 bytes each."""
+
+
+ON_CPU, ELSEWHERE = Sizes(1024, 2048, 1 << 17), Sizes(4096, 16384, 1 << 26)
+"""Bounds (8 MB) and differences that stay in a processor's caches; other devices want large pieces."""
+
+
+class Frame(NamedTuple):
+    """Where products are taken: about x's mean, scaled by a power of two that keeps float32 from overflow."""
+
+    centre: Tensor
+    scale: float
+
+
+class Side(NamedTuple):
+    """Rows, what they are called, their classes where these are apart, and what products are taken of."""
+
+    rows: Tensor
+    name: Tensor
+    group: Tensor | None
+    scaled: Float32[Tensor, "row feature"]
+    """The rows in the frame."""
+    square: Float64[Tensor, " row"]
+    """|x|^2 there."""
+    share: Float32[Tensor, " row"]
+    """(1 - a) |x|^2: their part of a bound."""
+
+    def part(self, which: slice | Tensor) -> "Side":
+        """Some of the rows."""
+        group = None if self.group is None else self.group[which]
+        return Side(
+            self.rows[which],
+            self.name[which],
+            group,
+            self.scaled[which],
+            self.square[which],
+            self.share[which],
+        )
+
+
+def sizes_of(tensor: Tensor) -> Sizes:
+    """For the device of a tensor."""
+    return ON_CPU if tensor.device.type == "cpu" else ELSEWHERE
+
+
+def allowance(features: int) -> float:
+    """What a bound leaves of |x|^2 + |y|^2 for rounding."""
+    share = (features + SLACK) * UNIT
+    return 2 * share / (1 - share)
+
+
+def least(features: int) -> float:
+    """What squared distances may differ by because float32 holds no smaller numbers."""
+    return (features + SLACK) * TINY
+
+
+def frame_of(x: Float[Tensor, "row feature"], y: Float[Tensor, "column feature"]) -> Frame:
+    """About x's mean, with all numbers of x and y below 1."""
+    centre = x.mean(0, dtype=torch.float64)
+    both = (x,) if y is x else (x, y)
+    ends = [end.double() for values in both for end in (values.amin(0), values.amax(0))]
+    largest = max(float((end - centre).abs().max()) for end in [*ends, 2 * centre])
+    return Frame(centre, 2.0 ** -math.frexp(largest)[1] if largest > 0 else 1.0)
+
+
+def side_of(rows: Tensor, name: Tensor, group: Tensor | None, frame: Frame) -> Side:
+    """Rows in the frame: a copy in float32."""
+    scaled = torch.empty(rows.shape, dtype=torch.float32, device=rows.device)
+    square = torch.empty(len(rows), dtype=torch.float64, device=rows.device)
+    step = max(1, sizes_of(rows).differences // max(1, rows.shape[1]))
+    for low in range(0, len(rows), step):
+        piece = slice(low, low + step)
+        exact = (rows[piece] - frame.centre).mul_(frame.scale)
+        scaled[piece] = exact
+        square[piece] = exact.copy_(scaled[piece]).square_().sum(1)
+    return Side(rows, name, group, scaled, square, (square * (1 - allowance(rows.shape[1]))).float())
+
+
+def lower_bounds(x: Side, y: Side, out: Float32[Tensor, "row column"]) -> Float32[Tensor, "row column"]:
+    """`low` for all pairs, into `out`.
+
+    Cost: 2 row column feature flops.
+    """
+    torch.add(x.share[:, None], y.share, out=out)
+    return torch.addmm(out, x.scaled, y.scaled.T, alpha=-2, out=out)
+
+
+def distances(
+    x: Float[Tensor, "row feature"],
+    y: Float[Tensor, "column feature"],
+    row: Int64[Tensor, " pair"],
+    column: Int64[Tensor, " pair"],
+) -> Float64[Tensor, " pair"]:
+    """|x_row - y_column| of pairs, from differences in float64."""
+    found = torch.empty(len(row), dtype=torch.float64, device=x.device)
+    step = max(1, sizes_of(x).differences // max(1, x.shape[1]))
+    room = torch.empty(min(step, len(row)), x.shape[1], dtype=torch.float64, device=x.device)
+    for low in range(0, len(row), step):
+        piece = slice(low, low + step)
+        here = room[: len(row[piece])].copy_(y.index_select(0, column[piece]))
+        found[piece] = here.sub_(x.index_select(0, row[piece])).square_().sum(1)
+    return found.sqrt_()
