@@ -112,7 +112,7 @@ def ours(options: argparse.Namespace) -> dict[str, float]:
         found = class_moments.nearest(torch.from_numpy(x), state["mean"])
         right += int((state["code"][found] == torch.from_numpy(code)).sum())
     return {
-        "nc1": collapse.within_over_between(within, across) / classes,
+        "nc1": collapse.within_over_between(within, across, across.rank) / classes,
         "nearest": right / options.rows,
         "state_bytes": sum(t.numel() * t.element_size() for t in state.values()),
     }

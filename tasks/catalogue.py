@@ -185,15 +185,16 @@ MEASURES = (
         "share of unseen rows whose class a linear map finds", share=True, null="most frequent class", drawn=True,
     ),
     Measure(
-        "nc1", "classes", "NC1", _one("geometry.neural_collapse", "nc1"),
-        "scatter within classes over scatter between them: falls to 0 in collapse", drawn=True, log=True,
+        "nc1", "classes", "NC1", _one("geometry.neural_collapse", "nc1", "nc1_chance"),
+        "scatter within classes over scatter between them: falls to 0 in collapse", null="chance", drawn=True, log=True,
     ),
     Measure(
         "cdnv", "classes", "CDNV", _one("geometry.neural_collapse", "cdnv"),
         "variance of classes over the squared distance of their means: falls to 0 in collapse", drawn=True, log=True,
     ),
     Measure(
-        "vci", "classes", "VCI", _one("geometry.neural_collapse", "vci", "vci_random"),
+        "vci", "classes", "VCI",
+        (Source("vci", "geometry.neural_collapse", "vci_chance"), Source("vci", "geometry.neural_collapse", "vci_random")),
         "variability collapse index: 0 in collapse, no invertible map changes it", null="chance", drawn=True,
     ),
     Measure(

@@ -14,7 +14,7 @@ from tasks.tables import short_site
 MOST_NAMED = 3
 """Sites that a sentence names."""
 SAME_SAMPLE = "of the same sample"
-"""In the caveats of methods that take rows of one sample as independent."""
+"""In the caveats of methods that take rows of one sample as neighbours."""
 LEAST_NULL = 0.1
 """Of a collapse index: below, labels that say nothing look collapsed too."""
 INTRINSIC = ("twonn", "mle", "local_dimension", "tree_dimension", "magnitude_dimension")
@@ -277,9 +277,7 @@ def _collapse(rows: Sequence[SiteRow]) -> Finding | None:
     if best.nulls.get(key, 1.0) < LEAST_NULL:
         return None  # so few rows look collapsed whatever their labels
     chance = ""
-    if any(text.startswith("rows") and SAME_SAMPLE in text for _, text in best.caveats):
-        chance = ", though rows of the same sample have the same class, so that samples alone look collapsed"
-    elif key in best.nulls:
+    if key in best.nulls:
         null, interval = best.nulls[key], best.intervals.get(key)
         inside = interval is not None and interval[1] >= null
         chance = f", where labels that say nothing give {short(null)}"

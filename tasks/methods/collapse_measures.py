@@ -37,19 +37,29 @@ class Numbers(NamedTuple):
     n_pairs: float
     n_equal: float
     rank_of_means: float
+    rank_of_means_rows: float
 
 
 def measured(
-    state: State, chosen: collapse.Pairs, weight: Tensor | None, degrees: str
+    state: State, chosen: collapse.Pairs, weight: Tensor | None, degrees: str, eps: float
 ) -> tuple[Numbers, Tensor]:
-    """All measures, and the distance variance of each pair; `weight` [class, feature] goes with the classes."""
+    """All measures, and the distance variance of each pair.
+
+    Args:
+        state: class moments.
+        chosen: pairs of classes.
+        weight: [class, feature], of the classifier, in the order of the classes.
+        degrees: what scatter is divided by.
+        eps: to which the rows are rounded.
+    """
     mean, w, classes = state["mean"], state["w"], len(state["code"])
     if classes < 2:
         return Numbers(*[math.nan] * len(Numbers._fields)), mean.new_zeros(0)
     alike = collapse.between(mean, torch.full_like(w, 1 / classes))
     by_rows = collapse.between(mean, w / w.sum())
     scatter, variance = class_moments.scatter(state), variance_of(state, degrees)
-    divisor = float(w.sum() if degrees == "rows" else class_moments.degrees(state).sum())
+    divisor = pooled(state, degrees)
+    ranks = alike.known(eps), by_rows.known(eps)
     within = scatter / divisor if divisor > 0 else torch.full_like(scatter, math.nan)
     explained = collapse.explained(scatter / w.sum(), by_rows)
     square = collapse.square_distances(mean, chosen)
@@ -60,8 +70,8 @@ def measured(
     dual = NONE if weight is None else collapse.duality(weight, mean)
     rounding = alike.noise
     found = Numbers(
-        nc1=collapse.within_over_between(within, alike) / classes,
-        nc1_rows=collapse.within_over_between(within, by_rows) / classes,
+        nc1=collapse.within_over_between(within, alike, ranks[0]) / classes,
+        nc1_rows=collapse.within_over_between(within, by_rows, ranks[1]) / classes,
         nc1_quotient=_ratio(float(variance.nanmean()), alike.trace),
         nc1_quotient_rows=_ratio(float(within.trace()), by_rows.trace),
         vci=collapse.variability_index(explained, by_rows.rank),
@@ -87,7 +97,8 @@ def measured(
         ),
         n_pairs=len(square),
         n_equal=float((square == 0).sum()),
-        rank_of_means=alike.rank,
+        rank_of_means=ranks[0],
+        rank_of_means_rows=ranks[1],
     )
     return found, distances
 
@@ -98,6 +109,11 @@ def moved(without: Numbers, base: Numbers, whole: Numbers) -> Numbers:
     return Numbers(*found)._replace(
         log_distance=without.log_distance + whole.log_distance - base.log_distance
     )
+
+
+def pooled(state: State, degrees: str) -> float:
+    """What the scatter of all rows about the means of their classes is divided by; 0 without two rows of a class."""
+    return float(state["w"].sum() if degrees == "rows" else class_moments.degrees(state).sum())
 
 
 def variance_of(state: State, degrees: str) -> Tensor:

@@ -63,12 +63,12 @@ def partial(
     shift = z.mean(0)
     z -= shift
     w = None if weight is None else weight[order]
-    w_class = n.double() if w is None else _sums(w[:, None], place, n)[:, 0]
-    w2 = w_class if w is None else _sums(w[:, None].square(), place, n)[:, 0]
-    mean = _sums(z if w is None else z * w[:, None], place, n) / w_class[:, None]
+    w_class = n.double() if w is None else sums(w[:, None], place, n)[:, 0]
+    w2 = w_class if w is None else sums(w[:, None].square(), place, n)[:, 0]
+    mean = sums(z if w is None else z * w[:, None], place, n) / w_class[:, None]
     z -= mean[place]
     r = torch.linalg.vector_norm(z, dim=1).square()
-    q = _sums((r if w is None else w * r)[:, None], place, n)[:, 0]
+    q = sums((r if w is None else w * r)[:, None], place, n)[:, 0]
     if w is not None:
         z *= w.sqrt()[:, None]
     for some in torch.split(z, BLOCK_ROWS):
@@ -153,8 +153,14 @@ def _present(x: Tensor, code: Tensor, weight: Tensor | None) -> tuple[Tensor, Te
     return x[keep], code[keep], None if weight is None else weight[keep]
 
 
-def _sums(values: Tensor, place: Tensor, n: Tensor) -> Tensor:
-    """[class, ...]: sums of sorted rows, the same bits every time on a GPU too."""
+def sums(values: Tensor, place: Tensor, n: Tensor) -> Tensor:
+    """[class, ...]: sums of sorted rows, the same bits every time on a GPU too.
+
+    Args:
+        values: [row, ...], those of one class together.
+        place: [row], the number of its class.
+        n: [class], rows.
+    """
     if values.device.type == "cpu":
         return values.new_zeros((len(n), *values.shape[1:])).index_add_(0, place, values)
     found: Tensor = torch.segment_reduce(values, "sum", lengths=n, axis=0, unsafe=True)

@@ -15,6 +15,8 @@ Means = Float64[Tensor, "class feature"]
 Vector = Float64[Tensor, " class"]
 Matrix = Float64[Tensor, "feature feature"]
 EPS = torch.finfo(torch.float64).eps
+ROUNDINGS = 8
+"""Of each number of a row, in the network that made it."""
 CHUNK = 1 << 18
 """Numbers of the differences that are taken at once: they stay in the cache, which is ten times as fast as 1 << 22."""
 
@@ -28,7 +30,7 @@ class Between(NamedTuple):
     """Singular values, descending."""
     vectors: Float64[Tensor, "order feature"]
     rank: int
-    """At most min(classes - 1, features)."""
+    """Values above the rounding of float64: at most min(classes - 1, features)."""
     noise: float
     """What rounding alone makes of measures that are 0, relative to the means' spread."""
 
@@ -36,6 +38,12 @@ class Between(NamedTuple):
     def trace(self) -> float:
         """Of the scatter between classes."""
         return float(self.rows.square().sum())
+
+    def known(self, eps: float) -> int:
+        """Values above what rows that are rounded to `eps` make of directions in which class means agree."""
+        size = float(self.centre.norm())
+        floor = eps * (max(self.rows.shape) * float(self.values[0]) + ROUNDINGS * size)
+        return int((self.values[: self.rank] > floor).sum())
 
 
 def between(mean: Means, share: Vector) -> Between:
@@ -57,12 +65,12 @@ def between(mean: Means, share: Vector) -> Between:
     return Between(rows, centre, values, vectors, rank, noise)
 
 
-def within_over_between(within: Matrix, across: Between) -> float:
-    """tr(W B^+), from the directions that class means span; NaN if they are all equal."""
-    if across.rank == 0:
+def within_over_between(within: Matrix, across: Between, directions: int) -> float:
+    """tr(W B^+), from so many leading directions of class means; NaN for none."""
+    if directions == 0:
         return math.nan
-    v = across.vectors[: across.rank]
-    return float((((v @ within) * v).sum(1) / across.values[: across.rank].square()).sum())
+    v = across.vectors[:directions]
+    return float((((v @ within) * v).sum(1) / across.values[:directions].square()).sum())
 
 
 class Explained(NamedTuple):

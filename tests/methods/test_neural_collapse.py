@@ -200,6 +200,60 @@ def test_random_labels(d: int, k: int) -> None:
     assert result.vci.value == pytest.approx(result.vci_random, abs=0.01)
 
 
+def dependent(
+    samples: int, most: int, d: int, k: int, seed: int
+) -> tuple[Tensor, Tensor, np.ndarray, np.ndarray]:
+    """Rows of samples of unequal length that share most of their deviation, and say something of their class."""
+    rng = np.random.default_rng(seed)
+    length = rng.integers(1, most + 1, samples)
+    sample = np.repeat(np.arange(samples), length)
+    kind = rng.integers(0, k, samples)
+    own = rng.standard_normal((samples, d)) + 0.4 * rng.standard_normal((k, d))[kind]
+    x = 50 + own[sample] + 0.5 * rng.standard_normal((len(sample), d))
+    return torch.from_numpy(x), torch.from_numpy(sample), kind, sample
+
+
+@pytest.mark.parametrize(("samples", "k"), [(120, 6), (1500, 5)])
+def test_chance_is_that_of_labels_dealt_to_samples(samples: int, k: int) -> None:
+    """Of as many samples as bundles or fewer, and of more: both as all passes over permuted labels of samples give."""
+    x, which, kind, sample = dependent(samples, 30, 10, k, 2)
+    result, _ = run(x, torch.from_numpy(kind[sample]), which, nearest=False, deals=100, groups=2)
+    rng = np.random.default_rng(9)
+    found = [reference(x.numpy(), rng.permutation(kind)[sample]) for _ in range(40)]
+    for name in ("vci", "nc1"):
+        values = np.array([one[name] for one in found])
+        chance, apart = getattr(result, f"{name}_chance"), getattr(result, f"{name}_chance_spread")
+        assert chance == pytest.approx(values.mean(), abs=4 * values.std() / np.sqrt(40)), name
+        assert 0.6 < apart / values.std() < 1.6, name
+    assert result.vci_random is not None
+    assert result.vci is not None
+    assert result.vci_chance is not None
+    assert result.vci_random - result.vci_chance > 4 * (result.vci_chance_spread or 1)
+
+
+def test_chance_of_samples_of_one_row_is_that_of_independent_rows() -> None:
+    x, code = drawn(2000, 12, 7)
+    result, _ = run(x, code, nearest=False, deals=100)
+    assert result.vci_chance == pytest.approx(result.vci_random, abs=0.002)
+    by_token, _ = run(x, code, label="token", nearest=False)
+    assert (by_token.vci_chance, by_token.nc1_chance) == (None, None)
+
+
+def test_directions_of_rounding_alone_have_no_part_in_nc1() -> None:
+    """Rows on a plane, turned in float32: class means differ by rounding in a third direction, in which rows differ too."""
+    rng = np.random.default_rng(0)
+    code = torch.arange(4000) % 6
+    flat = rng.standard_normal((4000, 2)) + 0.3 * rng.standard_normal((6, 2))[code]
+    basis = np.linalg.qr(rng.standard_normal((5, 2)))[0]
+    x = torch.from_numpy((flat @ basis.T + 3).astype(np.float32))
+    result, _ = run(x, code, nearest=False, groups=2)
+    exact = reference(flat, code.numpy())
+    assert (result.rank, result.rank_rows) == (2, 2)
+    assert result.nc1 is not None
+    assert result.nc1.value == pytest.approx(exact["nc1"], rel=1e-4)
+    assert run(x.double(), code, nearest=False, groups=2)[0].rank > 2
+
+
 def test_no_invertible_map_changes_vci() -> None:
     x, code = drawn(offset=0)
     turn = torch.randn(12, 12, generator=torch.Generator().manual_seed(5), dtype=torch.float64)

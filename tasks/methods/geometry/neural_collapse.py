@@ -14,22 +14,21 @@ import math
 from functools import reduce
 from typing import Literal
 
+import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from schemas.base import Frozen
 from schemas.errors import MethodError
-from tasks.methods import class_groups, classifier, grouped_moments
+from tasks.methods import class_groups, classifier, grouped_moments, label_deals, nearest_means
 from tasks.methods.classes import carried, codes_of, row_class_label
 from tasks.methods.collapse_measures import Numbers, measured, moved, same_classes, same_pairs, variance_of
-from tasks.methods.contract import ROW_LABELS, Array, Arrays, Block, Inputs, RowsPort, State
+from tasks.methods.contract import Array, Arrays, Block, Inputs, RowsPort, State
 from tasks.methods.grouped_moments import Interval
 from tasks.numerics import class_moments, collapse
-from tasks.numerics.proportions import grouped
-from tasks.numerics.split import spread
 
-VERSION = 1
+VERSION = 2
 KIND = "reduce"
 READS = {"x": RowsPort(labels=True, tokens=True)}
 ARRAYS = {
@@ -49,6 +48,7 @@ REFERENCE = (
 SEEDS = (4, 20, 44, 45, 67, 91)
 FEW_PAIRS = 100_000
 """Of classes, for the intervals."""
+CHANCE = ("vci_chance", "vci_chance_spread", "nc1_chance", "nc1_chance_spread")
 
 
 class Config(Frozen):
@@ -76,12 +76,15 @@ class Config(Frozen):
     """Of the intervals."""
     weight_label: str | None = None
     """The label (2.0 rather than 2, not negative) of samples that weighs their rows; None: every row counts once."""
+    deals: int = Field(default=20, ge=2, le=1000)
+    """Deals of the label to samples at random, for what chance gives."""
     seed: int = Field(default=0, ge=0)
-    """Of the pairs that are drawn."""
+    """Of the pairs and deals that are drawn."""
 
 
 class Result(Frozen):
-    """What was found; None where the rows do not determine a number. `_rows` marks classes weighed by their rows rather than alike."""
+    """What was found; None where the rows do not determine a number. `_rows` marks classes weighed by their rows rather than alike.
+    VCI weighs them so too."""
 
     label: str
     n_rows: int
@@ -101,7 +104,10 @@ class Result(Frozen):
     width: int
     """Features."""
     rank: int
-    """Directions that differences of class means span: at most classes - 1, and features."""
+    """Directions in which class means differ by more than the rounding of rows (float32, for rows of 16 bits too): at most classes - 1, and
+    features. NC1 is of these."""
+    rank_rows: int
+    """The same, with classes weighed by their rows: those of `nc1_rows`."""
     n_pairs: int
     """Pairs of classes compared."""
     every_pair: bool
@@ -109,16 +115,27 @@ class Result(Frozen):
     n_equal: int
     """Pairs of classes with equal means, left out of distance variance and logarithms."""
     nc1: Interval | None
-    """tr(W B^+) / classes: scatter within over scatter between classes, where class means differ. Falls to 0 in collapse. B^+ is that of
-    B's leading `rank` directions, so that variants by pseudo-inverse and by leading singular vectors agree."""
+    """tr(W B^+) / classes: scatter within over scatter between classes, where class means differ. Falls to 0 in collapse. W is of all rows
+    alike, B of classes alike. B^+ is that of B's leading `rank` directions, so that variants by pseudo-inverse and by leading singular
+    vectors agree."""
+    nc1_chance: float | None
+    """Mean over deals of the label to samples at random, all rows of a sample together."""
+    nc1_chance_spread: float | None
+    """Its standard deviation over deals."""
     nc1_rows: Interval | None
+    """The same W, with classes in B weighed by their rows."""
     nc1_quotient: Interval | None
-    """tr W / tr B."""
+    """tr W / tr B, with W the mean over classes of theirs."""
     nc1_quotient_rows: Interval | None
+    """tr W / tr B, with W of all rows alike and classes in B weighed by their rows."""
     vci: Interval | None
     """Variability collapse index, 1 - tr(T^+ B) / rank B: 0 in collapse, and no invertible map changes it."""
+    vci_chance: float | None
+    """Mean over deals of the label to samples at random, all rows of a sample together; None for labels of rows, or too many classes."""
+    vci_chance_spread: float | None
+    """Its standard deviation over deals."""
     vci_random: float | None
-    """Of as many independent rows whose labels say nothing."""
+    """Of as many independent rows whose labels say nothing: what deals give where every sample has one row."""
     cdnv: Interval | None
     """Distance variance, mean over pairs of classes of (variance + variance) / (2 distance^2)."""
     cdnv_rows: Interval | None
@@ -200,7 +217,8 @@ def start(inputs: Inputs, config: Config) -> State:
     label = row_class_label(inputs, config.label)
     classes = len(inputs.categories[label]) if label in inputs.categories else None
     groups = class_groups.n_groups(inputs, classes, config.groups, inputs.widths["x"])
-    return {"label": carried(label), "groups": torch.tensor(groups)}
+    bundles = label_deals.n_bundles(classes, inputs.widths["x"])
+    return {"label": carried(label), "groups": torch.tensor(groups), "bundles": torch.tensor(bundles)}
 
 
 def partial(block: Block, carry: State, config: Config) -> State:
@@ -211,16 +229,18 @@ def partial(block: Block, carry: State, config: Config) -> State:
     """
     code = codes_of(block, carry["label"])
     if "mean" in carry:
-        return _counted(block, code, carry, config)
+        return nearest_means.counted(block, code, carry, config.groups)
     state = class_groups.partial(block["x"], code, block, int(carry["groups"]))
-    return state | {"none": (code < 0).sum()}
+    bundles = label_deals.partial(block, code, int(carry["bundles"]))
+    return state | bundles | {"none": (code < 0).sum(), "eps": _rounding(block["x"])}
 
 
 def merge(a: State, b: State) -> State:
     """The moments of both, or the counts."""
     if "group.rows" in a:
         return {name: a[name] + b[name] for name in a}
-    return class_groups.merge(_classes(a), _classes(b)) | {"none": a["none"] + b["none"]}
+    added = {name: a[name] + b[name] for name in ("none", "bundle.sum", "bundle.w")}
+    return class_groups.merge(_classes(a), _classes(b)) | added | {"eps": torch.maximum(a["eps"], b["eps"])}
 
 
 def update(state: State, carry: State, inputs: Inputs, config: Config) -> State | None:
@@ -254,7 +274,8 @@ def finish(state: State, carry: State, inputs: Inputs, config: Config) -> tuple[
     result = Result.model_validate(
         {
             **intervals,
-            **_shares(counts, config),
+            **nearest_means.shares(counts, config.confidence),
+            **{name: _known(v) for name, v in zip(CHANCE, found["chance"].tolist(), strict=True)},
             "label": row_class_label(inputs, config.label),
             "n_rows": int(sizes.sum()),
             "n_unlabelled": int(found["none"]),
@@ -265,6 +286,7 @@ def finish(state: State, carry: State, inputs: Inputs, config: Config) -> tuple[
             "n_groups": int(found["filled"]),
             "width": inputs.widths["x"],
             "rank": int(whole.rank_of_means),
+            "rank_rows": int(whole.rank_of_means_rows),
             "n_pairs": int(whole.n_pairs),
             "every_pair": bool(found["every"]),
             "n_equal": int(whole.n_equal),
@@ -290,66 +312,33 @@ def _found(state: State, inputs: Inputs, config: Config) -> State:
             "classes takes at least 2: capture samples of more classes"
         )
     chosen = collapse.pairs(len(code), config.pairs, config.seed, device)
-    weight = classifier.weights(code, inputs, config)
-    whole, distances = measured(total, chosen, weight, config.degrees)
+    weight, eps = classifier.weights(code, inputs, config), float(state["eps"])
+    whole, distances = measured(total, chosen, weight, config.degrees, eps)
     few = (
         chosen
         if len(chosen.first) <= FEW_PAIRS
         else collapse.pairs(len(code), FEW_PAIRS, config.seed + 1, device)
     )
-    base = whole if few is chosen else measured(total, few, weight, config.degrees)[0]
+    base = whole if few is chosen else measured(total, few, weight, config.degrees, eps)[0]
     without = []
     for rest in grouped_moments.leaving_out(groups, class_moments.merge) if len(groups) > 1 else ():
         left, theirs = same_pairs(few, code, rest["code"]), same_classes(weight, code, rest["code"])
-        without.append(moved(measured(rest, left, theirs, config.degrees)[0], base, whole))
+        without.append(moved(measured(rest, left, theirs, config.degrees, eps)[0], base, whole))
     centred = total["mean"] - total["mean"].mean(0)
     norm = torch.linalg.vector_norm(centred, dim=1)
     carry = {"mean": total["mean"], "code": code, "n": total["n"], "none": state["none"], "norm": norm}
     carry |= {"numbers": torch.tensor(whole, dtype=torch.float64, device=device)}
     carry |= {"without": torch.tensor(without, dtype=torch.float64, device=device).reshape(-1, len(whole))}
     carry |= {"variance": variance_of(total, "unbiased"), "alignment": classifier.alignment(weight, centred)}
+    rng = np.random.Generator(np.random.Philox(np.random.SeedSequence([config.seed, 2])))
+    dealt = label_deals.chance(state, total, config.degrees, eps, config.deals, rng)
+    carry["chance"] = torch.tensor(dealt, dtype=torch.float64, device=device)
     finite = distances[distances.isfinite()]
     steps = torch.linspace(0, 1, 101, dtype=torch.float64, device=device)
     carry["quantile"] = torch.quantile(finite, steps) if len(finite) else torch.full_like(steps, math.nan)
     counts = {"every": int(chosen.every), "filled": len(groups)}
     carry |= {name: torch.tensor(value, device=device) for name, value in counts.items()}
     return carry | classifier.carried(code, inputs, config)
-
-
-def _counted(block: Block, code: Tensor, carry: State, config: Config) -> State:
-    """Second round: hits and rows of each group, and of each class."""
-    keep = code >= 0 if block.weight is None else (code >= 0) & (block.weight > 0)
-    x, code, group = block["x"][keep], code[keep], spread(block.sample[keep], config.groups)
-    place = torch.searchsorted(carry["code"], code)
-    nearest = class_moments.nearest(x, carry["mean"])
-    right = (nearest == place).long()
-    none = torch.zeros(config.groups, dtype=torch.int64, device=code.device)
-    state = {
-        "group.rows": none.index_add(0, group, torch.ones_like(right)),
-        "group.right": none.index_add(0, group, right),
-    }
-    per_class = torch.zeros_like(carry["n"])
-    state |= {"class.rows": per_class.index_add(0, place, torch.ones_like(right))}
-    state |= {"class.right": per_class.index_add(0, place, right)}
-    if "weight" in carry:
-        said = classifier.said(x, carry)
-        state["group.agree"] = none.index_add(0, group, (carry["row"][nearest] == said).long())
-    return state
-
-
-def _shares(counts: State | None, config: Config) -> dict[str, float | None]:
-    """NC4."""
-    found: dict[str, float | None] = {"nearest_is_label_classes": None}
-    for name, key in (("nearest_is_label", "group.right"), ("nearest_is_classifier", "group.agree")):
-        found |= dict.fromkeys((name, f"{name}_low", f"{name}_high"))
-        if counts is not None and key in counts:
-            share = grouped(counts[key].cpu(), counts["group.rows"].cpu(), config.confidence)
-            found |= {name: share.value, f"{name}_low": share.low, f"{name}_high": share.high}
-    if counts is not None:
-        found["nearest_is_label_classes"] = float(
-            (counts["class.right"].double() / counts["class.rows"]).nanmean()
-        )
-    return found
 
 
 def _interval(name: str, value: float, without: list[float], confidence: float) -> Interval | None:
@@ -366,10 +355,13 @@ def _interval(name: str, value: float, without: list[float], confidence: float) 
 def _caveats(found: State, inputs: Inputs, config: Config) -> tuple[str, ...]:
     sizes, groups = found["n"], int(found["filled"])
     notes = []
-    if inputs.n_rows > inputs.n_samples and config.label not in ROW_LABELS:
+    label = row_class_label(inputs, config.label)
+    if inputs.n_rows > inputs.n_samples and label in inputs.categories:
+        cure = "vci_random is for independent rows"
+        if bool(found["chance"][0].isfinite()):
+            cure = "compare with vci_chance and nc1_chance"
         notes.append(
-            "rows of the same sample have the same class: what labels that say nothing give (vci_random, log_distance_uniform) is for "
-            "independent rows, and rows that are alike within samples look collapsed by any label of samples"
+            f"rows of one sample have one class: those that are alike look collapsed by any label of samples; {cure}"
         )
     if groups == 1:
         notes.append(
@@ -394,7 +386,13 @@ def _caveats(found: State, inputs: Inputs, config: Config) -> tuple[str, ...]:
 
 
 def _classes(state: State) -> State:
-    return {name: values for name, values in state.items() if name != "none"}
+    return {name: values for name, values in state.items() if name[0].isdigit()}
+
+
+def _rounding(x: Tensor) -> Tensor:
+    """To which rows are rounded. Of 16-bit rows that is scatter inside classes, which means average out: float32's counts there."""
+    eps = torch.finfo(torch.float64 if x.dtype == torch.float64 else torch.float32).eps
+    return torch.tensor(eps, dtype=torch.float64, device=x.device)
 
 
 def _known(value: float) -> float | None:
