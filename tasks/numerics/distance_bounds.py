@@ -17,8 +17,12 @@ import torch
 from jaxtyping import Float, Float32, Float64, Int64
 from torch import Tensor
 
+from tasks.numerics.distances import refuse_huge
+
 SLACK = 12
 """Roundings of a product beside one per feature."""
+SMALL = 2.0**-480
+"""Distances whose squares are near the least numbers of float64."""
 UNIT, TINY = 2.0**-24, 2.0**-123
 """Rounding of float32, and a few of the least numbers that it holds in full."""
 
@@ -86,12 +90,17 @@ def least(features: int) -> float:
 
 
 def frame_of(x: Float[Tensor, "row feature"], y: Float[Tensor, "column feature"]) -> Frame:
-    """About x's mean, with all numbers of x and y below 1."""
+    """About x's mean, with all numbers of x and y below 1.
+
+    Raises:
+        MethodError: for numbers whose differences and sums might overflow.
+    """
+    refuse_huge(max(float(values.abs().max()) for values in ((x,) if y is x else (x, y))))
     centre = x.mean(0, dtype=torch.float64)
     both = (x,) if y is x else (x, y)
     ends = [end.double() for values in both for end in (values.amin(0), values.amax(0))]
     largest = max(float((end - centre).abs().max()) for end in [*ends, 2 * centre])
-    return Frame(centre, 2.0 ** -math.frexp(largest)[1] if largest > 0 else 1.0)
+    return Frame(centre, 2.0 ** -max(math.frexp(largest)[1], -1000) if largest > 0 else 1.0)
 
 
 def side_of(rows: Tensor, name: Tensor, group: Tensor | None, frame: Frame) -> Side:
@@ -122,7 +131,7 @@ def distances(
     row: Int64[Tensor, " pair"],
     column: Int64[Tensor, " pair"],
 ) -> Float64[Tensor, " pair"]:
-    """|x_row - y_column| of pairs, from differences in float64."""
+    """|x_row - y_column| of pairs, from differences in float64; scaled first where squares would overflow or be nothing."""
     found = torch.empty(len(row), dtype=torch.float64, device=x.device)
     step = max(1, sizes_of(x).differences // max(1, x.shape[1]))
     room = torch.empty(min(step, len(row)), x.shape[1], dtype=torch.float64, device=x.device)
@@ -130,4 +139,11 @@ def distances(
         piece = slice(low, low + step)
         here = room[: len(row[piece])].copy_(y.index_select(0, column[piece]))
         found[piece] = here.sub_(x.index_select(0, row[piece])).square_().sum(1)
-    return found.sqrt_()
+    found.sqrt_()
+    again = torch.nonzero((found < SMALL) | (found == torch.inf)).flatten()
+    for some in torch.split(again, step) if len(again) else ():
+        apart = y.index_select(0, column[some]).double() - x.index_select(0, row[some])
+        largest = apart.abs().amax(1) if apart.shape[1] else apart.new_zeros(len(some))
+        length = torch.linalg.vector_norm(apart / largest.where(largest > 0, 1.0)[:, None], dim=1)
+        found[some] = length * largest
+    return found

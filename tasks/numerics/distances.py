@@ -11,8 +11,11 @@ import torch
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
+from schemas.errors import MethodError
+
 Distances = Float64[Tensor, "row row"]
 NEAR = 1e-4
+HUGE = 2.0**1000
 BLOCK, NUMBERS = 512, 1 << 22
 """Rows of products and numbers of differences that are worked on at once."""
 
@@ -22,12 +25,16 @@ def pairwise(x: Float[Tensor, "row feature"]) -> Distances:
 
     Rows are scaled by a power of two and moved to their common centre, so that no square overflows and a common offset costs no digits.
 
+    Raises:
+        MethodError: for numbers above 1e301, whose distances might overflow.
+
     Cost: row^2 feature multiplications, as many differences where all rows are near each other; 16 row^2 bytes.
     """
     if not len(x):
         return torch.zeros(0, 0, dtype=torch.float64, device=x.device)
     x = x.double()
     largest = float(x.abs().max())
+    refuse_huge(largest)
     scale = 2.0 ** -max(math.frexp(largest)[1], -1000) if largest > 0 else 1.0
     x = x * scale
     x = x - x.mean(0)
@@ -36,6 +43,26 @@ def pairwise(x: Float[Tensor, "row feature"]) -> Distances:
         square[low : low + BLOCK, : low + BLOCK] = _squares(x[low : low + BLOCK], x[: low + BLOCK])
     square = square.tril_(-1)
     return (square + square.T).sqrt_() / scale
+
+
+def refuse_huge(largest: float) -> None:
+    """Refuse numbers whose sums and differences might overflow.
+
+    Raises:
+        MethodError: above 1e301.
+    """
+    if largest > HUGE:
+        raise MethodError(
+            f"the largest number of the rows is {largest:g}, distances take at most {HUGE:.2g}; scale the rows"
+        )
+
+
+def root_mean_square(distance: Distances) -> float:
+    """Root of the mean square over pairs of different rows, of which there is one at least."""
+    n, largest = len(distance), float(distance.max())
+    if largest == 0:
+        return 0.0
+    return math.sqrt(float((distance / largest).square().sum()) / (n * (n - 1))) * largest
 
 
 def _squares(x: Tensor, y: Tensor) -> Tensor:

@@ -168,3 +168,15 @@ def test_what_is_refused() -> None:
         run(drawn(9, 2), bandwidth=0)
     with pytest.raises(MethodError, match="found 1 rows"):
         run(drawn(1, 2))
+
+
+@pytest.mark.parametrize("power", [-1000, -600, 600, 990])
+def test_a_power_of_two_changes_no_digit(power: int) -> None:
+    x = drawn(40, 3)
+    x[5] = x[6]
+    here, there = run(x)[0], run(torch.ldexp(x, torch.tensor(power)))[0]
+    assert there.entropy_gaussian == here.entropy_gaussian
+    assert there.entropy == here.entropy
+    assert there.n_duplicates == here.n_duplicates == 1
+    with pytest.raises(MethodError, match="scale the rows"):
+        run(x * 1e304)

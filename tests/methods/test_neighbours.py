@@ -315,3 +315,23 @@ def test_rows_of_one_class_are_apart(monkeypatch: pytest.MonkeyPatch, sizes: tup
     )
     assert alone.distance.isinf().all()
     assert (alone.index == -1).all()
+
+
+@pytest.mark.parametrize("power", [-900, -560, 560, 900])
+def test_distances_of_very_small_and_large_rows_are_those_of_scaled_ones(power: int) -> None:
+    """A power of two changes no digit; equal rows stay at distance 0."""
+    x = np.random.default_rng(3).standard_normal((90, 5))
+    x[7], x[8] = x[70], x[80]
+    plain, scaled = found(x, 6), found(np.ldexp(x, power), 6, [31])
+    torch.testing.assert_close(
+        torch.ldexp(scaled.distance, torch.tensor(-power)), plain.distance, rtol=1e-15, atol=0
+    )
+    assert torch.equal(scaled.index, plain.index)
+    assert int((scaled.distance == 0).sum()) == 4
+
+
+def test_numbers_whose_distances_might_overflow_are_refused() -> None:
+    x = np.ones((4, 2))
+    x[2, 1] = -1e305
+    with pytest.raises(MethodError, match=r"is 1e\+305, distances take at most 1\.1e\+301"):
+        found(x, 2)

@@ -166,7 +166,7 @@ def _gaussian(distance: Tensor, width: int, walk: _Steps, seed: int) -> float:
     """Of rows of a Gaussian with the same mean square distance."""
     n = len(distance)
     rows = torch.from_numpy(_stream(seed, 2).standard_normal((n, width))).to(distance.device)
-    scale = math.sqrt(float(distance.square().sum()) / (n * (n - 1)) / (2 * width))
+    scale = distances.root_mean_square(distance) / math.sqrt(2 * width)
     return _entropy(distances.pairwise(rows * scale), walk)
 
 
