@@ -208,6 +208,7 @@ MEASURES = (
     Measure(
         "rate_reduction", "classes", "Rate reduction",
         (
+            Source("rate_reduction", "geometry.rate_reduction", "rate_reduction_chance"),
             Source("rate_reduction", "geometry.rate_reduction", "rate_reduction_random_samples"),
             Source("rate_reduction", "geometry.rate_reduction", "rate_reduction_random"),
         ),

@@ -1,9 +1,9 @@
 """What labels that say nothing give where rows of one sample share the class: the label dealt to samples at random.
 
-Samples are spread over some hundreds of bundles, of which the pass keeps sums of rows. Deals give whole bundles to the classes, as many to
-each as its share of the rows, so that rows of a sample stay together, and class means of any number of deals follow from the sums. Where
-samples are no more than bundles, a deal is one of samples. The scatter of all rows does not depend on labels, so that what lies inside
-classes follows too.
+Samples are scattered over some hundreds of bundles, of which the pass keeps sums of rows. Deals give whole bundles to the classes, as many
+to each as its share of the rows, so that rows of a sample stay together, and class means of any number of deals follow from the sums. Where
+samples are no more than bundles, a deal is one of samples; else what differs from class to class is known to about 1 / sqrt(128 directions)
+of itself. The scatter of all rows does not depend on labels, so that what lies inside classes follows too.
 """
 
 import math
@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from tasks.methods.collapse_measures import pooled
-from tasks.methods.contract import Block, State
+from tasks.methods.contract import Inputs, State
 from tasks.numerics import class_moments, collapse
-from tasks.numerics.split import spread
+from tasks.numerics.split import scattered
 
 BUNDLES, PER_CLASS = 256, 8
 MOST_BYTES = 1 << 28
@@ -35,24 +35,59 @@ class Chance(NamedTuple):
     nc1_spread: float
 
 
-def n_bundles(classes: int | None, width: int) -> int:
-    """How many bundles a pass keeps: 0 for classes that are not of samples, or too many."""
+def carried(classes: int | None, width: int, inputs: Inputs) -> State:
+    """How many bundles a pass keeps, of so many numbers each: none for classes that are not of samples, or for too many."""
     wanted = 0 if classes is None else max(BUNDLES, PER_CLASS * classes)
-    return wanted if 8 * width * wanted <= MOST_BYTES else 0
+    fits = 8 * width * wanted <= MOST_BYTES
+    own = inputs.n_samples <= wanted
+    return {
+        "bundles": torch.tensor((inputs.n_samples if own else wanted) if fits else 0),
+        "bundle.own": torch.tensor(own),
+    }
 
 
-def partial(block: Block, code: Tensor, bundles: int) -> State:
-    """Sums of the rows of each bundle that have a class, and of their weights."""
-    weight = torch.ones_like(code, dtype=torch.float64) if block.weight is None else block.weight.double()
-    keep = (code >= 0) & (weight > 0) if bundles else torch.zeros_like(code, dtype=torch.bool)
-    total = torch.zeros((bundles, block["x"].shape[1]), dtype=torch.float64, device=code.device)
-    held = torch.zeros((bundles, 1), dtype=torch.float64, device=code.device)
-    step = AT_ONCE if code.device.type == "cpu" else max(1, len(code))
-    for rows in torch.split(torch.nonzero(keep).flatten(), step):
-        bundle, w = spread(block.sample[rows], bundles), weight[rows][:, None]
-        _add(total, bundle, block["x"][rows].double() * w)
-        _add(held, bundle, w)
+def partial(x: Tensor, sample: Tensor, w: Tensor, carry: State) -> State:
+    """Sums over the rows of each bundle, and of their weights.
+
+    Args:
+        x: [row, number], of rows that have a class.
+        sample: [row]
+        w: [row], weights.
+        carry: of `carried`.
+    """
+    bundles = int(carry["bundles"])
+    total = torch.zeros((bundles, x.shape[1]), dtype=torch.float64, device=x.device)
+    held = torch.zeros((bundles, 1), dtype=torch.float64, device=x.device)
+    step = AT_ONCE if x.device.type == "cpu" else max(1, len(x))
+    for rows in range(0, len(x) if bundles else 0, step):
+        some = slice(rows, rows + step)
+        place = sample[some] if bool(carry["bundle.own"]) else scattered(sample[some], bundles)
+        _add(total, place, x[some].double() * w[some, None])
+        _add(held, place, w[some, None])
     return {"bundle.sum": total, "bundle.w": held[:, 0]}
+
+
+def dealt(
+    state: State, size: Tensor, deals: int, rng: np.random.Generator
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Means [class, number] and weights [class] of the classes, once for each deal; none where bundles are too few.
+
+    Args:
+        state: of `partial`, over all rows; an offset that all rows share is best taken off.
+        size: [class], of the rows.
+        deals: how many.
+        rng: of the deals.
+    """
+    there = state["bundle.w"] > 0
+    sums, w = state["bundle.sum"][there], state["bundle.w"][there]
+    if len(w) <= len(size):
+        return
+    counts = torch.from_numpy(_counts(size.cpu().numpy(), len(w))).to(w.device)
+    place = torch.repeat_interleave(torch.arange(len(size), device=w.device), counts)
+    for _ in range(deals):
+        order = torch.from_numpy(rng.permutation(len(w))).to(w.device)
+        weight = class_moments.sums(w[order][:, None], place, counts)
+        yield class_moments.sums(sums[order], place, counts) / weight, weight[:, 0]
 
 
 def _add(total: Tensor, place: Tensor, values: Tensor) -> None:
@@ -80,21 +115,17 @@ def chance(
 
     Cost: O(feature^3 + deals (bundle feature + class feature min(class, feature))).
     """
-    there = state["bundle.w"] > 0
-    classes, size = len(total["code"]), total["w"] / total["w"].sum()
-    if int(there.sum()) <= classes:
-        return Chance(*[math.nan] * 4)
-    centre = size @ total["mean"]
-    w = state["bundle.w"][there]
-    sums = state["bundle.sum"][there] - w[:, None] * centre
+    size = total["w"] / total["w"].sum()
     across = collapse.between(total["mean"], size)
     scatter = class_moments.scatter(total) + across.rows.T @ across.rows * total["w"].sum()
     white = collapse.whitening(scatter / total["w"].sum(), across.centre)
-    divisor = pooled(total, degrees)
+    moved = state["bundle.sum"] - state["bundle.w"][:, None] * across.centre
     found = [
-        _measured(mean + centre, weight, scatter, white, divisor, eps)
-        for mean, weight in _dealt(sums, w, _counts(size, len(w)), deals, rng)
+        _measured(mean + across.centre, w, scatter, white, pooled(total, degrees), eps)
+        for mean, w in dealt(state | {"bundle.sum": moved}, size, deals, rng)
     ]
+    if not found:
+        return Chance(*[math.nan] * 4)
     values = torch.tensor(found, dtype=torch.float64)
     middle, apart = values.mean(0).tolist(), values.std(0).tolist()
     return Chance(middle[0], apart[0], middle[1], apart[1])
@@ -112,25 +143,11 @@ def _measured(
     return collapse.variability_index(explained, across.rank), nc1
 
 
-def _counts(size: Tensor, bundles: int) -> list[int]:
+def _counts(size: np.ndarray, bundles: int) -> np.ndarray:
     """Bundles of each class: one at least, and else by its share of the rows, largest remainders first."""
     free = bundles - len(size)
-    wanted = size.cpu().numpy() * bundles - 1
-    wanted = np.clip(wanted, 0, None)
-    wanted *= free / wanted.sum() if wanted.sum() > 0 else 0
-    counts = np.floor(wanted).astype(int)
-    rest = np.argsort(counts - wanted, kind="stable")[: free - int(counts.sum())]
-    counts[rest] += 1
-    return list((counts + 1).tolist())
-
-
-def _dealt(
-    sums: Tensor, w: Tensor, counts: list[int], deals: int, rng: np.random.Generator
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Means and weights of the classes, once for each deal."""
-    place = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts)).to(w.device)
-    n = torch.tensor(counts, device=w.device)
-    for _ in range(deals):
-        order = torch.from_numpy(rng.permutation(len(w))).to(w.device)
-        weight = class_moments.sums(w[order][:, None], place, n)
-        yield class_moments.sums(sums[order], place, n) / weight, weight[:, 0]
+    wanted = np.clip(size * bundles - 1, 0, None)
+    wanted *= free / wanted.sum()
+    counts = np.floor(wanted).astype(np.int64)
+    counts[np.argsort(counts - wanted, kind="stable")[: free - int(counts.sum())]] += 1
+    return counts + 1

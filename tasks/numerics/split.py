@@ -37,6 +37,11 @@ def runs(group: Int64[Tensor, " row"], groups: int) -> tuple[Int64[Tensor, " row
     return order, [slice(low, high) for low, high in pairwise([0, *ends])]
 
 
+def scattered(sample: Int64[Tensor, " row"], groups: int) -> Int64[Tensor, " row"]:
+    """Which of some groups each sample falls into, independently of all others: groups differ as random samples do."""
+    return (_mix(sample) & ((1 << 53) - 1)) % groups
+
+
 def _mix(z: Tensor) -> Tensor:
     z = z + _signed(0x9E3779B97F4A7C15)
     z = (z ^ _right(z, 30)) * _signed(0xBF58476D1CE4E5B9)

@@ -110,6 +110,24 @@ def test_labels_that_say_nothing(n: int, d: int, shares: tuple[float, ...]) -> N
     assert result.rate_reduction_random == pytest.approx(np.mean(found), rel=0.02)
 
 
+@pytest.mark.parametrize(("samples", "rows", "d"), [(150, 1, 6), (800, 3, 6), (400, 1, 20)])
+def test_chance_is_that_of_labels_dealt_to_samples(samples: int, rows: int, d: int) -> None:
+    """Rows in the order of classes that lie apart; three rows of a sample are nearly alike. All of it by numpy."""
+    sizes = [samples // 2, samples // 5, samples - samples // 2 - samples // 5]
+    kind = np.repeat(np.arange(3), sizes)
+    own = drawn(samples, d) * torch.logspace(0, -1, d) + drawn(3, d, 5)[kind]
+    x = own.repeat_interleave(rows, 0) + 0.1 * drawn(samples * rows, d, 7)
+    sample = torch.arange(samples).repeat_interleave(rows)
+    result, _ = run(x, torch.from_numpy(kind)[sample], sample)
+    z, rng = (x / x.norm(dim=1, keepdim=True)).numpy(), np.random.default_rng(4)
+    found = []
+    for _ in range(150):
+        code = rng.permutation(kind)[sample.numpy()]
+        parts = [z[code == k] for k in range(3)]
+        found.append(coded(z) - sum(len(part) * coded(part) for part in parts) / len(z))
+    assert result.rate_reduction_chance == pytest.approx(np.mean(found), rel=0.08)
+
+
 def test_labels_of_samples_whose_rows_are_alike() -> None:
     x, sample = drawn(120, 15).repeat_interleave(6, 0), torch.arange(120).repeat_interleave(6)
     found = []

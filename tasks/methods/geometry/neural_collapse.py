@@ -217,8 +217,8 @@ def start(inputs: Inputs, config: Config) -> State:
     label = row_class_label(inputs, config.label)
     classes = len(inputs.categories[label]) if label in inputs.categories else None
     groups = class_groups.n_groups(inputs, classes, config.groups, inputs.widths["x"])
-    bundles = label_deals.n_bundles(classes, inputs.widths["x"])
-    return {"label": carried(label), "groups": torch.tensor(groups), "bundles": torch.tensor(bundles)}
+    bundles = label_deals.carried(classes, inputs.widths["x"], inputs)
+    return {"label": carried(label), "groups": torch.tensor(groups)} | bundles
 
 
 def partial(block: Block, carry: State, config: Config) -> State:
@@ -231,7 +231,9 @@ def partial(block: Block, carry: State, config: Config) -> State:
     if "mean" in carry:
         return nearest_means.counted(block, code, carry, config.groups)
     state = class_groups.partial(block["x"], code, block, int(carry["groups"]))
-    bundles = label_deals.partial(block, code, int(carry["bundles"]))
+    weight = torch.ones_like(code, dtype=torch.float64) if block.weight is None else block.weight.double()
+    keep = (code >= 0) & (weight > 0)
+    bundles = label_deals.partial(block["x"][keep], block.sample[keep], weight[keep], carry)
     return state | bundles | {"none": (code < 0).sum(), "eps": _rounding(block["x"])}
 
 

@@ -9,13 +9,14 @@ in the order of the label's codes; NaN for a class without rows.
 import math
 from typing import Literal, NamedTuple
 
+import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from schemas.base import Frozen
 from schemas.errors import MethodError
-from tasks.methods import grouped_moments
+from tasks.methods import grouped_moments, label_deals
 from tasks.methods.classes import carried, class_label, codes_of
 from tasks.methods.contract import Array, Arrays, Block, Inputs, RowsPort, State
 from tasks.methods.grouped_moments import Interval
@@ -23,7 +24,7 @@ from tasks.numerics.coding_rate import rate, rate_of_part
 from tasks.numerics.split import spread
 from tasks.numerics.symmetric import add_gram, full
 
-VERSION = 1
+VERSION = 2
 KIND = "reduce"
 READS = {"x": RowsPort(labels=True)}
 ARRAYS = {"class_rate": ("class",), "class_rows": ("class",)}
@@ -33,6 +34,8 @@ REFERENCE = (
     "entries that are not zero, with subspaces of heads or with classes. Random labels: free compression of the Gram matrix"
 )
 SEEDS = (248,)
+DEALT_WIDTH, DEALS = 64, 50
+"""Most features of rows whose second moments are kept in bundles of samples, and deals of the label to these."""
 
 
 class Config(Frozen):
@@ -83,8 +86,11 @@ class Result(Frozen):
     """Mean over rows of their class's rate."""
     rate_reduction: Interval | None
     """Rate of all less that of classes: how far classes fill different directions."""
+    rate_reduction_chance: float | None
+    """Mean over deals of the label to samples at random, all rows of a sample together; None beyond 64 features, where bounds are below."""
     rate_reduction_random: float | None
-    """Of labels that say nothing, for rows that do not depend on each other."""
+    """Of labels that say nothing, for rows that do not depend on each other, by a law of many features: of directions it is too high by
+    about one part in as many as there are features."""
     rate_reduction_random_samples: float | None
     """The same where all rows of a sample are alike; the truth of tokens lies between both."""
     density: float
@@ -136,6 +142,8 @@ def start(inputs: Inputs, config: Config) -> State:
     classes, label = _n_classes(inputs, config), _label(inputs, config)
     fits = 8 * config.groups * classes * inputs.widths["x"] ** 2 <= grouped_moments.MOST_BYTES
     counts = {"classes": torch.tensor(classes), "groups": torch.tensor(config.groups if fits else 1)}
+    width, few = inputs.widths["x"], label is not None and inputs.widths["x"] <= DEALT_WIDTH
+    counts |= label_deals.carried(classes if few else None, width * (width + 1) // 2, inputs)
     return counts if label is None else counts | {"label": carried(label)}
 
 
@@ -159,10 +167,16 @@ def partial(block: Block, carry: State, config: Config) -> State:
         (x[keep].abs() > config.threshold * largest[keep][:, None]).double().sum(1) * weight[keep]
     ).sum()
     state |= {"nonzero": counted, "zero": zero.sum(), "none": (~zero & (code < 0)).sum()}
-    x, weight, place = x[keep], weight[keep], (spread(block.sample, groups) * classes + code)[keep]
+    x, weight, sample, place = (
+        x[keep],
+        weight[keep],
+        block.sample[keep],
+        (spread(block.sample, groups) * classes + code)[keep],
+    )
     if config.rows == "directions":
         x = x / largest[keep][:, None]
         x = x / torch.linalg.vector_norm(x, dim=1, keepdim=True)
+    state |= label_deals.partial(_products(x) if int(carry["bundles"]) else x[:, :0], sample, weight, carry)
     x = x * weight.sqrt()[:, None]
     for k in torch.unique(place).tolist():
         here = place == k
@@ -211,7 +225,9 @@ def finish(state: State, carry: State, inputs: Inputs, config: Config) -> tuple[
     rows = float(total_w.sum().square() / state["w2"])
     density = float(state["nonzero"]) / (float(total_w.sum()) * inputs.widths["x"])
     random = _random(total_g, total_w, (rows, min(rows, float(inputs.n_samples))), config.distortion)
+    chance = _chance(state, total_w, whole.rate, config.distortion)
     of_classes = {
+        "rate_reduction_chance": chance,
         "rate_classes": found["rate_classes"],
         "rate_reduction": found["rate_reduction"],
         "rate_reduction_random": random[0],
@@ -279,6 +295,26 @@ def _random(
     return found[0], found[1]
 
 
+def _products(x: Tensor) -> Tensor:
+    """[row, pair of features]: of each row with itself."""
+    first, second = torch.triu_indices(x.shape[1], x.shape[1], device=x.device)
+    return x[:, first] * x[:, second]
+
+
+def _chance(state: State, w: Tensor, total: float, distortion: float) -> float | None:
+    """Rate reduction of the label dealt to samples at random."""
+    width = state["g"].shape[-1]
+    first, second = torch.triu_indices(width, width, device=w.device)
+    rng = np.random.Generator(np.random.Philox(np.random.SeedSequence([0, 2])))
+    found = []
+    for means, weight in label_deals.dealt(state, (w / w.sum())[w > 0], DEALS, rng):
+        upper = means.new_zeros((len(means), width, width))
+        upper[:, first, second] = means
+        rates = means.new_tensor([rate(full(one), distortion) for one in upper])
+        found.append(total - float((rates * weight).sum() / weight.sum()))
+    return sum(found) / len(found) if found else None
+
+
 def _heads(inputs: Inputs, config: Config) -> Tensor | None:
     weight = inputs.weights.get(config.subspaces or "")
     return None if weight is None else weight.double().reshape(config.heads, -1, weight.shape[1])
@@ -315,7 +351,8 @@ def _caveats(inputs: Inputs, n: Tensor, asked: int, filled: int, config: Config)
         )
     if len(n) > 1 and inputs.n_rows > inputs.n_samples:
         notes.append(
-            "samples have several rows: what random labels give lies between rate_reduction_random and its value for samples"
+            "samples have several rows: what random labels give lies between rate_reduction_random and its value for samples; "
+            "rate_reduction_chance, where it is given, is of whole samples"
         )
     return tuple(notes)
 
