@@ -80,7 +80,7 @@ def _one(method: str, field: str, null: str | None = None) -> tuple[Source, ...]
 MEASURES = (
     Measure(
         "participation_ratio", "linear", "Participation ratio",
-        _fields("participation_ratio_unbiased", "participation_ratio"),
+        (Source("participation_ratio_unbiased", JACKKNIFE), *_fields("participation_ratio_unbiased", "participation_ratio")),
         "(sum of eigenvalues)² / sum of their squares, without bias where the method gives that: "
         "how many directions hold the variance; the interval is the jackknife's of the plain ratio, in proportion",
         drawn=True, interval_of=Source("participation_ratio", JACKKNIFE),

@@ -125,13 +125,24 @@ def leaving_out(
         before = group if before is None else merge(before, group)
 
 
-def interval(value: float, without: list[float], confidence: float) -> Interval | None:
-    """None where the value is no number."""
+def interval(
+    value: float, without: list[float], confidence: float, most: float = math.inf
+) -> Interval | None:
+    """None where the value is no number; `most` is what it cannot exceed, nor its interval."""
     if not math.isfinite(value):
         return None
-    found = jackknife.estimate(value, without, confidence)
+    found = jackknife.estimate(value, without, confidence, most)
     bounds = {name: _known(getattr(found, name)) for name in ("corrected", "low", "high")}
     return Interval(value=value, **bounds)
+
+
+def cosine_interval(value: float, without: list[float], confidence: float) -> Interval | None:
+    """Of a number between -1 and 1, with an interval that ends there; None where the value is no number."""
+    found = interval((1 + value) / 2, [(1 + v) / 2 for v in without], confidence, 1.0)
+    if found is None:
+        return None
+    bounds = {name: None if v is None else 2 * v - 1 for name, v in found.model_dump().items()}
+    return Interval.model_validate(bounds | {"value": value})
 
 
 def caveats(groups: int, asked: int) -> tuple[str, ...]:

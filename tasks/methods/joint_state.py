@@ -109,12 +109,8 @@ def leaving_out(groups: list[State]) -> list[State]:
 
 
 def interval(value: float, without: list[float], confidence: float) -> Interval | None:
-    """Of a number that is at most 1: its bounds are cut there. None where the value is no number."""
-    found = grouped_moments.interval(value, without, confidence)
-    if found is None:
-        return None
-    bounds = {name: getattr(found, name) for name in ("corrected", "low", "high")}
-    return found.model_copy(update={name: None if b is None else min(1.0, b) for name, b in bounds.items()})
+    """Of a number that is at most 1. None where the value is no number."""
+    return grouped_moments.interval(value, without, confidence, 1.0)
 
 
 def caveats(groups: int, asked: int) -> tuple[str, ...]:

@@ -21,33 +21,44 @@ class Estimate(NamedTuple):
     corrected: float
     """Without the first order of its bias."""
     error: float
-    """Standard error of its logarithm."""
+    """Standard error of its logarithm, or of log(value / (most - value))."""
     low: float
     high: float
 
 
-def estimate(whole: float, without: Sequence[float], confidence: float) -> Estimate:
-    """A positive number, from its values without each group; the interval is that of its logarithm, with Student's t."""
+def estimate(whole: float, without: Sequence[float], confidence: float, most: float = math.inf) -> Estimate:
+    """A positive number, from its values without each group; the interval is that of its logarithm, with Student's t.
+
+    Args:
+        whole: of all rows.
+        without: the same without each group.
+        confidence: of the interval.
+        most: what the number cannot exceed: the interval is then that of log(value / (most - value)), and ends below. Where rounding puts
+            a value there or above, it is that of the logarithm, cut off.
+    """
     groups = len(without)
     if groups < 2 or not whole > 0 or not all(value > 0 and math.isfinite(value) for value in without):
         return Estimate(whole, math.nan, math.nan, math.nan, math.nan)
-    logs = torch.tensor(without, dtype=torch.float64).log()
+    top = most if max(whole, *without) < most else math.inf
+    own = math.log(whole) - math.log1p(-whole / top)
+    rest = torch.tensor(without, dtype=torch.float64)
+    logs = rest.log() - torch.log1p(-rest / top)
     centre = float(logs.mean())
     error = math.sqrt((groups - 1) / groups * float((logs - centre).square().sum()))
-    corrected = math.log(whole) - (groups - 1) * (centre - math.log(whole))
+    corrected = own - (groups - 1) * (centre - own)
     reach = float(student.ppf(0.5 + confidence / 2, groups - 1)) * error
     return Estimate(
         whole,
-        _exp(corrected),
+        min(most, _back(corrected, top)),
         error,
-        _exp(math.log(whole) - reach),
-        _exp(math.log(whole) + reach),
+        min(most, _back(own - reach, top)),
+        min(most, _back(own + reach, top)),
     )
 
 
-def _exp(logarithm: float) -> float:
-    """Infinite where groups tell nothing, rather than an error."""
-    return math.exp(logarithm) if logarithm < 700 else math.inf
+def _back(logarithm: float, top: float) -> float:
+    """Infinite, or `top`, where groups tell nothing, rather than an error."""
+    return math.exp(logarithm) / (1 + math.exp(logarithm) / top) if logarithm < 700 else top
 
 
 def spread(whole: Tensor, without: Sequence[Tensor]) -> float:

@@ -217,6 +217,15 @@ def participation_ratio_unbiased(trace: float, square: float, fourth: float, n: 
     return _ratio(above, below) if below > 0 else math.nan
 
 
+def participation_ratio_of(
+    state: State, values: Values, trace: float, weights: Weights = "reliability"
+) -> float:
+    """The same from moments; weighted sums are rescaled to the effective number of rows, an approximation."""
+    n = moments.n_eff(state, weights)
+    fourth = moments.fourth(state) * n / float(state["w"])
+    return participation_ratio_unbiased(trace, float(values.square().sum()), fourth, n)
+
+
 def effective_rank(values: Values) -> float:
     """exp of the entropy of the eigenvalues' shares (Roy, Vetterli 2007). Biased down when rows are few."""
     shares = values.clamp(min=0) / values.clamp(min=0).sum()

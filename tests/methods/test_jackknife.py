@@ -11,6 +11,7 @@ from torch import Tensor
 from schemas.errors import MethodError
 from tasks.methods.contract import Array, Block, Inputs
 from tasks.methods.spectrum import jackknife, pca
+from tasks.numerics import jackknife as numerics
 from tasks.numerics import moments, spectrum
 from tasks.numerics.split import spread
 
@@ -48,8 +49,11 @@ def test_numbers_are_those_of_numpy_without_each_group() -> None:
 
     def measured(rows: Tensor) -> dict[str, float]:
         values = np.linalg.eigvalsh(np.cov(rows.numpy().T))[::-1]
-        share = values / values.sum()
+        share, n = values / values.sum(), len(rows)
+        fourth = ((rows - rows.mean(0)) ** 2).sum(1).square().sum().item()
+        unbiased = spectrum.participation_ratio_unbiased(values.sum(), (values**2).sum(), fourth, n)
         return {
+            "participation_ratio_unbiased": unbiased,
             "trace": values.sum(),
             "participation_ratio": values.sum() ** 2 / (values**2).sum(),
             "effective_rank": math.exp(-(share * np.log(share)).sum()),
@@ -60,21 +64,40 @@ def test_numbers_are_those_of_numpy_without_each_group() -> None:
 
     whole = measured(x)
     without = [measured(x[spread(sample, 7) != g]) for g in range(7)]
-    for name in ("trace", "participation_ratio", "effective_rank", "stable_rank", "anisotropy"):
-        found = getattr(result, name)
-        logs = np.log([w[name] for w in without])
+    most = {"participation_ratio": 5, "effective_rank": 5, "stable_rank": 5, "anisotropy": 1}
+    for name in (*most, "trace", "participation_ratio_unbiased"):
+        found, top = getattr(result, name), most.get(name, math.inf)
+
+        def odds(value: float, top: float = top) -> float:
+            return math.log(value) if top == math.inf else math.log(value / (top - value))
+
+        logs = np.array([odds(w[name]) for w in without])
         error = math.sqrt(6 / 7 * ((logs - logs.mean()) ** 2).sum())
         assert found.value == pytest.approx(whole[name], rel=1e-11)
-        assert math.log(found.high / found.low) == pytest.approx(
+        assert odds(found.high) - odds(found.low) == pytest.approx(
             2 * 2.446912 * error, rel=1e-6
         )  # t of 6 degrees
-        assert math.log(found.corrected / found.value) == pytest.approx(
-            -6 * (logs.mean() - math.log(whole[name])), rel=1e-6
+        assert odds(found.corrected) - odds(found.value) == pytest.approx(
+            -6 * (logs.mean() - odds(whole[name])), rel=1e-6
         )
     logs = np.log([w["largest"] for w in without])
     variance = 6 / 7 * ((logs - logs.mean()) ** 2).sum()
     assert result.independent_rows == pytest.approx(2 / variance, rel=1e-8)
     assert float(arrays["eigenvalue"].values[0]) == pytest.approx(whole["largest"], rel=1e-12)
+
+
+def test_intervals_of_shares_end_below_one() -> None:
+    """Few groups that differ much, one of which has nearly all variance in one direction."""
+    x, sample = texts(12, 3, torch.tensor([400.0, 1, 1, 1], dtype=torch.float64), 5)
+    x[:9] = x[:9] * torch.tensor([0.02, 4, 4, 4])
+    found = run(x, sample, groups=5)[0]
+    for name, most in (("anisotropy", 1), ("participation_ratio", 4), ("stable_rank", 4)):
+        one = getattr(found, name)
+        assert 0 < one.low < one.value < one.high < most
+    share = numerics.estimate(0.9, [0.5, 0.99, 0.93], 0.95, 1.0)
+    assert 0 < share.low < 0.9 < share.high < 1
+    assert numerics.estimate(0.9, [0.5, 0.99, 0.93], 0.95).high > 1
+    assert numerics.estimate(1.0, [1.0, 1.0, 1.0], 0.95, 1.0).high == 1
 
 
 def covered(found: list[tuple[float, float]], truth: float) -> float:

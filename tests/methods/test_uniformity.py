@@ -10,6 +10,7 @@ from torch import Tensor
 
 from tasks.methods.contract import Array, Block, Inputs
 from tasks.methods.geometry import uniformity
+from tasks.numerics.split import spread
 
 
 def run(
@@ -31,6 +32,12 @@ def drawn(n: int, d: int, seed: int = 0) -> Tensor:
     return torch.randn(n, d, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
+def cosine_of(x: Tensor) -> float:
+    found = run(x)[0].mean_cosine
+    assert found is not None
+    return found.value
+
+
 def test_uniform_directions_are_told_from_their_few_rows() -> None:
     for n, d in ((20_000, 16), (300, 64), (60, 100)):
         result, _ = run(drawn(n, d) * torch.rand(n, 1).double().exp())
@@ -40,7 +47,8 @@ def test_uniform_directions_are_told_from_their_few_rows() -> None:
         assert result.distance.value == pytest.approx(result.distance_uniform, abs=0.03)
         assert result.coding_rate is not None
         assert result.coding_rate.value == pytest.approx(result.coding_rate_uniform, rel=0.01)
-        assert result.mean_cosine == pytest.approx(0, abs=3 / math.sqrt(n * n * d / 2))
+        assert result.mean_cosine is not None
+        assert result.mean_cosine.value == pytest.approx(0, abs=3 / math.sqrt(n * n * d / 2))
     assert run(drawn(20_000, 16))[0].entropy_uniform == pytest.approx(math.log(16), abs=1e-3)
     assert run(drawn(20_000, 16))[0].distance_uniform < 0.03
 
@@ -61,7 +69,8 @@ def test_one_direction() -> None:
     assert result.entropy is not None
     assert result.distance.value == pytest.approx(math.sqrt(2), abs=1e-7)
     assert result.entropy.value == pytest.approx(0, abs=1e-12)
-    assert result.mean_cosine == pytest.approx(1)
+    assert result.mean_cosine is not None
+    assert result.mean_cosine.value == pytest.approx(1)
     assert float(arrays["eigenvalue"].values[0]) == pytest.approx(1)
 
 
@@ -82,7 +91,28 @@ def test_numbers_are_those_of_numpy() -> None:
     rate = np.linalg.slogdet(np.eye(7) + 7 / 0.5**2 * z.T @ z / 90)[1] / 2
     assert result.coding_rate.value == pytest.approx(rate, rel=1e-12)
     cosines = z @ z.T
-    assert result.mean_cosine == pytest.approx((cosines.sum() - 90) / (90 * 89), rel=1e-10)
+    assert result.mean_cosine is not None
+    assert result.mean_cosine.value == pytest.approx((cosines.sum() - 90) / (90 * 89), rel=1e-10)
+
+
+def test_the_mean_cosine_has_an_interval_by_leaving_samples_out() -> None:
+    """By numpy, from the cosines themselves; near 1 the interval ends below."""
+    x = drawn(90, 4, 3) * torch.tensor([3.0, 1, 1, 1]) + torch.tensor([2.0, 0, 0, 0])
+    sample = torch.arange(30).repeat_interleave(3)
+    found = run(x, sample, groups=6)[0].mean_cosine
+    z = (x / x.norm(dim=1, keepdim=True)).numpy()
+
+    def mean(rows: np.ndarray) -> float:
+        c = z[rows] @ z[rows].T
+        return float((c.sum() - len(c)) / (len(c) * (len(c) - 1)))
+
+    left = np.array([mean((spread(sample, 6) != g).numpy()) for g in range(6)])
+    odds = np.arctanh(left)
+    reach = 2.570582 * math.sqrt(5 / 6 * ((odds - odds.mean()) ** 2).sum())  # t of 5 degrees
+    assert found is not None
+    assert found.value == pytest.approx(mean(np.ones(90, bool)), rel=1e-10)
+    for end, sign in ((found.low, -1), (found.high, 1)):
+        assert end == pytest.approx(math.tanh(math.atanh(found.value) + sign * reach), rel=1e-5)
 
 
 def test_rows_without_a_direction_are_counted() -> None:
@@ -99,7 +129,7 @@ def test_rows_without_a_direction_are_counted() -> None:
 def test_lengths_do_not_matter() -> None:
     x = drawn(60, 5)
     scales = torch.logspace(-200, 200, 60, dtype=torch.float64)[:, None]
-    assert run(x * scales)[0].mean_cosine == pytest.approx(run(x)[0].mean_cosine, rel=1e-9)
+    assert cosine_of(x * scales) == pytest.approx(cosine_of(x), rel=1e-9)
 
 
 def test_intervals_cover_dependent_rows() -> None:

@@ -24,7 +24,7 @@ from tasks.numerics.alignment import Canonical, Paired
 
 __all__ = ["merge", "partial", "start", "state_config"]
 
-VERSION = 1
+VERSION = 2
 KIND = "reduce"
 READS = {"x": RowsPort(), "y": RowsPort()}
 ARRAYS = {

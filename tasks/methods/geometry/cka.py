@@ -16,7 +16,7 @@ from tasks.numerics.similarity import linear_cka
 
 __all__ = ["merge", "partial", "start", "state_config"]
 
-VERSION = 2
+VERSION = 3
 KIND = "reduce"
 READS = {"x": RowsPort(), "y": RowsPort()}
 ARRAYS: dict[str, tuple[str, ...]] = {}

@@ -22,7 +22,7 @@ from tasks.methods.contract import Array, Arrays, Block, Inputs, RowsPort, State
 from tasks.methods.grouped_moments import Interval
 from tasks.numerics import class_moments, collapse, factorisation
 
-VERSION = 1
+VERSION = 2
 KIND = "reduce"
 READS = {"x": RowsPort(labels=True)}
 ARRAYS = {"cosine": ("concept", "other"), "directions_95": ("concept",), "variance": ("concept",)}
@@ -168,7 +168,7 @@ def finish(state: State, carry: State, inputs: Inputs, config: Config) -> tuple[
     ]
     intervals = {
         name: grouped_moments.interval(
-            getattr(whole, name), [getattr(w, name) for w in without], config.confidence
+            getattr(whole, name), [getattr(w, name) for w in without], config.confidence, 1.0
         )
         for name in ("r2", "r2_whitened", "r2_cells", "linear_share", "cosine_across", "cosine_within")
     }

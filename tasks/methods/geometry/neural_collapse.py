@@ -346,7 +346,8 @@ def _found(state: State, inputs: Inputs, config: Config) -> State:
 def _interval(name: str, value: float, without: list[float], confidence: float) -> Interval | None:
     """Of a number that is positive, or that is a logarithm itself."""
     if name != "log_distance":
-        return grouped_moments.interval(value, without, confidence)
+        most = 1.0 if name in ("vci", "orthogonality", "cosine_spread") else math.inf
+        return grouped_moments.interval(value, without, confidence, most)
     found = grouped_moments.interval(math.exp(value), [math.exp(v) for v in without], confidence)
     if found is None:
         return None

@@ -27,7 +27,7 @@ from tasks.methods.grouped_moments import Interval
 from tasks.numerics import class_moments
 from tasks.numerics.symmetric import full
 
-VERSION = 1
+VERSION = 2
 KIND = "reduce"
 READS = {"x": RowsPort(labels=True)}
 ARRAYS = {
@@ -187,7 +187,8 @@ def finish(state: State, carry: State, inputs: Inputs, config: Config) -> tuple[
 
     def interval(name: str) -> Interval | None:
         left = [math.nan if w is None else float(getattr(w, name)) for w in without]
-        return grouped_moments.interval(float(getattr(whole, name)), left, config.confidence)
+        most = len(whole.axis) if name == "dimension" else 1.0
+        return grouped_moments.interval(float(getattr(whole, name)), left, config.confidence, most)
 
     random = _random(whole, config)
     width, several = inputs.widths["x"], len(whole.axis) > 1

@@ -21,7 +21,7 @@ from tasks.methods.contract import Array, Arrays, Block, Inputs, RowsPort
 from tasks.methods.grouped_moments import Interval
 from tasks.numerics import spectrum
 
-VERSION = 1
+VERSION = 2
 KIND = "whole"
 READS = {"x": RowsPort()}
 NUMBERS = ("residual", "rank_one_residual", "cosine", "effective_rank")
@@ -102,7 +102,14 @@ def solve(block: Block, inputs: Inputs, config: Config) -> tuple[Result, Arrays]
     texts = [_measured(rows) for rows in torch.split(x, lengths)]
     mixing = np.random.Generator(np.random.Philox(np.random.SeedSequence(config.seed))).permutation(len(x))
     mixed = [_measured(rows) for rows in torch.split(x[torch.from_numpy(mixing).to(x.device)], lengths)]
-    means = {name: _mean([getattr(text, name) for text in texts], config.confidence) for name in NUMBERS}
+    means = {
+        name: _mean(
+            [getattr(text, name) for text in texts],
+            config.confidence,
+            math.inf if name == "effective_rank" else 1.0,
+        )
+        for name in NUMBERS
+    }
     chance = {f"{name}_mixed": _plain([getattr(text, name) for text in mixed]) for name in NUMBERS}
     result = Result(
         n_rows=len(block),
@@ -168,13 +175,13 @@ def _plain(values: Sequence[float]) -> float | None:
     return sum(known) / len(known) if known else None
 
 
-def _mean(values: Sequence[float], confidence: float) -> Interval | None:
+def _mean(values: Sequence[float], confidence: float, most: float = math.inf) -> Interval | None:
     known = [value for value in values if math.isfinite(value)]
     if not known:
         return None
     total, n = sum(known), len(known)
     without = [(total - value) / (n - 1) for value in known] if n > 1 else []
-    return grouped_moments.interval(total / n, without, confidence)
+    return grouped_moments.interval(total / n, without, confidence, most)
 
 
 def _caveats(texts: int, lengths: list[int]) -> tuple[str, ...]:

@@ -74,7 +74,7 @@ class Result(Frozen):
     """1/2 ln det(I + width / distortion^2 Z^T Z / n) of directions Z: nats that a row takes."""
     coding_rate_uniform: float
     """Of as many rows of uniform directions."""
-    mean_cosine: float | None
+    mean_cosine: Interval | None
     """Of pairs of different rows: 1 for one direction, 0 for uniform ones."""
     caveats: tuple[str, ...]
 
@@ -156,7 +156,9 @@ def finish(state: State, carry: State, inputs: Inputs, config: Config) -> tuple[
         distance_uniform=math.sqrt(max(0.0, 2 - 2 * white_noise.mean_of(torch.sqrt, width / n))),
         coding_rate=grouped_moments.interval(whole.rate, [w.rate for w in without], config.confidence),
         coding_rate_uniform=rate_uniform,
-        mean_cosine=(n * whole.square - 1) / (n - 1) if n > 1 else None,
+        mean_cosine=grouped_moments.cosine_interval(
+            whole.cosine, [w.cosine for w in without], config.confidence
+        ),
         caveats=grouped_moments.caveats(len(groups), config.groups),
     )
     return result, {"eigenvalue": Array(whole.values, ARRAYS["eigenvalue"])}
@@ -172,13 +174,13 @@ class _Measured(NamedTuple):
     entropy: float
     distance: float
     rate: float
-    square: float
-    """Of the length of the mean direction."""
+    cosine: float
+    """Mean over pairs of different rows."""
     values: Tensor
 
 
 def _measured(state: State, distortion: float) -> _Measured:
-    mean = moments.mean(state)
+    mean, n = moments.mean(state), moments.n_eff(state)
     second = moments.covariance(state, center=False)
     values = torch.linalg.eigvalsh(second).flip(0).clamp(min=0)
     spread = torch.linalg.eigvalsh(second - torch.outer(mean, mean)).clamp(min=0)
@@ -187,7 +189,7 @@ def _measured(state: State, distortion: float) -> _Measured:
         float(torch.special.entr(values).sum()),
         math.sqrt(max(0.0, 2 - 2 * root)),  # |mean|^2 + tr S = 1
         float(torch.log1p(values * (len(mean) / distortion**2)).sum()) / 2,
-        float(mean.square().sum()),
+        (n * float(mean.square().sum()) - 1) / (n - 1) if n > 1 else math.nan,
         values,
     )
 

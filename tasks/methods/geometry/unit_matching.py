@@ -27,7 +27,7 @@ from tasks.numerics.lasso import lasso
 
 __all__ = ["merge", "partial", "start", "state_config"]
 
-VERSION = 1
+VERSION = 2
 KIND = "reduce"
 READS = {"x": RowsPort(), "y": RowsPort()}
 ARRAYS = {

@@ -23,7 +23,7 @@ from tasks.methods.grouped_moments import Interval
 from tasks.numerics import class_moments, ranking, spectrum
 from tasks.numerics.split import spread
 
-VERSION = 1
+VERSION = 2
 KIND = "reduce"
 READS = {"x": RowsPort(labels=True)}
 ARRAYS = {"direction": ("feature",)}
@@ -301,7 +301,7 @@ def _area(counts: Tensor, config: Config, pooled: bool = False) -> tuple[Interva
     whole = of(folds)
     there = torch.nonzero(folds.sum((1, 2)) > 0).flatten().tolist()
     without = [of(torch.cat([folds[:g], folds[g + 1 :]])).value for g in there] if len(there) > 1 else []
-    found = grouped_moments.interval(whole.value, without, config.confidence)
+    found = grouped_moments.interval(whole.value, without, config.confidence, 1.0)
     return found, whole.tied if found is not None else None
 
 

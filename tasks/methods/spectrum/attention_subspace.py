@@ -24,7 +24,7 @@ from tasks.numerics.moments import Precision
 
 __all__ = ["merge", "partial", "start", "state_config"]
 
-VERSION = 1
+VERSION = 2
 KIND = "reduce"
 READS = {"x": RowsPort()}
 ARRAYS = {
@@ -136,8 +136,11 @@ def finish(state: State, carry: State, inputs: Inputs, config: Config) -> tuple[
     columns, leading = left[:, :rank].T, left[:, : min(k, rank)].T
     whole = _measured(total, config, columns, leading)
     without = [_measured(rest, config, columns, leading) for rest in grouped_moments.leaving_out(groups)]
+    most = dict.fromkeys(("effective_rank", "participation_ratio"), float(len(values)))
     named = {
-        name: grouped_moments.interval(value, [getattr(w, name) for w in without], config.confidence)
+        name: grouped_moments.interval(
+            value, [getattr(w, name) for w in without], config.confidence, most.get(name, 1.0)
+        )
         for name, value in whole._asdict().items()
     }
     entropy = spectrum.effective_rank(size.square())

@@ -18,7 +18,7 @@ from tasks.methods.grouped_moments import Interval
 from tasks.numerics import sae_init
 from tasks.numerics.split import spread
 
-VERSION = 1
+VERSION = 2
 KIND = "reduce"
 READS = {"x": RowsPort(), "basis": ArtifactPort("spectrum.attention_subspace")}
 ARRAYS = {"rows_inside": ("direction",), "rows_anywhere": ("direction",)}
@@ -131,4 +131,4 @@ def _dead(counts: Tensor, config: Config) -> Interval | None:
     """From [group, direction]."""
     total = counts.sum(0)
     without = [float((total - group == 0).double().mean()) for group in counts]
-    return grouped_moments.interval(float((total == 0).double().mean()), without, config.confidence)
+    return grouped_moments.interval(float((total == 0).double().mean()), without, config.confidence, 1.0)

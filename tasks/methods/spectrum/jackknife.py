@@ -24,7 +24,7 @@ from tasks.numerics.moments import Precision
 
 __all__ = ["merge", "partial", "start", "state_config"]
 
-VERSION = 2
+VERSION = 3
 KIND = "reduce"
 READS = {"x": RowsPort()}
 ARRAYS = {
@@ -68,7 +68,9 @@ class Result(Frozen):
     trace: Interval | None
     """Total variance."""
     participation_ratio: Interval | None
-    """(sum lambda)^2 / sum lambda^2."""
+    """(sum lambda)^2 / sum lambda^2 of the sample: too low where rows are few."""
+    participation_ratio_unbiased: Interval | None
+    """The same with both sums estimated without bias, for rows that do not depend on each other. It may exceed the features."""
     effective_rank: Interval | None
     """exp of the entropy of the shares."""
     stable_rank: Interval | None
@@ -111,7 +113,9 @@ def finish(state: State, carry: State, inputs: Inputs, config: Config) -> tuple[
         for i in range(k)
     ]
     named = {
-        name: grouped_moments.interval(value, [w.numbers[name] for w in without], config.confidence)
+        name: grouped_moments.interval(
+            value, [w.numbers[name] for w in without], config.confidence, _most(name, inputs.widths["x"])
+        )
         for name, value in whole.numbers.items()
     }
     error = jackknife.spread(whole.vectors[:k], [w.vectors[:k] for w in without])
@@ -149,7 +153,14 @@ def _measured(state: State, config: Config) -> _Measured:
     values = torch.where(found.values > found.floor, found.values, 0.0)
     kept = min(config.components or SHOWN, found.rank)
     numbers = {name: measure(values, found.trace) for name, measure in NUMBERS.items()}
+    numbers["participation_ratio_unbiased"] = spectrum.participation_ratio_of(state, values, found.trace)
     return _Measured(numbers, values[:kept], found.vectors[:kept])
+
+
+def _most(name: str, width: int) -> float:
+    """What a number cannot exceed."""
+    known = {"participation_ratio": width, "effective_rank": width, "stable_rank": width, "anisotropy": 1}
+    return float(known.get(name, math.inf))
 
 
 def _independent(values: list[jackknife.Estimate]) -> float | None:

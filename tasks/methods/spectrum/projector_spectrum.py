@@ -20,7 +20,7 @@ from tasks.methods.contract import Array, Arrays, Block, Inputs, RowsPort, State
 from tasks.methods.grouped_moments import Interval
 from tasks.numerics.split import spread
 
-VERSION = 1
+VERSION = 2
 KIND = "reduce"
 READS = {"x": RowsPort()}
 ARRAYS = {
@@ -172,7 +172,7 @@ def finish(state: State, carry: State, inputs: Inputs, config: Config) -> tuple[
         for g in range(n_groups)
     ]
     energy, cosine, cosine_band = (
-        grouped_moments.interval(value, [w[k] for w in without], config.confidence)
+        grouped_moments.interval(value, [w[k] for w in without], config.confidence, 1.0)
         for k, value in enumerate(whole)
     )
     values = carry["values"]

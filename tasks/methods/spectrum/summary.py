@@ -135,12 +135,10 @@ def _components(values: torch.Tensor, trace: float) -> tuple[int, int, int]:
 
 
 def _unbiased(state: State, values: torch.Tensor, trace: float, config: Config) -> float:
-    """Unknown about the origin; weighted sums are rescaled to the effective number of rows."""
+    """Unknown about the origin."""
     if not config.center:
         return math.nan
-    n = moments.n_eff(state, config.weights)
-    fourth = moments.fourth(state) * n / float(state["w"])
-    return spectrum.participation_ratio_unbiased(trace, float(values.square().sum()), fourth, n)
+    return spectrum.participation_ratio_of(state, values, trace, config.weights)
 
 
 def _anisotropy(values: torch.Tensor, trace: float, n: float, confidence: float) -> tuple[float, float]:

@@ -29,7 +29,7 @@ from tasks.numerics.moments import Precision
 
 __all__ = ["merge", "partial", "start", "state_config"]
 
-VERSION = 1
+VERSION = 2
 KIND = "reduce"
 READS = {"x": RowsPort()}
 ARRAYS = {
@@ -148,7 +148,7 @@ def finish(state: State, carry: State, inputs: Inputs, config: Config) -> tuple[
         utilisation=min(ranks) / smaller,
         utilisation_alike=min(*alike, smaller) / smaller,
         fractional_utilisation=grouped_moments.interval(
-            whole.fraction, [w.fraction for w in without], config.confidence
+            whole.fraction, [w.fraction for w in without], config.confidence, 1.0
         ),
         error=grouped_moments.interval(whole.error, [w.error for w in without], config.confidence),
         parameters=min(ranks) * sum(weight.shape) / weight.numel(),

@@ -23,7 +23,7 @@ from tasks.numerics.moments import Precision
 
 __all__ = ["merge", "partial", "start", "state_config"]
 
-VERSION = 1
+VERSION = 2
 KIND = "reduce"
 READS = {"x": RowsPort()}
 ARRAYS = {"std": ("feature",), "redundancy": ("feature",)}
@@ -115,6 +115,7 @@ def finish(state: State, carry: State, inputs: Inputs, config: Config) -> tuple[
             getattr(whole, name),
             [math.nan if w is None else getattr(w, name) for w in without],
             config.confidence,
+            1.0 if name in ("correlation", "collapsed") else math.inf,
         )
         for name in named
     }
