@@ -41,14 +41,31 @@ def subspaces(inputs: Inputs, port: str, components: int | None) -> list[Subspac
     """The first components of every artifact of a port; None: all that it keeps, which are those that rounding leaves.
 
     Raises:
-        MethodError: for less than two artifacts.
+        MethodError: for less than two artifacts, or some with and some without their mean.
     """
     members = inputs.series[port]
     if len(members) < 2:
         raise MethodError(
             f"port {port!r}: found {len(members)} artifact, expected at least two to compare; choose more sites or stages"
         )
+    refuse_mixed(members)
     return [_subspace(member, components) for member in members]
+
+
+def refuse_mixed(members: Sequence[Member]) -> None:
+    """Components about the mean and about the origin are not compared: what they differ by would be the mean.
+
+    Raises:
+        MethodError: for some of each.
+    """
+    named = [
+        next((m.label for m in members if bool(m.result["centred"]) == kind), None) for kind in (True, False)
+    ]
+    if None not in named:
+        raise MethodError(
+            f"components of {named[0]} are about the mean, those of {named[1]} about the origin (center: false): compare artifacts with "
+            "one value of `center`"
+        )
 
 
 def of_one_width(found: Sequence[Subspace]) -> int:

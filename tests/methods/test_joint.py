@@ -107,3 +107,9 @@ def test_wrong_series_are_refused() -> None:
         run([one, member(drawn(30, 5, 0), "b")])
     with pytest.raises(MethodError, match="flat has no variance"):
         run([one, flat])
+
+
+def test_members_about_the_mean_and_about_the_origin_are_not_joined() -> None:
+    x = families()[0]
+    with pytest.raises(MethodError, match="b about the origin"):
+        run([member(x, "a"), member(x, "b", center=False)])

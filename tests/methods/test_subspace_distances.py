@@ -159,3 +159,14 @@ def test_fewer_components_than_asked_are_named() -> None:
     result, found = run([member(basis(3, 10, 0), "a"), member(basis(6, 10, 1), "b")], components=5)
     assert found["dimension"].tolist() == [3, 5]
     assert any("1 have fewer than 5 components, first capture a" in note for note in result.caveats)
+
+
+def test_components_about_the_mean_are_not_compared_with_some_about_the_origin() -> None:
+    x = torch.randn(60, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64) + 5
+    mixed = [fitted(x, "one"), fitted(x, "two", center=False), fitted(x, "three")]
+    with pytest.raises(
+        MethodError, match="capture one are about the mean, those of capture two about the origin"
+    ):
+        run(mixed)
+    alike = [fitted(x, "one", center=False), fitted(x, "two", center=False)]
+    assert run(alike)[0].overlap == pytest.approx(1)

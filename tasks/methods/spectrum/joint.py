@@ -17,6 +17,7 @@ from torch import Tensor
 from schemas.base import Frozen
 from schemas.errors import MethodError
 from tasks.methods.contract import Array, Arrays, ArtifactPort, Inputs, Member
+from tasks.methods.subspace_series import refuse_mixed
 from tasks.numerics.spectrum import signed
 from tasks.numerics.symmetric import row_products
 from tasks.numerics.updating import append_rows, truncated
@@ -90,7 +91,8 @@ def check(inputs: Inputs, config: Config) -> None:
     """Refuse what cannot be joined.
 
     Raises:
-        MethodError: for less than two members, too many, different widths, or members without variance.
+        MethodError: for less than two members, too many, different widths, members without variance, or some about their mean
+            and some about the origin.
     """
     members = inputs.series["pca"]
     if not 2 <= len(members) <= MOST:
@@ -102,6 +104,7 @@ def check(inputs: Inputs, config: Config) -> None:
         raise MethodError(
             f"members have {', '.join(map(str, sorted(widths)))} features, one width can be joined: choose sites"
         )
+    refuse_mixed(members)
     flat = [m.label for m in members if not m.result["trace"] > 0]
     if flat:
         raise MethodError(f"{flat[0]} has no variance, and {len(flat) - 1} more; leave them out")
