@@ -83,10 +83,11 @@ def choose(width: int, n_rows: int, rank: int, config: HasEngine) -> Choice:
 
 
 def state_bytes(engine: Engine, width: int, n_rows: int, rank: int) -> int:
-    """What a worker holds at its peak: two states that become one."""
+    """What a worker holds at its peak: two states that become one, and what that takes beside. Decomposing moments takes up to 9 width^2
+    numbers, once, where the stage ends."""
     held = {
-        "moments": 2 * width,
-        "qr": 3 * width,
+        "moments": 4 * width,  # both, one of them about the other's shift, and the sum
+        "qr": 7 * width,  # both, both as one, what LAPACK makes of that, and its triangle
         "rows": 2 * n_rows,
         "streaming": 4
         * (streaming.capacity(rank) + TESTS),  # both, and both as one; then a pass over all that was kept

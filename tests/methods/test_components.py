@@ -241,6 +241,27 @@ def test_rows_of_any_scale(engine: str, scale: float) -> None:
     assert scaled.result.explained == pytest.approx(usual.result.explained, rel=1e-9)
 
 
+@pytest.mark.parametrize("engine", ["moments", "qr"])
+def test_merging_takes_as_much_memory_as_is_counted(engine: Any) -> None:
+    """Two states as they are and whatever is allocated on the way, by torch's own account."""
+    width, n = 160, 400
+    config, inputs = pca.Config(engine=engine), Inputs(widths={"x": width}, n_rows=2 * n, n_samples=2 * n)
+    carry = pca.start(inputs, config)
+    made = pca.reduces(carry, config)
+    states = [
+        made.partial(cases._block({"x": torch.randn(n, width) + seed}, n, False), carry, config)
+        for seed in (0, 3)
+    ]
+    held = sum(t.numel() * t.element_size() for state in states for t in state.values())
+    with torch.profiler.profile(
+        profile_memory=True, activities=[torch.profiler.ProfilerActivity.CPU]
+    ) as prof:
+        made.merge(*states)
+    steps = [e for e in prof.profiler.kineto_results.events() if e.name() == "[memory]"]  # type: ignore[union-attr]
+    beside = np.cumsum([e.nbytes() for e in sorted(steps, key=lambda e: e.start_ns())]).max()
+    assert 1 / 1.5 < (held + beside) / component_states.state_bytes(engine, width, 2 * n, 64) <= 1.05
+
+
 def test_a_stream_takes_no_more_memory_than_it_is_counted_for() -> None:
     """Two states and the rows of both as one; in a further pass the block, two products and their sum."""
     width, rank, n = 900, 30, 1000

@@ -66,6 +66,22 @@ def test_a_plane_lies_flat(reference: str) -> None:
     np.testing.assert_allclose(np.median(arrays["local_dimension"]), 2, atol=0.3)
 
 
+def test_a_torus_has_no_edge_and_a_square_has_one() -> None:
+    """Both are flat: about the nominal share of one lies above the level, and of the other its edge."""
+    rng, options = np.random.default_rng(0), ONE_RING | {"inner": (0.03,), "outer": (0.12,), "points": 100}
+    angle = rng.random((600, 2)) * 2 * np.pi
+    torus, _ = run(np.concatenate([np.cos(angle), np.sin(angle)], axis=1), **options)
+    assert torus.dimension == 2
+    assert torus.share_above < 0.14  # four standard deviations above 0.05
+    flat = rng.random((600, 2))
+    square, arrays = run(flat, **options)
+    edge = np.abs(flat[arrays["row"]] - 0.5).max(1) > 0.45
+    above = arrays["euclidicity"] > square.level
+    assert above[edge].mean() > 3 * above[~edge].mean()
+    assert square.share_above > torus.share_above
+    assert any("reach an edge" in note for note in square.caveats)
+
+
 def test_scale_offset_and_turning_do_not_matter() -> None:
     x = np.random.default_rng(2).standard_normal((90, 3))
     turn = np.linalg.qr(np.random.default_rng(3).standard_normal((3, 3)))[0]

@@ -3,8 +3,9 @@
 Around each of some rows the others between two neighbour ranks form a ring. Its persistent homology, parts and loops, is compared with
 that of as many points drawn evenly from a flat ring of the same radii; the mean distance over rings, in outer radii, is the row's
 Euclidicity. Both rings are thinned to points that cover them evenly, which takes most of the noise away. The same of another flat ring
-stands beside: what points as few give where nothing is singular. Arrays, by point: `row`, over all captures laid end to end,
-`euclidicity`, `flat` and `local_dimension`.
+stands beside: what points as few give where nothing is singular. The reference has no edge: a row whose ring reaches an edge of the data
+has an open ring, and counts as one that does not lie flat; the method has no remedy but narrower rings. Arrays, by point: `row`, over all
+captures laid end to end, `euclidicity`, `flat` and `local_dimension`.
 """
 
 import math
@@ -87,7 +88,7 @@ class Result(Frozen):
     level: float
     """Which 5 % of the flat rings' values exceed."""
     share_above: float
-    """Of points above the level: 0.05 where rows lie flat."""
+    """Of points above the level: about 0.05 where rows lie flat, evenly and without an edge within their rings."""
     largest: float
     """Of the points."""
     caveats: tuple[str, ...]
@@ -233,6 +234,10 @@ def _thinned(distance: Tensor, ring: _Ring) -> Diagrams:
 
 def _caveats(dimension: int, above: np.ndarray) -> tuple[str, ...]:
     notes = []
+    if above.mean() > 2 * CHANCE:
+        notes.append(
+            "rows whose rings reach an edge of the data lie above the level as singular ones do: narrow the rings, or see where they lie"
+        )
     if dimension > 2:
         notes.append(
             f"only parts and loops are compared: in {dimension} dimensions, singular rows that show in higher homology alone are missed"
