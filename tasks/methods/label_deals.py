@@ -148,6 +148,7 @@ def _counts(size: np.ndarray, bundles: int) -> np.ndarray:
     free = bundles - len(size)
     wanted = np.clip(size * bundles - 1, 0, None)
     wanted *= free / wanted.sum()
-    counts = np.floor(wanted).astype(np.int64)
+    counts: np.ndarray = np.floor(wanted).astype(np.int64)
     counts[np.argsort(counts - wanted, kind="stable")[: free - int(counts.sum())]] += 1
-    return counts + 1
+    counts += 1
+    return counts
