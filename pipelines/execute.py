@@ -116,6 +116,8 @@ class _Running:
         self.plan, self.driver, self.device, self.steps, self.progress = plan, driver, device, steps, progress
         self.forwards = 0
         self.shards = 0
+        self.failed: dict[str, StageFailure] = {}
+        """Artifact that is not there to what failed first on the way to it."""
 
     def capture(self, capture: CapturePlan) -> CaptureOutcome:
         """One capture, made or found."""
@@ -154,7 +156,11 @@ class _Running:
         artifacts: dict[str, ArtifactOutcome] = {}
         failures: list[StageFailure] = []
         for group in stage_groups(self.plan.stages):
-            self._group(group, artifacts, failures)
+            for stage in group:
+                if (cause := self._cause(stage)) is not None:
+                    self._failed(stage, _behind(cause), artifacts, failures)
+            if ready := [stage for stage in group if self._cause(stage) is None]:
+                self._group(ready, artifacts, failures)
         ordered = tuple(
             artifacts[s.id].model_copy(update={"stage": s.name, "site": s.site})
             for s in self.plan.stages
@@ -171,7 +177,7 @@ class _Running:
             self._run(label, group, artifacts)
         except Exception as error:  # noqa: BLE001  a method may raise anything: the other stages and sites go on
             if len(group) == 1:
-                self._failed(group[0], error, artifacts, failures)
+                self._failed(group[0], _reason(error), artifacts, failures)
                 return
             for stage in group:
                 self._alone(stage, artifacts, failures)
@@ -183,12 +189,16 @@ class _Running:
         try:
             self._run(f"{stage.name} {stage.site}", [stage], artifacts)
         except Exception as error:  # noqa: BLE001  see _group
-            self._failed(stage, error, artifacts, failures)
+            self._failed(stage, _reason(error), artifacts, failures)
+
+    def _cause(self, stage: StagePlan) -> StageFailure | None:
+        """The failure that leaves a stage without an artifact that it reads."""
+        return next((self.failed[need] for need in stage.stage.needs if need in self.failed), None)
 
     def _failed(
         self,
         stage: StagePlan,
-        error: Exception,
+        reason: str,
         artifacts: dict[str, ArtifactOutcome],
         failures: list[StageFailure],
     ) -> None:
@@ -197,7 +207,8 @@ class _Running:
 
         made = finished(self.root, stage.id)
         if made is None:
-            failures.append(_failure(stage, error))
+            failures.append(StageFailure(stage=stage.name, site=stage.site, reason=reason))
+            self.failed[stage.id] = self._cause(stage) or failures[-1]
         else:
             artifacts[stage.id] = _artifact_outcome(made, stage, computed=False)
 
@@ -237,9 +248,14 @@ def stage_groups(stages: Sequence[StagePlan]) -> Iterator[list[StagePlan]]:
         rest = [stage for stage in rest if stage.id not in made]
 
 
-def _failure(stage: StagePlan, error: Exception) -> StageFailure:
-    reason = str(error) if isinstance(error, SubspanError) else f"{type(error).__name__}: {error}"
-    return StageFailure(stage=stage.name, site=stage.site, reason=reason)
+def _reason(error: Exception) -> str:
+    return str(error) if isinstance(error, SubspanError) else f"{type(error).__name__}: {error}"
+
+
+def _behind(cause: StageFailure) -> str:
+    """Why a stage is not run that needs what another one failed to make."""
+    maker = " at ".join(filter(None, (f"stage {cause.stage!r}", cause.site)))
+    return f"not run: it needs what {maker} makes, which failed: {cause.reason.strip().partition(chr(10))[0]}"
 
 
 def _artifact_outcome(artifact: Artifact, stage: StagePlan, computed: bool) -> ArtifactOutcome:

@@ -167,6 +167,38 @@ def test_a_method_that_raises_anything_costs_only_its_stage(
     assert not issubclass(np.linalg.LinAlgError, MethodError)
 
 
+def test_a_stage_behind_a_failed_one_names_it_and_its_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A site whose maker did not fail goes on; what needs all sites does not."""
+    import tasks.methods.spectrum.pca as pca
+
+    made = pca.finish
+
+    def broken(state: Any, carry: Any, inputs: Any, config: Any) -> Any:
+        if inputs.widths["x"] == 16:
+            raise ValueError("too wide today\nand more lines")
+        return made(state, carry, inputs, config)
+
+    monkeypatch.setattr(pca, "finish", broken)
+    stages = {
+        "reduced": {"method": "spectrum.project", "sites": "*st"},
+        "axes": {"method": "spectrum.pca", "sites": "*st"},
+        "distances": {"method": "geometry.subspace_distances"},
+    }
+    outcome = run_serial(vectors_run(tmp_path, stages=stages))
+    reasons = {(f.stage, f.site): f.reason for f in outcome.stage_failures}
+    told = (
+        "not run: it needs what stage 'axes' at first:out:0 makes, which failed: ValueError: too wide today"
+    )
+    assert reasons.pop(("axes", "first:out:0")) == "ValueError: too wide today\nand more lines"
+    assert reasons == {("reduced", "first:out:0"): told, ("distances", "first:out:0 | last:out:0"): told}
+    assert [(a.stage, a.site) for a in outcome.artifacts] == [
+        ("reduced", "last:out:0"),
+        ("axes", "last:out:0"),
+    ]
+
+
 def test_a_damaged_file_does_not_hide_the_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from pipelines.cli import main
 
