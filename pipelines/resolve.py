@@ -1,12 +1,13 @@
 """A request with its network and data loaded: sites, rows, ids. Everything that needs torch before the first unit."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 
 from pipelines.dry_run import DryRun, first_batch, timed_dry_run
+from pipelines.fits import check_fit
 from pipelines.geometry import item_bytes, make_space, rows_per_sample
 from pipelines.gradients import gradient_sites, resolve_gradients, with_quantities
 from pipelines.plan import CapturePlan, StagePlan
@@ -14,7 +15,7 @@ from pipelines.sizes import BASE_BYTES, OPEN_SHARDS, OPEN_TENSORS, batch_bytes, 
 from pipelines.stages import allowed_packages, resolve_stages, select_sites
 from schemas.base import canonical_json
 from schemas.capture import CaptureRequest, CaptureSpec
-from schemas.errors import DataError, SpecError, UnknownNameError, nearest
+from schemas.errors import DataError, SpecError
 from schemas.layout import Layout, Site, SiteLayout, Space
 from schemas.run import RunSpec
 from tasks.engine.fusion import check_fusable
@@ -26,7 +27,6 @@ from tasks.extract.models import network
 from tasks.extract.sites import SiteInfo, resolve
 from tasks.extract.subset import choose
 from tasks.extract.weights import tokenizer_digest, weights_digest
-from tasks.methods.contract import ROW_LABELS, RowsPort, load_method
 from tasks.store.arrays import SampleTable
 
 MOST_CLASSES = 256
@@ -58,10 +58,8 @@ def resolve_run(run: RunSpec) -> tuple[tuple[CapturePlan, ...], tuple[StagePlan,
     for name, request in run.captures.items():
         _check_fuse(name, request)
     captures = resolve_captures(run)
-    _check_color(run)
     stages = resolve_stages(run, captures)
-    _check_weights(run, captures, stages)
-    _check_labels(run, captures, stages)
+    check_fit(run, captures, stages, lambda c: sample_table(run.captures[c.name], c.partition))
     return captures, stages
 
 
@@ -81,67 +79,6 @@ def _check_fuse(name: str, request: CaptureRequest) -> None:
         )
     for call in request.fuse:
         check_fusable(call, allowed_packages())
-
-
-def _check_color(run: RunSpec) -> None:
-    wanted = run.report.color_by if run.report else None
-    if wanted is None:
-        return
-    tables = [sample_table(request, partitions(request.data)[0]) for request in run.captures.values()]
-    labels = {label for table in tables for label in table.labels}
-    if wanted not in labels:
-        raise UnknownNameError(
-            f"report.color_by: no capture has a label {wanted!r}; nearest: {nearest(wanted, labels)}"
-        )
-
-
-def _check_weights(run: RunSpec, captures: Sequence[CapturePlan], stages: Sequence[StagePlan]) -> None:
-    """Refuse a label that is to weigh rows and is not there, before anything is captured for it."""
-    wanted: set[tuple[str, object]] = {
-        (name, call.config.get("weight_label")) for name, r in run.captures.items() for call in r.fuse
-    }
-    names = {capture.id: capture.name for capture in captures}
-    for stage in (planned.stage for planned in stages):
-        read = {names.get(ref.capture) for refs in stage.rows.values() for ref in refs}
-        wanted |= {(name, stage.config.get("weight_label")) for name in read if name}
-    for name, label in wanted:
-        if label is not None:
-            request = run.captures[name]
-            table = sample_table(request, partitions(request.data)[0])
-            numbers = [n for n, column in table.labels.items() if column.dtype.kind == "f"]
-            if label not in numbers:
-                raise UnknownNameError(
-                    f"weight_label: capture {name!r} has no label {label!r} of floating point numbers; nearest: "
-                    f"{nearest(str(label), numbers) or 'it has none at all'}"
-                )
-
-
-def _check_labels(run: RunSpec, captures: Sequence[CapturePlan], stages: Sequence[StagePlan]) -> None:
-    """Refuse a label that is to name classes and is not there, before anything is captured for it."""
-    asked: list[tuple[str, str, Mapping[str, object]]] = [
-        (name, call.method, call.config) for name, r in run.captures.items() for call in r.fuse
-    ]
-    names = {capture.id: capture.name for capture in captures}
-    for stage in (planned.stage for planned in stages):
-        first = next(iter(stage.rows.values()), ())  # of joined rows, labels are those of the first port
-        asked += [(names[ref.capture], stage.method, stage.config) for ref in first if ref.capture in names]
-    texts = {
-        (name, method, str(label)) for name, method, c in asked if isinstance(label := c.get("label"), str)
-    }
-    for name, method, label in sorted(found for found in texts if _takes_label(*found[1:])):
-        request = run.captures[name]
-        labels = sample_table(request, partitions(request.data)[0]).labels
-        if label not in labels:
-            raise UnknownNameError(
-                f"label of {method}: capture {name!r} has no label {label!r}; nearest: {nearest(label, labels)}"
-            )
-
-
-def _takes_label(method: str, label: str) -> bool:
-    """Whether the option `label` of a method means a label of the samples."""
-    ports = [p for p in load_method(method, allowed_packages()).READS.values() if isinstance(p, RowsPort)]
-    own = label in ROW_LABELS and any(port.tokens for port in ports)
-    return any(port.labels for port in ports) and not own
 
 
 def sample_table(request: CaptureRequest, partition: str | None) -> SampleTable:

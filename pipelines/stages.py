@@ -9,7 +9,6 @@ from typing import Any
 from pydantic import ValidationError
 
 from pipelines.plan import CapturePlan, StagePlan
-from schemas.base import Frozen
 from schemas.errors import MethodError, SpecError, UnknownNameError, nearest
 from schemas.layout import Site
 from schemas.run import RunSpec
@@ -24,7 +23,6 @@ from schemas.stage import (
     site_of,
     spanning,
 )
-from tasks.engine.parameters import load_parameters, wanted
 from tasks.extract.sites import SiteInfo, resolve
 from tasks.methods.contract import ArtifactPort, BatchesPort, RowsPort, load_method, require_packages
 
@@ -143,7 +141,6 @@ def _resolve(
                 f"stage {name!r}: ports {' and '.join(ports)} both read {row[ports[0]][0].label}; connect different sites or captures, "
                 f"with inputs: {{{ports[0]}: {{sites: ...}}, {ports[1]}: {{sites: ...}}}}"
             )
-        _check_parameters(name, module, module.Config.model_validate(config), row[ports[0]], captures)
         artifacts = {
             port: _artifact(name, request, port, run, site, row[ports[0]], made)
             for port in _single_ports(request)
@@ -291,17 +288,6 @@ def _network(name: str, port: str, method: str, chosen: Sequence[CapturePlan]) -
                 f"stage {name!r}, port {port!r} of {method}: capture {capture.name!r} has no loss; give it one, such as loss: {{kind: lm}}"
             )
     return tuple(RowsRef(capture=c.id, digest=c.id, site=NETWORK) for c in chosen)
-
-
-def _check_parameters(
-    name: str, module: ModuleType, config: Frozen, refs: tuple[RowsRef, ...], captures: Sequence[CapturePlan]
-) -> None:
-    """Refuse parameters that the network has not; it is the one that was planned, and mostly still loaded."""
-    specs = {capture.id: capture.spec for capture in captures}
-    try:
-        load_parameters([specs[ref.capture] for ref in refs], wanted(module, config, refs[0].site))
-    except (MethodError, UnknownNameError) as error:
-        raise type(error)(f"stage {name!r} at {refs[0].site}: {error}") from error
 
 
 def select_sites(pattern: str, sites: Sequence[Site]) -> list[Site]:

@@ -25,13 +25,13 @@ from schemas.receipts import FileDigest
 from schemas.stage import ResolvedStage
 from tasks.drive import serial
 from tasks.engine import Fusion, run_stage, run_stages
+from tasks.engine.fitting import check_tokens
 from tasks.engine.fold import Folder, Read, fold_units
 from tasks.engine.fusion import check_fusable
 from tasks.engine.prepare import open_source
 from tasks.engine.reduction import Counted, Reduction, load_counted, rows_folder, to_numpy
 from tasks.engine.source import Part, Rows, SiteSource, read
 from tasks.engine.spans import spans, spans_of, tree
-from tasks.engine.tokens import check_tokens
 from tasks.methods.contract import ROW_LABELS, Block, load_method
 from tasks.store.artifacts import artifact_arrays
 from tasks.store.location import Location

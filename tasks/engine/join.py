@@ -8,6 +8,7 @@ import numpy as np
 
 from schemas.errors import MethodError
 from schemas.stage import RowsRef
+from tasks.engine.fitting import check_spaces
 from tasks.engine.source import Part, Rows, SiteSource, take
 
 
@@ -19,7 +20,7 @@ class JoinedSource:
 
     def __init__(self, x: SiteSource, y: SiteSource) -> None:
         self.x, self.y = x, y
-        self._check_spaces()
+        check_spaces(x.parts, y.parts)
 
     @property
     def parts(self) -> Sequence[Part]:
@@ -136,11 +137,3 @@ class JoinedSource:
         joined = np.concatenate(codes)
         order = np.argsort(joined, kind="stable")
         return joined[order], np.concatenate(rows)[order]
-
-    def _check_spaces(self) -> None:
-        spaces = {part.space.name for part in [*self.x.parts, *self.y.parts]}
-        if len(spaces) > 1:
-            raise MethodError(
-                f"{self.x.parts[0].ref.label} and {self.y.parts[0].ref.label} have rows of different kinds "
-                f"({', '.join(sorted(spaces))}), which cannot be joined; connect sites of one row space, or pool"
-            )

@@ -13,10 +13,11 @@ from typing import Any, Protocol
 import numpy as np
 
 from schemas.capture import CaptureSpec
-from schemas.errors import DamageError, MethodError, UnknownNameError, nearest
-from schemas.layout import Site, SiteLayout, Space
+from schemas.errors import DamageError, MethodError
+from schemas.layout import SiteLayout, Space
 from schemas.stage import NETWORK, RowsRef
-from tasks.engine.tokens import check_tokens, token_labels
+from tasks.engine.fitting import check_tokens, check_widths, merged_categories, site_layout
+from tasks.engine.tokens import token_labels
 from tasks.store.location import Location
 from tasks.store.sample_table import SampleTable, read_samples
 from tasks.store.sealed import open_group
@@ -55,7 +56,7 @@ class Part:
         self._columns: dict[str, tuple[int, np.ndarray]] = {}
         self.spec: CaptureSpec = CaptureSpec.model_validate(self.group.attrs["spec"])
         if ref.site != NETWORK:
-            self.layout: SiteLayout = _site_layout(self.spec, ref)
+            self.layout: SiteLayout = site_layout(self.spec, ref)
             self.space: Space = self.spec.layout.space(self.layout.space)
 
     @property
@@ -167,7 +168,7 @@ class SiteSource:
     ) -> None:
         self.parts = [Part(root, ref) for ref in refs]
         self.with_labels, self.drop_failed, self.with_values = labels, drop_failed, values
-        self._check_widths()
+        check_widths(self.parts)
         self._of_rows = of_rows
         if self.of_rows:
             check_tokens(self.parts)
@@ -195,11 +196,7 @@ class SiteSource:
     @cached_property
     def categories(self) -> dict[str, tuple[str, ...]]:
         """Names of codes over all captures: the first capture's, then what others add."""
-        names: dict[str, dict[str, None]] = {}
-        for part in self.parts if self.with_labels else []:
-            for label, found in part.samples.categories.items():
-                names.setdefault(label, {}).update(dict.fromkeys(found))
-        return {label: tuple(found) for label, found in names.items()}
+        return merged_categories(part.samples.categories for part in self.parts if self.with_labels)
 
     def n_ok(self, part: int, start: int, stop: int) -> int:
         """See `Source`."""
@@ -238,15 +235,6 @@ class SiteSource:
         table: np.ndarray = np.array([place[category] for category in own] + [-1], dtype=np.int64)
         recoded: np.ndarray = table[codes]
         return recoded
-
-    def _check_widths(self) -> None:
-        first = self.parts[0]
-        for part in self.parts[1:]:
-            if part.layout.width != first.layout.width:
-                raise MethodError(
-                    f"{part.ref.label} has {part.layout.width} features, {first.ref.label} has {first.layout.width}: "
-                    "captures that are read as one need one width; use a stage for each"
-                )
 
     def require_rows(self, part: Part) -> None:
         if not part.keeps_rows:
@@ -316,12 +304,3 @@ def take(rows: Rows, which: np.ndarray | slice) -> Rows:
 
 def _shift(rows: Rows, row: int, sample: int) -> Rows:
     return replace(rows, index=rows.index + row, sample=rows.sample + sample) if row or sample else rows
-
-
-def _site_layout(spec: CaptureSpec, ref: RowsRef) -> SiteLayout:
-    found = {str(layout.site): layout for layout in spec.layout.sites}
-    if str(Site.parse(ref.site)) not in found:
-        raise UnknownNameError(
-            f"capture {ref.capture} has no site {ref.site!r}; nearest: {nearest(ref.site, found)}"
-        )
-    return found[ref.site]

@@ -5,8 +5,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from schemas.errors import MethodError
-
 if TYPE_CHECKING:
     from tasks.engine.source import Part
 
@@ -25,26 +23,6 @@ def token_labels(part: "Part", names: Sequence[str], start: int, stop: int) -> d
         "next_token": lambda: _next(part, start, stop),
     }
     return {name: columns[name]() for name in names}
-
-
-def check_tokens(parts: Sequence["Part"]) -> None:
-    """Refuse captures whose rows have no tokens, or tokens of different vocabularies.
-
-    Raises:
-        MethodError: naming the capture.
-    """
-    first = parts[0]
-    for part in parts:
-        if part.space.per_sample is not None:
-            raise MethodError(
-                f"{part.ref.label}: rows of space {part.space.name!r} are no tokens, so they have no `token` or `next_token`; "
-                "choose a label of the samples, or a site with a row for each token"
-            )
-        if part.spec.tokenizer != first.spec.tokenizer:
-            raise MethodError(
-                f"{part.ref.label} and {first.ref.label} were captured with different tokenizers, so that their token ids mean different "
-                "things; use a stage for each"
-            )
 
 
 def _next(part: "Part", start: int, stop: int) -> np.ndarray:

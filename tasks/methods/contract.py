@@ -29,7 +29,8 @@ and, by KIND, these pure functions (`inputs` is `Inputs`, `block` is `Block`, a 
                 absent: all)
     combine     solve(inputs, config) -> (Result, arrays); no port takes rows, so that a stage runs once, over artifacts alone
 
-Any method may also define check(inputs, config), which raises MethodError before any row is read, and parameters(config) -> names
+Any method may also define check(inputs, config), which raises MethodError before any row is read (where it takes rows alone: before any
+is captured), and parameters(config) -> names
 of parameters of the network that its first rows port is of, which come as `inputs.weights`; `{module}` in a name stands for the
 module path of the site (at a site of a parameter, of the module that it belongs to), and NEEDS: dict, names of modules to packages
 beyond the project's own that it imports when it runs; where they are not installed the plan refuses it. A reduce method whose
@@ -89,6 +90,10 @@ class ArtifactPort:
     """`family.method` that must have made the artifact."""
     several: bool = False
     """Whether the port takes a series of artifacts, of several sites or captures: `Inputs.series`."""
+    least: int = 1
+    """Fewest artifacts of a series."""
+    one_width: bool = False
+    """Whether they must be made of rows as wide as each other's, and as those of the first port of rows."""
     aligned: bool = False
     """Whether its row-aligned arrays come block by block with the rows, as `Block.aligned`, rather than whole in `Inputs.artifacts`.
     It must be made over the captures and site of the first port of rows, in their order."""

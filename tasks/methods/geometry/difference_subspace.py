@@ -21,7 +21,7 @@ from tasks.numerics.difference_subspaces import Between, between, magnitude, ran
 
 VERSION = 1
 KIND = "combine"
-READS = {"pca": ArtifactPort("spectrum.pca", several=True)}
+READS = {"pca": ArtifactPort("spectrum.pca", several=True, least=2, one_width=True)}
 ARRAYS = {
     "magnitude": ("step",), "magnitude_null": ("step",), "magnitude_noise": ("step",), "dimension": ("step",), "first": ("step",),
     "second": ("bend",), "second_noise": ("bend",), "dimension_second": ("bend",), "middle": ("bend",),

@@ -18,7 +18,7 @@ from tasks.numerics.chordal_means import Family, Median
 
 VERSION = 1
 KIND = "combine"
-READS = {"pca": ArtifactPort("spectrum.pca", several=True)}
+READS = {"pca": ArtifactPort("spectrum.pca", several=True, least=2, one_width=True)}
 ARRAYS = {
     "mean": ("component", "feature"), "median": ("component", "feature"), "share": ("component",), "share_median": ("component",),
     "distance": ("member",), "distance_median": ("member",), "weight": ("member",),

@@ -23,7 +23,7 @@ from tasks.numerics import angles
 
 VERSION = 1
 KIND = "combine"
-READS = {"pca": ArtifactPort("spectrum.pca", several=True)}
+READS = {"pca": ArtifactPort("spectrum.pca", several=True, least=2)}
 PAIR = ("member", "other_member")
 ARRAYS = {
     "geodesic": PAIR, "chordal": PAIR, "projection": PAIR, "binet_cauchy": PAIR, "ye_lim": PAIR, "flag": PAIR,

@@ -17,7 +17,7 @@ from tasks.numerics.leading import Leading
 
 VERSION = 1
 KIND = "reduce"
-READS = {"x": RowsPort(), "old": ArtifactPort("spectrum.pca")}
+READS = {"x": RowsPort(), "old": ArtifactPort("spectrum.pca", one_width=True)}
 ARRAYS = {
     "eigenvalue": ("order",),
     "eigenvalue_upper": ("order",),

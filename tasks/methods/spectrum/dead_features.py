@@ -20,7 +20,7 @@ from tasks.numerics.split import spread
 
 VERSION = 2
 KIND = "reduce"
-READS = {"x": RowsPort(), "basis": ArtifactPort("spectrum.attention_subspace")}
+READS = {"x": RowsPort(), "basis": ArtifactPort("spectrum.attention_subspace", one_width=True)}
 ARRAYS = {"rows_inside": ("direction",), "rows_anywhere": ("direction",)}
 REFERENCE = "Attention layers add into low-dimensional residual subspaces (2025): dead features, and directions inside the active subspace"
 SEEDS = (154,)

@@ -24,7 +24,7 @@ from tasks.numerics.updating import append_rows, truncated
 
 VERSION = 1
 KIND = "combine"
-READS = {"pca": ArtifactPort("spectrum.pca", several=True)}
+READS = {"pca": ArtifactPort("spectrum.pca", several=True, least=2, one_width=True)}
 ARRAYS = {
     "member_group": ("member",),
     "error": ("group",),

@@ -23,7 +23,7 @@ from tasks.methods.contract import (
 
 VERSION = 1
 KIND = "map"
-READS = {"x": RowsPort(), "basis": ArtifactPort("spectrum.pca")}
+READS = {"x": RowsPort(), "basis": ArtifactPort("spectrum.pca", one_width=True)}
 ARRAYS = {"coordinates": ("row", "component"), "residual": ("row",)}
 REFERENCE = "Pearson, Philosophical Magazine 2 (1901) 559: the plane of closest fit and the distance from it"
 SEEDS = ()
