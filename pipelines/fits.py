@@ -3,6 +3,8 @@
 from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
 
+from torch import Tensor
+
 from pipelines.plan import CapturePlan, StagePlan
 from pipelines.stages import allowed_packages
 from schemas.base import Frozen
@@ -17,6 +19,7 @@ from tasks.engine.fitting import (
     merged_categories,
     planned,
 )
+from tasks.engine.kept import check_kept
 from tasks.engine.parameters import load_parameters, wanted
 from tasks.engine.reduction import reads_labels, row_labels, rows_ports
 from tasks.methods.contract import ROW_LABELS, ArtifactPort, Inputs, RowsPort, load_method
@@ -166,27 +169,35 @@ class _Fit:
                     )
 
     def _ask(self, stage: ResolvedStage, module: ModuleType, config: Frozen, places: Places) -> None:
-        """What the method itself says of widths, labels, weights and numbers of rows."""
+        """What the method itself says of widths, labels, weights and numbers of rows; and whether there will be any."""
         first = next(iter(stage.rows.values()), ())
         if not first:
             return
         specs = [self.captures[ref.capture].spec for ref in first]
         weights = load_parameters(specs, wanted(module, config, first[0].site))
-        if not hasattr(module, "check") or list(places) != list(module.READS):
+        if list(places) != list(module.READS):
             return
+        inputs = self._inputs(module, places, weights)
+        if hasattr(module, "check"):
+            module.check(inputs, config)
+        for place in (place for read in places.values() for place in read):
+            if place.spec.request.keep == "states":
+                own = self.table(place.ref.capture).categories
+                check_kept(place, stage.method, config, inputs, own, allowed_packages())
+
+    def _inputs(self, module: ModuleType, places: Places, weights: Mapping[str, Tensor]) -> Inputs:
         parts = places[next(iter(rows_ports(module)))]
-        tables = [self.table(place.ref.capture).categories for place in parts] if reads_labels(module) else []
-        inputs = Inputs(
+        labels = [self.table(place.ref.capture).categories for place in parts] if reads_labels(module) else []
+        return Inputs(
             widths={port: read[0].layout.width for port, read in places.items()},
             n_rows=sum(place.space.n_rows for place in parts),
             n_samples=sum(place.spec.layout.n_samples for place in parts),
-            categories=merged_categories(tables),
+            categories=merged_categories(labels),
             shapes={
                 port: shape for port, read in places.items() if (shape := read[0].layout.shape) is not None
             },
             weights=weights,
         )
-        module.check(inputs, config)
 
     def table(self, capture: str) -> SampleTable:
         """The samples of a capture, asked for once."""

@@ -18,7 +18,7 @@ from schemas.capture import CaptureRequest, CaptureSpec
 from schemas.errors import DataError, SpecError
 from schemas.layout import Layout, Site, SiteLayout, Space
 from schemas.run import RunSpec
-from tasks.engine.fusion import check_fusable
+from tasks.engine.fusable import check_fusable
 from tasks.extract.batches import Batch
 from tasks.extract.data import Source, fingerprint, open_source, partitions
 from tasks.extract.encode import Encoder, make_encoder

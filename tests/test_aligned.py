@@ -15,7 +15,7 @@ from schemas.stage import PortInput, ResolvedStage, StageRequest
 from tasks.drive import Threads, serial
 from tasks.engine import run_stage, run_stages
 from tasks.engine.aligned import check_aligned
-from tasks.engine.fusion import check_fusable
+from tasks.engine.fusable import check_fusable
 from tasks.engine.prepare import open_source
 from tasks.engine.source import Part, read, take
 from tasks.methods.contract import ArtifactPort

@@ -27,7 +27,7 @@ from tasks.drive import serial
 from tasks.engine import Fusion, run_stage, run_stages
 from tasks.engine.fitting import check_tokens
 from tasks.engine.fold import Folder, Read, fold_units
-from tasks.engine.fusion import check_fusable
+from tasks.engine.fusable import check_fusable
 from tasks.engine.prepare import open_source
 from tasks.engine.reduction import Counted, Reduction, load_counted, rows_folder, to_numpy
 from tasks.engine.source import Part, Rows, SiteSource, read
@@ -561,10 +561,17 @@ class TestFusion:
     def test_other_methods_need_rows(self, root: Location) -> None:
         spec = self.capture(root, keep="states")
         ref = {"x": rows_ref(spec, "a")}
-        with pytest.raises(MethodError, match="keeps only the states"):
+        with pytest.raises(
+            MethodError, match=r"keeps only the states.*neighbours cannot be fused, because it is of"
+        ):
             run_stage(root, stage_of("geometry.neighbours", ref, k=2), serial)
-        with pytest.raises(MethodError, match=r"keeps no rows, and unit 0 has no state of spectrum.subspace"):
+        with pytest.raises(
+            MethodError, match=r"subspace cannot be fused, because it reads the rows several times"
+        ):
             run_stage(root, subspace(spec), serial)
+        told = r"states of spectrum.pca, spectrum.summary, no rows.*; add \{method: geometry.rate_reduction, config: \{label: kind"
+        with pytest.raises(MethodError, match=told):
+            run_stage(root, stage_of("geometry.rate_reduction", ref, label="kind"), serial)
 
     def test_a_state_of_other_rows_is_not_taken(self, root: Location) -> None:
         columns = {"a": rows_of()}

@@ -15,6 +15,7 @@ from schemas.errors import MethodError
 from schemas.stage import RowsRef
 from tasks.engine.ahead import ahead
 from tasks.engine.blocks import block_of, weights_of
+from tasks.engine.fusable import without_rows
 from tasks.engine.prepare import open_source, places
 from tasks.engine.reduction import (
     Counted,
@@ -226,11 +227,9 @@ def _fused(read: Read, source: Source, part: int, unit: int, folder: Folder) -> 
     found = load_counted(read.root, unit_path(_folder(folder, source, part), unit), read.device)
     if not here.keeps_rows:
         if found is None:
-            raise MethodError(
-                f"{here.ref.label}: the capture keeps no rows, and unit {unit} has no state of "
-                f"{folder.reduction.method} with these options; capture again with this method in `fuse`, or with "
-                "`keep: rows`"
-            )
+            made = folder.reduction
+            config = load_method(made.method, read.allowed).Config.model_validate_json(made.config)
+            raise without_rows(here.ref.label, here.spec, made.method, config, read.allowed)
         return found
     if found is None or found.rows != source.n_ok(part, *here.space.unit_rows(unit)):
         return None

@@ -6,32 +6,29 @@ shard, already in the store's dtype), folded in the same order by the same code,
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from types import ModuleType
 from typing import NamedTuple
 
 import numpy as np
 from torch import Tensor
 
-from schemas.base import Frozen
 from schemas.capture import CaptureSpec, MethodCall
-from schemas.errors import MethodError
 from schemas.layout import SiteLayout, UnitRef
 from schemas.receipts import FileDigest
 from schemas.stage import RowsRef
 from tasks.engine.blocks import block_of
 from tasks.engine.fold import Folder, Read, close
+from tasks.engine.fusable import check_fusable
 from tasks.engine.reduction import (
     Counted,
+    Reduction,
     make_reduction,
-    row_labels,
     rows_folder,
     rows_ports,
     to_numpy,
     unit_path,
-    weight_label,
 )
 from tasks.engine.source import Rows
-from tasks.methods.contract import ArtifactPort, Block, Inputs, load_method
+from tasks.methods.contract import Block, Inputs, State, load_method
 from tasks.store.location import Location
 from tasks.store.sample_table import SampleTable, read_samples
 from tasks.store.states import save_state
@@ -136,18 +133,9 @@ class Fusion:
         return {path: save_state(self.root, path, state) for path, state in self.states().items()}
 
     def _start(self, call: MethodCall, layout: SiteLayout, allowed: tuple[str, ...]) -> _Running:
-        module = load_method(call.method, allowed)
-        config = module.Config.model_validate(call.config)
-        (port,) = rows_ports(module)
-        inputs = Inputs(
-            widths={port: layout.width},
-            shapes={} if layout.shape is None else {port: layout.shape},
-            n_rows=self.spec.layout.space(layout.space).n_rows,
-            n_samples=self.spec.layout.n_samples,
-            categories=self._samples.categories if self._samples and module.READS[port].labels else {},
-        )
-        carry = {name: tensor.to(self.device) for name, tensor in module.start(inputs, config).items()}
-        reduction = make_reduction(call.method, module, config, carry, inputs)
+        categories = self._samples.categories if self._samples else {}
+        carry, reduction = fused_reduction(self.spec, layout, call, categories, allowed)
+        carry = {name: tensor.to(self.device) for name, tensor in carry.items()}
         ref = RowsRef(capture=self.spec.id, digest=self.spec.id, site=str(layout.site))
         read = Read(self.root, ((ref,),), self.device, allowed)
         path = unit_path(rows_folder(reduction, read.refs, 0), self.unit.index)
@@ -173,31 +161,38 @@ class Fusion:
         return {name: column[sample] for name, column in sorted(self._samples.labels.items())}
 
 
-def check_fusable(call: MethodCall, allowed: tuple[str, ...] = ()) -> bool:
-    """Whether the method reads labels (of their own, or as weights), if it can run while rows are captured.
+class Fused(NamedTuple):
+    """What a method begins with at a site, and whose state it makes there."""
 
-    Raises:
-        MethodError: if it needs more than one pass, another artifact, rows of two sites, or weights.
+    carry: State
+    reduction: Reduction
+
+
+def fused_reduction(
+    spec: CaptureSpec,
+    layout: SiteLayout,
+    call: MethodCall,
+    categories: Mapping[str, tuple[str, ...]],
+    allowed: tuple[str, ...] = (),
+) -> Fused:
+    """The reduction of a method that runs while rows are captured.
+
+    Args:
+        spec: the capture.
+        layout: the site.
+        call: the method.
+        categories: names of the codes of the capture's labels.
+        allowed: packages outside the project whose methods may run.
     """
     module = load_method(call.method, allowed)
     config = module.Config.model_validate(call.config)
-    ports = rows_ports(module)
-    reasons = [
-        (module.KIND != "reduce", f"it is of kind {module.KIND}"),
-        (hasattr(module, "update") and not _one_pass(module, config), "it reads the rows several times"),
-        (any(isinstance(p, ArtifactPort) for p in module.READS.values()), "it takes an artifact"),
-        (len(ports) != 1, f"it has {len(ports)} ports of rows"),
-        (row_labels(module, config) != (), "the tokens of neighbouring shards are not there yet"),
-        (hasattr(module, "parameters") and module.parameters(config), "it reads weights of the network"),
-    ]
-    for wrong, reason in reasons:
-        if wrong:
-            raise MethodError(
-                f"{call.method} cannot be fused, because {reason}; only one-pass reductions of one site can: make it a "
-                "stage instead"
-            )
-    return any(port.labels for port in ports.values()) or weight_label(config) is not None
-
-
-def _one_pass(module: ModuleType, config: Frozen) -> bool:
-    return hasattr(module, "one_pass") and bool(module.one_pass(config))
+    (port,) = rows_ports(module)
+    inputs = Inputs(
+        widths={port: layout.width},
+        shapes={} if layout.shape is None else {port: layout.shape},
+        n_rows=spec.layout.space(layout.space).n_rows,
+        n_samples=spec.layout.n_samples,
+        categories=dict(categories) if module.READS[port].labels else {},
+    )
+    carry: State = module.start(inputs, config)
+    return Fused(carry, make_reduction(call.method, module, config, carry, inputs))

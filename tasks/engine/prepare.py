@@ -15,6 +15,7 @@ from schemas.errors import MethodError
 from schemas.stage import NETWORK, ResolvedStage, RowsRef
 from tasks.engine.aligned import ROW, AlignedSource, check_aligned
 from tasks.engine.blocks import to_tensor
+from tasks.engine.fusable import without_rows
 from tasks.engine.join import JoinedSource
 from tasks.engine.network import NetworkSource, open_network, trainable
 from tasks.engine.parameters import load_parameters, wanted
@@ -73,6 +74,9 @@ def prepare(job: StageJob) -> Prepared:
     source = open_source(
         job.root, refs, reads_labels(module), aligned, reads_values(module), row_labels(module, config)
     )
+    for part in source.parts:
+        if not part.keeps_rows and (module.KIND != "reduce" or len(ports) > 1):
+            raise without_rows(part.ref.label, part.spec, job.stage.method, config, job.allowed)
     inputs = _inputs(job, module, config, source, made)
     if hasattr(module, "check"):
         module.check(inputs, config)

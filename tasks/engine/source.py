@@ -239,9 +239,8 @@ class SiteSource:
     def require_rows(self, part: Part) -> None:
         if not part.keeps_rows:
             raise MethodError(
-                f"{part.ref.label}: the capture keeps only the states of its fused methods, no rows; "
-                "add this method to `fuse` if it is a one-pass reduction, ask for no further passes if it is there, or "
-                "capture with `keep: rows`"
+                f"{part.ref.label}: the capture keeps only the states of its fused methods, no rows, which a further pass would read; "
+                "ask for a single pass, or capture with `keep: rows`"
             )
 
 

@@ -1,11 +1,14 @@
 """What of a stage does not fit its captures is refused by the plan: tokens, widths, series, options, labels, classes."""
 
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from pipelines.plan import Plan, make_plan
+from pipelines.serial import run_serial
 from schemas.errors import MethodError, SubspanError
 from schemas.run import RunSpec
 from tests.extract.nets import save
@@ -109,3 +112,28 @@ def test_a_class_that_the_label_has_not(tmp_path: Path) -> None:
     refused(tmp_path, r"stage 'axis' at first.*label 'label' has no class '5'; nearest: 0, 1, 2", axis=axis)
     axis["config"] = {"pole": "label", "low": "0", "high": "2"}
     assert len(make_plan(vectors_run(tmp_path, stages={"axis": axis})).stages) == 3
+
+
+def states(root: Path, stage: dict[str, Any], *fuse: dict[str, Any]) -> RunSpec:
+    return vectors_run(root, n=40, keep="states", fuse=list(fuse), sites=["first"], stages={"it": stage})
+
+
+def test_a_stage_on_states_alone_names_the_entry_that_makes_its_own(tmp_path: Path) -> None:
+    """The entry that is told, added, is enough; so is another method with the same state."""
+    pca, collapse = (
+        {"method": "spectrum.pca"},
+        {"method": "geometry.rate_reduction", "config": {"label": "label"}},
+    )
+    told = rf"stage 'it' at {FIRST}: .* states of spectrum.pca, no rows.*; add (\{{.*\}}) to its `fuse`, or"
+    with pytest.raises(MethodError, match=told) as error:
+        make_plan(states(tmp_path, collapse, pca))
+    found = re.search(told, str(error.value))
+    assert found is not None
+    entry = yaml.safe_load(found[1])
+    assert entry == collapse
+    assert run_serial(states(tmp_path, collapse, pca, entry)).exit_code == 0
+    assert make_plan(states(tmp_path, {"method": "spectrum.summary"}, pca)).stages
+    with pytest.raises(
+        MethodError, match=r"neighbours cannot be fused, because it is of kind pairs: capture with"
+    ):
+        make_plan(states(tmp_path, {"method": "geometry.neighbours"}, pca))
