@@ -162,7 +162,7 @@ class _Running:
             if ready := [stage for stage in group if self._cause(stage) is None]:
                 self._group(ready, artifacts, failures)
         ordered = tuple(
-            artifacts[s.id].model_copy(update={"stage": s.name, "site": s.site})
+            artifacts[s.id].model_copy(update={"stage": s.name, "site": s.site, "partner": s.stage.partner})
             for s in self.plan.stages
             if s.id in artifacts
         )
@@ -187,7 +187,7 @@ class _Running:
         self, stage: StagePlan, artifacts: dict[str, ArtifactOutcome], failures: list[StageFailure]
     ) -> None:
         try:
-            self._run(f"{stage.name} {stage.site}", [stage], artifacts)
+            self._run(f"{stage.name} {stage.place}", [stage], artifacts)
         except Exception as error:  # noqa: BLE001  see _group
             self._failed(stage, _reason(error), artifacts, failures)
 
@@ -207,7 +207,7 @@ class _Running:
 
         made = finished(self.root, stage.id)
         if made is None:
-            failures.append(StageFailure(stage=stage.name, site=stage.site, reason=reason))
+            failures.append(StageFailure(stage=stage.name, site=stage.place, reason=reason))
             self.failed[stage.id] = self._cause(stage) or failures[-1]
         else:
             artifacts[stage.id] = _artifact_outcome(made, stage, computed=False)
@@ -264,6 +264,7 @@ def _artifact_outcome(artifact: Artifact, stage: StagePlan, computed: bool) -> A
     return ArtifactOutcome(
         stage=stage.name,
         site=stage.site,
+        partner=stage.stage.partner,
         id=artifact.id,
         method=artifact.stage.method,
         result=scalars,

@@ -55,7 +55,7 @@ def check_fit(
         try:
             fit.check(stage.stage)
         except SubspanError as error:
-            where = " at ".join(filter(None, (f"stage {stage.name!r}", stage.site)))
+            where = " at ".join(filter(None, (f"stage {stage.name!r}", stage.place)))
             raise type(error)(f"{where}: {error}") from error
 
 

@@ -56,6 +56,11 @@ class StagePlan(Frozen):
     stage: ResolvedStage
     done: bool = False
 
+    @property
+    def place(self) -> str:
+        """The site, and the one that it is measured against where that is another."""
+        return f"{self.site} | {self.stage.partner}" if self.stage.partner else self.site
+
 
 class Plan(Frozen):
     """What a run will do."""

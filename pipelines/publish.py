@@ -68,7 +68,7 @@ def publish_outcome(outcome: RunOutcome) -> None:
         key="captures", table=[_capture_row(c.model_dump()) for c in outcome.captures], description="Captures"
     )
     for stage in dict.fromkeys(a.stage for a in outcome.artifacts):
-        rows = [{"site": a.site, **_rounded(a.result)} for a in outcome.artifacts if a.stage == stage]
+        rows = [{"site": a.place, **_rounded(a.result)} for a in outcome.artifacts if a.stage == stage]
         create_table_artifact(
             key=artifact_key("result", stage), table=rows, description=f"Results of {stage}, one row per site"
         )

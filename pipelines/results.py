@@ -52,7 +52,7 @@ def opening_lines(outcome: RunOutcome) -> list[str]:
     name = first.name if first.partition is None else f"{first.name}/{first.partition}"
     lines = [f"import subspan; capture = subspan.open_capture({root!r}, {name!r})"]
     for made in outcome.artifacts[:1]:
-        about = f"{made.stage} at {made.site}" if made.site else made.stage
+        about = f"{made.stage} at {made.place}" if made.place else made.stage
         lines.append(f"artifact = subspan.open_artifact({root!r}, {made.id!r})  # {about}")
     return ["Open it with:", *(f"    {line}" for line in lines)]
 
@@ -103,7 +103,7 @@ def _together(artifacts: Sequence[ArtifactOutcome]) -> list[list[ArtifactOutcome
     members = {stage: [made for made in artifacts if made.stage == stage] for stage in stages}
     groups: dict[tuple[str, ...], list[ArtifactOutcome]] = {}
     for group in members.values():
-        groups.setdefault(tuple(made.site for made in group), []).extend(group)
+        groups.setdefault(tuple(made.place for made in group), []).extend(group)
     return list(groups.values())
 
 
@@ -115,8 +115,8 @@ def _by_site(artifacts: Sequence[ArtifactOutcome], most: int) -> None:
         return
     fields = [field for _, field in columns]
     headings = [f if fields.count(f) == 1 else f"{stage} {f}" for stage, f in columns]
-    sites = dict.fromkeys(made.site for made in artifacts)
-    found = {(made.site, made.stage, k): v for made in artifacts for k, v in numbers(made).items()}
+    sites = dict.fromkeys(made.place for made in artifacts)
+    found = {(made.place, made.stage, k): v for made in artifacts for k, v in numbers(made).items()}
     write_table(
         ", ".join(dict.fromkeys(f"{made.stage} ({made.method})" for made in artifacts)),
         ("site", *(heading.replace("_", " ") for heading in headings)),
@@ -131,7 +131,7 @@ def _by_stage(artifacts: Sequence[ArtifactOutcome], most: int) -> None:
     write_table(
         artifacts[0].method,
         ("stage", "site", *(field.replace("_", " ") for field in columns)),
-        ((made.stage, made.site, *(numbers(made).get(field) for field in columns)) for made in artifacts),
+        ((made.stage, made.place, *(numbers(made).get(field) for field in columns)) for made in artifacts),
     )
 
 

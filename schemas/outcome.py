@@ -34,7 +34,9 @@ class ArtifactOutcome(Frozen):
     stage: str
     """As the run file calls it."""
     site: str
-    """`str(Site)`; empty for a stage over several sites."""
+    """`str(Site)`; of a stage over several, their names together."""
+    partner: str = ""
+    """The site that it is measured against, where that is another."""
     id: str
     method: str
     result: dict[str, Any] = Field(default_factory=dict)
@@ -42,12 +44,18 @@ class ArtifactOutcome(Frozen):
     computed: bool = True
     seconds: float = 0.0
 
+    @property
+    def place(self) -> str:
+        """The site, or both."""
+        return f"{self.site} | {self.partner}" if self.partner else self.site
+
 
 class StageFailure(Frozen):
     """A stage that could not be computed."""
 
     stage: str
     site: str
+    """As `ArtifactOutcome.place` names it."""
     reason: str
 
 

@@ -117,6 +117,12 @@ class ResolvedStage(Frozen):
         return tuple(dict.fromkeys(rows + made))
 
     @property
+    def partner(self) -> str:
+        """The site of the second port of rows where it is another than the first's; empty elsewhere."""
+        sites = [refs[0].site for refs in self.rows.values()]
+        return sites[1] if len(sites) > 1 and sites[1] != sites[0] else ""
+
+    @property
     def id(self) -> str:
         """The name of the artifact on disk."""
         return content_id(self)

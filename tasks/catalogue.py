@@ -31,7 +31,7 @@ GROUPS = (
     Group("spread", "Spread of rows", "How far apart are rows, as points?"),
     Group("classes", "Classes", "How far do rows of one class fall together, and classes apart?"),
     Group("weights", "Use of the weights", "How much of what a layer could use is used?"),
-    Group("alignment", "Two captures against each other", "How alike do both arrange the same rows?"),
+    Group("alignment", "Sites or captures in pairs", "How alike do both arrange the same rows?"),
 )
 
 

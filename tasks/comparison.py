@@ -80,16 +80,19 @@ def comparisons(rows: Sequence[SiteRow]) -> list[Comparison]:
 def compared_with(rows: Sequence[SiteRow]) -> dict[tuple[str, str], Pair]:
     """Site and capture of each second row of a pair, to the pair."""
     return {
-        (pair.second.site, pair.second.capture): pair for found in comparisons(rows) for pair in found.pairs
+        (pair.second.name, pair.second.capture): pair for found in comparisons(rows) for pair in found.pairs
     }
 
 
 def _pairs(rows: Sequence[SiteRow], a: str, b: str) -> list[Pair]:
     first, second = ([row for row in rows if row.capture == name] for name in (a, b))
-    by_name = {row.site: row for row in second}
-    by_place = {(row.place.kind, row.place.order): row for row in second}
-    named = any(row.site in by_name for row in first)
-    partners = [by_name.get(r.site) if named else by_place.get((r.place.kind, r.place.order)) for r in first]
+    by_name = {row.name: row for row in second}
+    by_place = {(row.place.kind, row.place.order): row for row in second if not row.partner}
+    named = any(row.name in by_name for row in first)
+    partners = [
+        by_name.get(r.name) if named or r.partner else by_place.get((r.place.kind, r.place.order))
+        for r in first
+    ]
     return [Pair(row, other) for row, other in zip(first, partners, strict=True) if other is not None]
 
 

@@ -313,7 +313,7 @@ def _difference(found: Comparison) -> Finding | None:
 
 
 def _alignment(rows: Sequence[SiteRow]) -> Finding | None:
-    """Where two captures arrange the same rows least alike."""
+    """Where two captures, or which two sites, arrange the same rows least alike."""
     key = next((k for k in ("cka_debiased", "cka") if main_line(rows, k)), None)
     if key is None:
         return None
@@ -322,10 +322,10 @@ def _alignment(rows: Sequence[SiteRow]) -> Finding | None:
     value = least.values[key]
     name = "CKA without bias" if key == "cka_debiased" else "CKA"
     figure = f"{value:.{KEYS[key].decimals}f}"
-    lowest = f", the lowest of {len(line)} sites" if len(line) > 1 else ""
-    return Finding(
-        figure, f"{least.capture} arrange the same rows with a {name} of {figure} at {_at(least)}{lowest}."
-    )
+    lowest = f", the lowest of {len(line)} {'pairs' if least.partner else 'sites'}" if len(line) > 1 else ""
+    both = f"{' and '.join(short_site(least.name).split(' | '))} ({least.capture})"
+    who, at = (both, "") if least.partner else (least.capture, f" at {_at(least)}")
+    return Finding(figure, f"{who} arrange the same rows with a {name} of {figure}{at}{lowest}.")
 
 
 def _compression(rows: Sequence[SiteRow]) -> Finding | None:

@@ -60,8 +60,11 @@ def chosen_site(rows: Sequence[SiteRow]) -> SiteRow | None:
 
 
 def _points(rows: Sequence[SiteRow], key: str) -> list[Point]:
-    captures = {row.capture for row in rows if key in row.values}
-    return [_point(row, key, len(captures) > 1) for row in rows if key in row.values]
+    having = [row for row in rows if key in row.values]
+    if len({(row.place, row.capture) for row in having}) < len(having):  # a site in several pairs is no line
+        having = [row for row in having if not row.partner]
+    captures = {row.capture for row in having}
+    return [_point(row, key, len(captures) > 1) for row in having]
 
 
 def _point(row: SiteRow, key: str, named: bool) -> Point:

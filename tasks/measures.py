@@ -44,7 +44,7 @@ class StageArtifact(NamedTuple):
 
 
 class SiteRow(NamedTuple):
-    """All measures of one site, of the rows of one capture or of several together."""
+    """All measures of one site, of the rows of one capture or of several together, or of a pair of sites."""
 
     site: str
     capture: str
@@ -66,6 +66,13 @@ class SiteRow(NamedTuple):
     """[component]: all or the leading eigenvalues, falling; 0 where rounding hides them."""
     band: tuple[Vector, Vector] | None
     """Ends of the interval of each eigenvalue."""
+    partner: str = ""
+    """The site that it is measured against, where that is another."""
+
+    @property
+    def name(self) -> str:
+        """The site, or both."""
+        return f"{self.site} | {self.partner}" if self.partner else self.site
 
 
 SPECTRUM = "eigenvalue"
@@ -75,19 +82,24 @@ NO_VARIANCES = ("geometry.", "clustering.")
 
 
 def site_rows(artifacts: Sequence[StageArtifact], names: Mapping[str, str] | None = None) -> list[SiteRow]:
-    """One row per site (and captures), shallow to deep; artifacts over several sites are left out.
+    """One row per site (and captures) and per pair of sites, shallow to deep; artifacts over several sites are left out.
 
     Args:
         artifacts: in the order of the run.
         names: ids of captures to what the run calls them.
     """
-    groups: dict[tuple[str, tuple[str, ...]], list[StageArtifact]] = {}
+    groups: dict[tuple[Key, str], list[StageArtifact]] = {}
     for artifact in artifacts:
         if (site := _home(artifact)) is not None:
-            groups.setdefault((site, artifact.captures), []).append(artifact)
-    at = _places(list(groups))
-    called = {key: _called(key[1], names or {}) for key in groups}
-    rows = [_row(key[0], called[key], at[key], group) for key, group in groups.items()]
+            groups.setdefault(((site, artifact.captures), artifact.artifact.stage.partner), []).append(
+                artifact
+            )
+    at = _places(list(dict.fromkeys(key for key, _ in groups)))
+    called = {key: _called(key[1], names or {}) for key in at}
+    rows = [
+        _row(key[0], called[key], at[key], group)._replace(partner=partner)
+        for (key, partner), group in groups.items()
+    ]
     rows = [row for row in rows if row.values or row.spectrum is not None]
     kinds, captures = ({name: n for n, name in enumerate(dict.fromkeys(found))} for found in
                        ([r.place.kind for r in rows], [r.capture for r in rows]))  # fmt: skip

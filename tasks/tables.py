@@ -88,10 +88,10 @@ def _measure_table(
     pairs = compared_with(every)
     body = []
     for index, row in enumerate(rows):
-        cells = [Cell(short_site(row.site), numeric=False)]
+        cells = [Cell(short_site(row.name), numeric=False)]
         cells += [Cell(row.capture, numeric=False)] if captures else []
         cells += [Cell(f"{values[index]:,}" if values[index] else "–") for values in columns.values()]
-        pair = pairs.get((row.site, row.capture))
+        pair = pairs.get((row.name, row.capture))
         body.append((*cells, *(_measure_cell(row, m, spans[m.key], pair) for m in measures)))
     first = (("Site", ""), *((("Capture", ""),) if captures else ()), *((name, "") for name in columns))
     headings = (*first, *((m.title, m.meaning) for m in measures))
@@ -105,7 +105,7 @@ def comparison_table(found: Comparison) -> Table:
         a, b = c.largest
         apart = f"{len(c.apart)} of {c.n_known}" if c.n_known else "no intervals"
         counts = (Cell(c.measure.title, numeric=False), Cell(f"{c.n_sites}"), Cell(apart))
-        where = Cell(short_site(a.site), numeric=False)
+        where = Cell(short_site(a.name), numeric=False)
         body.append((*counts, where, *(_value_cell(row, c.measure) for row in (a, b))))
     headings = (
         ("Measure", ""), ("Sites", "that both captures have"),

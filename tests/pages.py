@@ -52,12 +52,12 @@ def artifact(
     rows: int = 5000,
     capture: str = CAPTURE,
     other: str | None = None,
+    beside: str | None = None,
 ) -> StageArtifact:
-    """An artifact over the rows of a site; beside those of another capture, where one is named."""
+    """An artifact over the rows of a site; beside those of another capture, or another site, where one is named."""
     ref = RowsRef(capture=capture, digest=capture, site=site)
-    ports = (
-        {"x": (ref,)} if other is None else {"x": (ref,), "y": (ref.model_copy(update={"capture": other}),)}
-    )
+    second = ref.model_copy(update={"capture": other or capture, "site": beside or site})
+    ports = {"x": (ref,)} if second == ref else {"x": (ref,), "y": (second,)}
     return _made(
         stage, ResolvedStage(method=method, version=1, config=config or {}, rows=ports), result, arrays, rows
     )

@@ -1,8 +1,10 @@
 """Sentences: the numbers in them are those of the planted rows."""
 
+import itertools
+
 from tasks.findings import RowCounts, findings
 from tasks.measures import SiteRow, site_rows
-from tests.pages import artifact, interval, story
+from tests.pages import CAPTURE, artifact, interval, story
 
 PLANTED = {0: 10.0, 1: 40.0, 2: 30.0}
 
@@ -201,6 +203,16 @@ def test_the_least_alike_site_of_two_captures_is_told() -> None:
     ]
     assert sentences(site_rows(made, {"a" * 20: "one", "b" * 20: "two"}), [], 0, 0) == [
         "0.6000 | one + two arrange the same rows with a CKA without bias of 0.6000 at layer 3, the lowest of 4 sites."
+    ]
+
+
+def test_the_least_alike_pair_of_sites_is_told_with_both_names() -> None:
+    made = [
+        artifact("cka", "geometry.cka", a, {"cka_debiased": 0.9 - 0.1 * n}, beside=b)
+        for n, (a, b) in enumerate(itertools.pairwise(LAYERS))
+    ]
+    assert sentences(site_rows(made, {CAPTURE: "docs"}), [], 0, 0) == [
+        "0.7000 | h.2 and h.3 (docs) arrange the same rows with a CKA without bias of 0.7000, the lowest of 3 pairs."
     ]
 
 

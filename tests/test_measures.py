@@ -1,12 +1,17 @@
 """Measures of a site against closed forms, and which method's number is taken."""
 
+import itertools
+
 import numpy as np
 import pytest
 
 from tasks.catalogue import GROUPS, KEYS, MEASURES, groups_of
+from tasks.comparison import comparisons
 from tasks.depth import RESIDUAL
+from tasks.illustrations import illustrations
 from tasks.measures import SiteRow, StageArtifact, site_rows
 from tasks.methods.contract import load_method
+from tasks.tables import measure_tables
 from tests.pages import artifact, artifacts, bert, interval, series, spectrum, story
 
 SITE = "h.3:out:0"
@@ -187,6 +192,35 @@ def test_captures_have_rows_of_their_own_under_the_names_of_the_run() -> None:
         (sites[1], "after"),
     ]
     assert rows[2].values == {"cka": 0.9}
+
+
+def test_pairs_of_sites_of_one_capture_have_rows_that_name_both() -> None:
+    sites = [f"h.{n}:out:0" for n in range(3)]
+    pairs = [
+        artifact("cka", "geometry.cka", sites[0], {"cka_debiased": 0.9 - 0.1 * n}, beside=other)
+        for n, other in enumerate(sites[1:])
+    ]
+    rows = site_rows([*story(sites), *pairs])
+    found = {row.name: row.values["cka_debiased"] for row in rows if "cka_debiased" in row.values}
+    assert found == {f"{sites[0]} | {sites[1]}": 0.9, f"{sites[0]} | {sites[2]}": 0.8}
+    assert all("participation_ratio" in row.values for row in rows if not row.partner)
+    table = next(table for table in measure_tables(rows) if "CKA, no bias" in dict(table.headings))
+    assert table.title == "Sites or captures in pairs"
+    assert [row[0].text for row in table.rows] == ["h.0 | h.1", "h.0 | h.2"]
+    assert comparisons(rows) == []
+    assert not any("CKA" in made.caption for made in illustrations(rows, None)), (
+        "no line: a site in two pairs"
+    )
+    assert any("CKA" in made.caption for made in illustrations(chain(sites), None))
+
+
+def chain(sites: list[str]) -> list[SiteRow]:
+    """Each site beside the next one: a line over depth."""
+    made = [
+        artifact("cka", "geometry.cka", a, {"cka_debiased": 0.5}, beside=b)
+        for a, b in itertools.pairwise(sites)
+    ]
+    return site_rows(made)
 
 
 def test_layers_of_two_networks_have_the_same_places() -> None:
