@@ -80,59 +80,40 @@ TELLING = (
 )
 """Fields of results that are shown first."""
 MOST_CAVEATS = 8
+MOST_ROWS = 24
+"""Of a table in a terminal."""
 
 
 def show_results(artifacts: Sequence[ArtifactOutcome], most: int = 5) -> None:
-    """The numbers that tell most, and what results say of themselves.
-
-    Stages over the same sites share a table with a row for each site; where a method runs several times over them, it has one of its
-    own with a row for each stage.
-    """
-    for group in _together(artifacts):
-        if len({made.stage for made in group}) > len({made.method for made in group}):
-            for method in dict.fromkeys(made.method for made in group):
-                _by_stage([made for made in group if made.method == method], most)
-        else:
-            _by_site(group, most)
+    """The numbers that tell most, a table for each method, and what results say of themselves."""
+    for method in dict.fromkeys(made.method for made in artifacts):
+        _of_method([made for made in artifacts if made.method == method], most)
     show_caveats(artifacts)
 
 
-def _together(artifacts: Sequence[ArtifactOutcome]) -> list[list[ArtifactOutcome]]:
-    """Results of stages that have the same sites."""
-    stages = dict.fromkeys(made.stage for made in artifacts)
-    members = {stage: [made for made in artifacts if made.stage == stage] for stage in stages}
-    groups: dict[tuple[str, ...], list[ArtifactOutcome]] = {}
-    for group in members.values():
-        groups.setdefault(tuple(made.place for made in group), []).extend(group)
-    return list(groups.values())
-
-
-def _by_site(artifacts: Sequence[ArtifactOutcome], most: int) -> None:
-    """One row per site, at least one number of every stage."""
-    stages = dict.fromkeys(made.stage for made in artifacts)
-    columns = telling_columns(artifacts)[: max(most, len(stages))]
+def _of_method(artifacts: Sequence[ArtifactOutcome], most: int) -> None:
+    """One row per site; where the method runs in several stages, one per stage and site."""
+    stages = list(dict.fromkeys(made.stage for made in artifacts))
+    columns = _fields(artifacts)[:most] if len(stages) > 1 else telling_columns(artifacts)[:most]
     if not columns:
         return
-    fields = [field for _, field in columns]
-    headings = [f if fields.count(f) == 1 else f"{stage} {f}" for stage, f in columns]
-    sites = dict.fromkeys(made.place for made in artifacts)
-    found = {(made.place, made.stage, k): v for made in artifacts for k, v in numbers(made).items()}
+    method, shown = artifacts[0].method, artifacts[:MOST_ROWS]
+    named = [(made.stage, made.place) if len(stages) > 1 else (made.place,) for made in shown]
     write_table(
-        ", ".join(dict.fromkeys(f"{made.stage} ({made.method})" for made in artifacts)),
-        ("site", *(heading.replace("_", " ") for heading in headings)),
-        ((site, *(found.get((site, *column)) for column in columns)) for site in sites),
+        method if len(stages) > 1 else f"{stages[0]} ({method})",
+        (*(("stage",) if len(stages) > 1 else ()), "site", *(field.replace("_", " ") for field in columns)),
+        (
+            (*names, *(numbers(made).get(field) for field in columns))
+            for names, made in zip(named, shown, strict=True)
+        ),
     )
+    if len(artifacts) > MOST_ROWS:
+        write_line(f"and {len(artifacts) - MOST_ROWS} more, in the report and in the answer of --json")
 
 
-def _by_stage(artifacts: Sequence[ArtifactOutcome], most: int) -> None:
-    """One row per stage and site of one method."""
-    fields = list(dict.fromkeys(field for made in artifacts for field in numbers(made)))
-    columns = sorted(fields, key=lambda field: _rank(("", field)))[:most]
-    write_table(
-        artifacts[0].method,
-        ("stage", "site", *(field.replace("_", " ") for field in columns)),
-        ((made.stage, made.place, *(numbers(made).get(field) for field in columns)) for made in artifacts),
-    )
+def _fields(artifacts: Sequence[ArtifactOutcome]) -> list[str]:
+    """Names of the numbers of all results, most telling first."""
+    return sorted(dict.fromkeys(field for made in artifacts for field in numbers(made)), key=_rank)
 
 
 def show_caveats(artifacts: Sequence[ArtifactOutcome]) -> None:
@@ -147,27 +128,24 @@ def show_caveats(artifacts: Sequence[ArtifactOutcome]) -> None:
         write_line(f"{len(found) - MOST_CAVEATS} more caveats are in the artifacts.")
 
 
-def telling_columns(artifacts: Sequence[ArtifactOutcome]) -> list[tuple[str, str]]:
-    """Stage and field of the numbers of all results that differ between sites (of a lone site: all), most telling first.
+def telling_columns(artifacts: Sequence[ArtifactOutcome]) -> list[str]:
+    """The numbers of a stage's results that differ between sites (of a lone site: all), most telling first.
 
-    The first of every stage come first, then the others; those of `TELLING` always before the rest. Of a number and
-    its unbiased estimator only the latter is shown.
+    Of a number and its unbiased estimator only the latter is shown.
     """
-    values: dict[tuple[str, str], list[Any]] = {}
+    values: dict[str, list[Any]] = {}
     for made in artifacts:
         for field, value in numbers(made).items():
-            values.setdefault((made.stage, field), []).append(value)
-    found = [
-        (stage, field)
-        for (stage, field), seen in values.items()
-        if (len(seen) == 1 or len(set(seen)) > 1) and (stage, f"{field}_unbiased") not in values
+            values.setdefault(field, []).append(value)
+    return [
+        field
+        for field in _fields(artifacts)
+        if (len(values[field]) == 1 or len(set(values[field])) > 1) and f"{field}_unbiased" not in values
     ]
-    first = [min((c for c in found if c[0] == s), key=_rank) for s in dict.fromkeys(s for s, _ in found)]
-    return first + sorted((column for column in found if column not in first), key=_rank)
 
 
-def _rank(column: tuple[str, str]) -> int:
-    return TELLING.index(column[1]) if column[1] in TELLING else len(TELLING)
+def _rank(field: str) -> int:
+    return TELLING.index(field) if field in TELLING else len(TELLING)
 
 
 def numbers(made: ArtifactOutcome) -> dict[str, Cell]:
