@@ -16,6 +16,7 @@ from tasks.store.artifacts import read_artifact
 from tasks.store.location import Location
 from tasks.store.manifest import read_manifest
 from tasks.store.names import name_path
+from tasks.store.paths import RUNS
 
 PAGE = "report.html"
 """The page inside the folder of a report."""
@@ -304,4 +305,4 @@ def _pointer(captures: Sequence[CaptureOutcome]) -> dict[str, Any]:
 def _record(root: Location, plan: Plan, outcome: RunOutcome) -> None:
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
     record = {"run": plan.run.model_dump(mode="json"), "outcome": outcome.model_dump(mode="json")}
-    root.write(f"runs/{stamp}-{plan.run.name}.json", canonical_json(record))
+    root.write(f"{RUNS}/{stamp}-{plan.run.name}.json", canonical_json(record))

@@ -18,11 +18,10 @@ from tasks.store.lease import current_lease
 from tasks.store.location import Location
 from tasks.store.manifest import is_sealed, read_manifest
 from tasks.store.names import read_names
-from tasks.store.paths import CAPTURES, all_units, capture_path
+from tasks.store.paths import CAPTURES, RUNS, all_units, capture_path
 from tasks.store.receipts import read_receipts
 
 T = TypeVar("T")
-RUNS = "runs"
 _FOLDER = ".zarr"
 SHORTEST_PREFIX = 4
 

@@ -23,6 +23,7 @@ from tasks.store.location import Location
 from tasks.store.manifest import list_captures as _capture_ids
 from tasks.store.manifest import read_manifest
 from tasks.store.names import name_path
+from tasks.store.paths import RUNS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -276,7 +277,12 @@ def list_captures(root: Root) -> list[str]:
 
 
 def list_artifacts(
-    root: Root, method: str | None = None, *, capture: str | None = None, site: str | None = None
+    root: Root,
+    method: str | None = None,
+    *,
+    capture: str | None = None,
+    site: str | None = None,
+    stage: str | None = None,
 ) -> list[Artifact]:
     """Finished artifacts, sorted by id; their arrays are not read.
 
@@ -285,11 +291,33 @@ def list_artifacts(
         method: only those of this method.
         capture: only those that read this capture, by id, the first digits of one, or name.
         site: only those that read this site, `encoder.layer.5:out:0` or the module's path alone.
+        stage: only those that a run below this root has made or found for a stage of this name.
+
+    Raises:
+        UnknownNameError: if no run has a stage of that name.
     """
     place = _location(root)
     wanted = None if capture is None else _resolve(place, capture, "capture", _capture_ids(place))
-    found = [read_artifact(place, artifact) for artifact in _artifact_ids(place)]
+    ids = set(_artifact_ids(place))
+    found = [read_artifact(place, a) for a in sorted(ids if stage is None else ids & _made_for(place, stage))]
     return [a for a in found if method in (None, a.stage.method) and _reads(a, wanted, site)]
+
+
+def _made_for(root: Location, stage: str) -> set[str]:
+    """Ids of the artifacts of a stage, of all runs together."""
+    stages: dict[str, set[str]] = {}
+    for name in (name for name in root.ls(RUNS) if name.endswith(".json")):
+        try:
+            made = json.loads(root.read(f"{RUNS}/{name}"))["outcome"]["artifacts"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise DamageError(f"{root.url}/{RUNS}/{name} is damaged: {error!r}; remove it") from error
+        for one in made:
+            stages.setdefault(one["stage"], set()).add(one["id"])
+    if stage not in stages:
+        raise UnknownNameError(
+            f"no run in {root.url} has a stage {stage!r}; nearest: {nearest(stage, stages)}"
+        )
+    return stages[stage]
 
 
 def _reads(artifact: Artifact, capture: str | None, site: str | None) -> bool:

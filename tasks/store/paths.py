@@ -5,7 +5,7 @@ from typing import NamedTuple
 from schemas.capture import CaptureSpec
 from schemas.layout import Space, UnitRef
 
-CAPTURES, ARTIFACTS = "captures", "artifacts"
+CAPTURES, ARTIFACTS, RUNS = "captures", "artifacts", "runs"
 STATES = "states/"
 
 

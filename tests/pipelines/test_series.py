@@ -12,7 +12,7 @@ from pipelines.cli import main
 from pipelines.plan import make_plan
 from pipelines.serial import run_serial
 from pipelines.status import artifact_status
-from schemas.errors import MethodError, SpecError
+from schemas.errors import MethodError, SpecError, UnknownNameError
 from schemas.run import RunSpec
 from schemas.stage import ResolvedStage, spanning
 from subspan import list_artifacts, open_artifact
@@ -74,6 +74,12 @@ def test_a_stage_runs_once_over_artifacts_of_two_captures_and_sites(tmp_path: Pa
     assert set(artifact_status(artifact).captures) == set(captures.values())
     found = list_artifacts(tmp_path, "tests.own_series", capture="small", site="last")
     assert [a.id for a in found] == [made.id]
+    old = {a.id for a in outcome.artifacts if a.stage == "pca_old"}
+    assert {a.id for a in list_artifacts(tmp_path, stage="pca_old")} == old
+    assert [a.stage.places[0][1] for a in list_artifacts(tmp_path, stage="pca_old", site="last")] == [LAST]
+    assert list_artifacts(tmp_path, "tests.own_series", stage="pca_old") == []
+    with pytest.raises(UnknownNameError, match=r"no run .* has a stage 'pca_odl'; nearest: pca_old, pca_new"):
+        list_artifacts(tmp_path, stage="pca_odl")
     assert outcome.report is not None
     assert "seen" in Path(outcome.report).read_text()
     again = run_serial(run)
