@@ -85,7 +85,7 @@ def compared_with(rows: Sequence[SiteRow]) -> dict[tuple[str, str], Pair]:
 
 
 def _pairs(rows: Sequence[SiteRow], a: str, b: str) -> list[Pair]:
-    first, second = ([row for row in rows if row.capture == name] for name in (a, b))
+    first, second = ([row for row in rows if row.capture == name and not row.further] for name in (a, b))
     by_name = {row.name: row for row in second}
     by_place = {(row.place.kind, row.place.order): row for row in second if not row.partner}
     named = any(row.name in by_name for row in first)

@@ -61,6 +61,7 @@ def findings(
         counts: rows and outliers of each capture.
         n_samples, n_failed: samples of all captures, and those without rows.
     """
+    rows = [row for row in rows if not row.further]
     compared = comparisons(rows)
     others = {found.second for found in compared}
     told_rows = [row for row in rows if row.capture not in others]

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from matplotlib.figure import Figure
 
 from tasks import figures, profiles
-from tasks.catalogue import MEASURES, Group, Measure, groups_of, lowered
+from tasks.catalogue import KEYS, MEASURES, Group, Measure, groups_of, lowered
 from tasks.figures import Curve, Point
 from tasks.findings import main_line
 from tasks.measures import SiteRow
@@ -61,16 +61,20 @@ def chosen_site(rows: Sequence[SiteRow]) -> SiteRow | None:
 
 def _points(rows: Sequence[SiteRow], key: str) -> list[Point]:
     having = [row for row in rows if key in row.values]
-    if len({(row.place, row.capture) for row in having}) < len(having):  # a site in several pairs is no line
+    if len({(row.place, row.capture, row.stage) for row in having}) < len(
+        having
+    ):  # a site in several pairs is no line
         having = [row for row in having if not row.partner]
-    captures = {row.capture for row in having}
-    return [_point(row, key, len(captures) > 1) for row in having]
+    several = len({row.capture for row in having}) > 1
+    classes = KEYS[key].group == "classes"
+    names = [[row.capture] * several + [row.stage] * (classes and bool(row.stage)) for row in having]
+    return [_point(row, key, ", ".join(name)) for row, name in zip(having, names, strict=True)]
 
 
-def _point(row: SiteRow, key: str, named: bool) -> Point:
+def _point(row: SiteRow, key: str, named: str) -> Point:
+    """A value, under the name of what gave it where there are several."""
     low, high = row.intervals.get(key, (None, None))
-    null = row.nulls.get(key)
-    return Point(row.place, row.values[key], low, high, null, row.capture if named else "")
+    return Point(row.place, row.values[key], low, high, row.nulls.get(key), named)
 
 
 def _panel(rows: Sequence[SiteRow], measure: Measure) -> Panel:
@@ -108,7 +112,7 @@ def _profile(name: str, group: Group, panels: list[Panel]) -> Illustration:
     nulls = any(p.null is not None for panel in panels if not profiles.far_off(panel) for p in panel.points)
     null = " Dashed is what the words below a panel say." if nulls else ""
     captures = list(dict.fromkeys(point.capture for point in points if point.capture))
-    per = "one line per kind of site" + (f" and capture ({', '.join(captures)})" if captures else "")
+    per = "one line per kind of site" + (f" and of {', '.join(captures)}" if captures else "")
     kinds = profiles.deep_kinds([point.place for point in points])
     left_out = len(kinds) - figures.MOST_PANELS
     more = f" {left_out} further kinds of sites are in the table." if left_out > 0 else ""

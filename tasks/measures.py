@@ -68,6 +68,10 @@ class SiteRow(NamedTuple):
     """Ends of the interval of each eigenvalue."""
     partner: str = ""
     """The site that it is measured against, where that is another."""
+    stage: str = ""
+    """Whose measures of classes these are, where a method measured classes in several stages."""
+    further: bool = False
+    """Whether a row of an earlier stage has all else that is known of the site."""
 
     @property
     def name(self) -> str:
@@ -75,6 +79,8 @@ class SiteRow(NamedTuple):
         return f"{self.site} | {self.partner}" if self.partner else self.site
 
 
+OF_CLASSES = {s.method for m in MEASURES if m.group == "classes" for s in m.sources if s.method}
+"""Methods that measure classes."""
 SPECTRUM = "eigenvalue"
 """Name of the array of eigenvalues in the artifacts of spectra; NaN where rounding hides them."""
 NO_VARIANCES = ("geometry.", "clustering.")
@@ -97,13 +103,32 @@ def site_rows(artifacts: Sequence[StageArtifact], names: Mapping[str, str] | Non
     at = _places(list(dict.fromkeys(key for key, _ in groups)))
     called = {key: _called(key[1], names or {}) for key in at}
     rows = [
-        _row(key[0], called[key], at[key], group)._replace(partner=partner)
+        _row(key[0], called[key], at[key], members)._replace(partner=partner, stage=stage, further=n > 0)
         for (key, partner), group in groups.items()
+        for n, (stage, members) in enumerate(_by_classes(group))
     ]
     rows = [row for row in rows if row.values or row.spectrum is not None]
     kinds, captures = ({name: n for n, name in enumerate(dict.fromkeys(found))} for found in
                        ([r.place.kind for r in rows], [r.capture for r in rows]))  # fmt: skip
     return sorted(rows, key=lambda r: (r.place.order, kinds[r.place.kind], captures[r.capture]))
+
+
+def _by_classes(group: list[StageArtifact]) -> list[tuple[str, list[StageArtifact]]]:
+    """What is known of a site, in parts where a method measured classes there several times: one for each label, and each stage of a
+    method with one label, named by their stages. The first has all else too; an unnamed one is all there is.
+    """
+    parts: dict[tuple[str, int], list[StageArtifact]] = {}
+    for a in (a for a in group if a.artifact.stage.method in OF_CLASSES):
+        label, n = str(a.artifact.stage.config.get("label") or ""), 0
+        while any(b.artifact.stage.method == a.artifact.stage.method for b in parts.get((label, n), ())):
+            n += 1
+        parts.setdefault((label, n), []).append(a)
+    methods = [a.artifact.stage.method for part in parts.values() for a in part]
+    if len(set(methods)) == len(methods):
+        return [("", group)]
+    first, *further = parts.values()
+    rest = [a for a in group if a in first or a.artifact.stage.method not in OF_CLASSES]
+    return [(", ".join(a.stage for a in part), rest if part is first else part) for part in (first, *further)]
 
 
 def _home(artifact: StageArtifact) -> str | None:

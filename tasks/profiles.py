@@ -175,6 +175,7 @@ def _legend(figure: Figure, lines: Sequence[Line]) -> None:
             Line2D([], [], color=first[name].color if len(kinds) == 1 else INK, marker=first[name].marker,
                    markerfacecolor=PAPER if first[name].hollow else None, linestyle=first[name].stroke, label=name, **look)
             for name in captures
+            if name
         ]  # fmt: skip
     if handles:
         figure.legend(

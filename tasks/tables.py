@@ -84,16 +84,23 @@ def _measure_table(
     spans = {m.key: _span([row.values[m.key] for row in rows if m.key in row.values]) for m in measures}
     varying = [name for name, values in _sizes(every).items() if len(set(values) - {None}) > 1]
     columns = {name: values for name, values in _sizes(rows).items() if name in varying}
-    captures = len({row.capture for row in every}) > 1
+    captures, stages = len({row.capture for row in every}) > 1, len({row.stage for row in rows}) > 1
     pairs = compared_with(every)
     body = []
     for index, row in enumerate(rows):
         cells = [Cell(short_site(row.name), numeric=False)]
         cells += [Cell(row.capture, numeric=False)] if captures else []
         cells += [Cell(f"{values[index]:,}" if values[index] else "–") for values in columns.values()]
-        pair = pairs.get((row.name, row.capture))
+        cells += [Cell(row.stage or "–", numeric=False)] if stages else []
+        pair = None if row.further else pairs.get((row.name, row.capture))
         body.append((*cells, *(_measure_cell(row, m, spans[m.key], pair) for m in measures)))
-    first = (("Site", ""), *((("Capture", ""),) if captures else ()), *((name, "") for name in columns))
+    stage_heading = (("Stage", "whose classes these are"),)
+    first = (
+        ("Site", ""),
+        *((("Capture", ""),) if captures else ()),
+        *(stage_heading if stages else ()),
+        *((name, "") for name in columns),
+    )
     headings = (*first, *((m.title, m.meaning) for m in measures))
     return Table(group.title, headings, tuple(body), question=group.question)
 

@@ -194,6 +194,42 @@ def test_captures_have_rows_of_their_own_under_the_names_of_the_run() -> None:
     assert rows[2].values == {"cka": 0.9}
 
 
+def test_every_stage_that_measures_classes_has_a_row_and_a_line() -> None:
+    """By two labels, by one label with other options, and one that a probe shares; what else is known is told once."""
+    sites = [f"h.{n}:out:0" for n in range(3)]
+
+    def collapse(stage: str, site: str, nc1: float, label: str) -> StageArtifact:
+        return artifact(stage, "geometry.neural_collapse", site, {"nc1": nc1}, config={"label": label})
+
+    made = [
+        part
+        for site in sites
+        for part in (
+            artifact("s", "spectrum.summary", site, {"participation_ratio": 9.0}),
+            collapse("by-topic", site, 1.0, "topic"),
+            collapse("by-author", site, 2.0, "author"),
+            collapse("topic-again", site, 3.0, "topic"),
+            artifact("probe", "probe.linear", site, {"accuracy": 0.5}, config={"label": "author"}),
+        )
+    ]
+    rows = site_rows(made)
+    assert [(r.stage, r.further, r.values) for r in rows[:3]] == [
+        ("by-topic", False, {"participation_ratio": 9.0, "nc1": 1.0}),
+        ("by-author, probe", True, {"nc1": 2.0, "accuracy": 0.5}),
+        ("topic-again", True, {"nc1": 3.0}),
+    ]
+    (table,) = measure_tables(rows)
+    assert [heading for heading, _ in table.headings][:2] == ["Site", "Stage"]
+    assert [row[1].text for row in table.rows] == ["by-topic", "by-author, probe", "topic-again"] * 3
+    (drawn,) = [made for made in illustrations(rows, None) if made.name == "profiles"]
+    assert "by-author, probe" in drawn.caption
+    labels = {text.get_text() for text in drawn.figure.legends[0].get_texts()}
+    assert labels == {"by-topic", "by-author, probe", "topic-again"}
+    assert [r.stage for r in site_rows([a for a in made if a.stage in ("s", "by-topic", "probe")])] == [
+        ""
+    ] * 3
+
+
 def test_pairs_of_sites_of_one_capture_have_rows_that_name_both() -> None:
     sites = [f"h.{n}:out:0" for n in range(3)]
     pairs = [
