@@ -18,9 +18,9 @@ MOST_NAMED = 3
 
 
 def spanning(sites: Sequence[str]) -> str:
-    """A name for some sites together: each once; of many the first and the last."""
+    """A name for some sites together: each once; of many the first, the last, and how many there are between."""
     unique = list(dict.fromkeys(sites))
-    shown = unique if len(unique) <= MOST_NAMED else [unique[0], f"... {len(unique)} sites ...", unique[-1]]
+    shown = unique if len(unique) <= MOST_NAMED else [unique[0], f"{len(unique) - 2} more", unique[-1]]
     return " | ".join(shown)
 
 

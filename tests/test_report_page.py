@@ -344,5 +344,5 @@ def test_a_series_alone_is_a_page() -> None:
     members = [(CAPTURE, site) for site in LAYERS]
     alone = series("flag", "geometry.flag_mean", members, {"dimension": 3}, {"basis": np.ones((2, 3))})
     text = read(render(report_data(artifacts=(alone,), sample_map=None, run=ONLY_SVG))).text
-    assert "h.0 | ... 4 sites ... | h.3" in text
+    assert "h.0 | 2 more | h.3" in text
     assert "Between sites" not in text
