@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
+from matplotlib.collections import QuadMesh
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
@@ -225,10 +226,23 @@ def _heat_map(
     axes.set_yticks(np.arange(len(kinds)) + 0.5, [shortened(kind) for kind in kinds])
     if len(orders) <= 16:
         _cell_numbers(axes, values)
-    else:
-        bar = figure.colorbar(mesh, ax=axes, pad=0.01, aspect=12)
-        bar.outline.set_visible(False)
-        bar.ax.tick_params(colors=MUTED, labelsize=8, length=0)
+    color_bar(figure, axes, mesh, pad=0.01, aspect=12)
+
+
+def color_bar(
+    figure: Figure,
+    axes: Axes,
+    mesh: QuadMesh,
+    label: str = "",
+    pad: float = 0.02,
+    aspect: float = 24,
+    shrink: float = 1.0,
+) -> None:
+    """What the colours of a map mean, at its right."""
+    bar = figure.colorbar(mesh, ax=axes, pad=pad, aspect=aspect, shrink=shrink)
+    bar.set_label(label, color=MUTED, fontsize=8.5)
+    bar.outline.set_visible(False)
+    bar.ax.tick_params(colors=MUTED, labelsize=8, length=0)
 
 
 def _cell_numbers(axes: Axes, values: Vector) -> None:

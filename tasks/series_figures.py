@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 
-from tasks.figures import HEAT, WIDTH, Vector, frame, short, shortened
+from tasks.figures import HEAT, WIDTH, Vector, color_bar, frame, short, shortened
 from tasks.palette import CATEGORY, GRID, INK, MUTED, PAPER
 from tasks.profiles import MARKERS, STROKES
 
@@ -26,12 +26,16 @@ class Stretch(NamedTuple):
     noise: Vector | None = None
 
 
-def between(values: Vector, names: Sequence[str], ends: tuple[float, float] | None = None) -> Figure:
+def between(
+    values: Vector, names: Sequence[str], title: str, label: str, ends: tuple[float, float] | None = None
+) -> Figure:
     """A number between each two members; not finite where there is none.
 
     Args:
         values: [member, member].
         names: of the members.
+        title: of the map.
+        label: of its colours.
         ends: what the colours run over; None: the values away from the diagonal.
     """
     n = len(names)
@@ -46,7 +50,7 @@ def between(values: Vector, names: Sequence[str], ends: tuple[float, float] | No
     )
     axes.set_aspect("equal")
     axes.invert_yaxis()
-    frame(axes)
+    frame(axes, title=title)
     for spine in axes.spines.values():
         spine.set_visible(False)
     axes.tick_params(length=0)
@@ -64,14 +68,11 @@ def between(values: Vector, names: Sequence[str], ends: tuple[float, float] | No
                 axes.text(
                     column + 0.5, row + 0.5, short(value), ha="center", va="center", fontsize=7.5, color=color
                 )
-    else:
-        bar = figure.colorbar(mesh, ax=axes, pad=0.02, aspect=24, shrink=0.8)
-        bar.outline.set_visible(False)
-        bar.ax.tick_params(colors=MUTED, labelsize=8, length=0)
+    color_bar(figure, axes, mesh, label, pad=0.02, aspect=24, shrink=0.8)
     return figure
 
 
-def steps(stretches: Sequence[Stretch]) -> Figure:
+def steps(stretches: Sequence[Stretch], title: str) -> Figure:
     """Lines over steps, one for each series; dashed what random subspaces, dotted what noise would give."""
     figure = Figure((WIDTH, 3.7), layout="constrained")
     axes = figure.subplots()
@@ -87,7 +88,7 @@ def steps(stretches: Sequence[Stretch]) -> Figure:
             x, one.values, color=color, marker=MARKERS[n], linestyle=STROKES[n % len(STROKES)],
             markersize=4.2, markerfacecolor=PAPER if n else color, linewidth=1.8, label=shortened(one.name),
         )  # fmt: skip
-    frame(axes)
+    frame(axes, title=title)
     axes.grid(True, axis="y", color=GRID, linewidth=0.7)
     axes.set_ylim(bottom=0)
     every = max(-(-len(longest.ticks) // 16), 1)

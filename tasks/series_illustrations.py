@@ -107,9 +107,10 @@ def _map(a: StageArtifact, names: Names) -> Illustration | None:
         return None
     gaps = int(np.isnan(values).sum())
     gap = " A gap: the two have no such number, as where their widths differ." if gaps else ""
+    title = f"{known.title} ({a.stage})"
     return Illustration(
-        f"between-{a.stage}", f"{known.title} ({a.stage})",
-        draw.between(values, names.full, (0.0, 1.0) if known.share else None),
+        f"between-{a.stage}", title,
+        draw.between(values, names.full, title, known.array.replace("_", " "), (0.0, 1.0) if known.share else None),
         f"{known.meaning}{_chance(a)}{gap}",
         f"Map of {n} by {n} members. Between two different ones it runs from {short(float(away.min()))} to {short(float(away.max()))}.",
     )  # fmt: skip
@@ -158,8 +159,9 @@ def _steps(a: StageArtifact, refs: Sequence[SeriesRef], names: Mapping[str, str]
         else []
     )
     below = f" {'; '.join(dashes).capitalize()}." if dashes else ""
+    title = f"How far the subspace moves ({a.stage})"
     return Illustration(
-        f"steps-{a.stage}", f"How far the subspace moves ({a.stage})", draw.steps(stretches),
+        f"steps-{a.stage}", title, draw.steps(stretches, title),
         f"Sum over angles of the difference between neighbours: 0 for equal subspaces.{below} "
         f"The largest step is from {largest}: {short(float(steps[top]))}{beside}.",
         f"Line chart of {len(steps)} steps. The largest is from {largest}.",

@@ -167,12 +167,12 @@ def test_names_of_sites_are_slanted_and_no_numbers_of_layers() -> None:
 
 def test_a_map_between_members_writes_its_numbers_and_leaves_gaps() -> None:
     values = np.array([[1.0, 0.25, np.nan], [0.25, 1.0, 0.5], [np.nan, 0.5, 1.0]])
-    axes = series_figures.between(values, ["a", "b", "c"], (0.0, 1.0)).axes[0]
+    axes = series_figures.between(values, ["a", "b", "c"], "Map", "overlap", (0.0, 1.0)).axes[0]
     written = {(t.get_position()[1] - 0.5, t.get_position()[0] - 0.5): t.get_text() for t in axes.texts}
     assert written[0.0, 1.0] == "0.25"
     assert (0.0, 2.0) not in written
     assert [tick.get_text() for tick in axes.get_yticklabels()] == ["a", "b", "c"]
-    many = series_figures.between(np.eye(40), [str(n) for n in range(40)])
+    many = series_figures.between(np.eye(40), [str(n) for n in range(40)], "Map", "overlap")
     assert not many.axes[0].texts
     assert len(many.axes) == 2  # the map and its colour bar
 
@@ -181,7 +181,7 @@ def test_steps_have_a_line_each_and_their_null() -> None:
     one = Stretch(
         "one", ("0 → 1", "1 → 2"), np.array([1.0, 2.0]), np.array([9.0, 9.0]), np.array([np.nan] * 2)
     )
-    figure = series_figures.steps([one, one._replace(name="two", values=np.array([3.0, 4.0]))])
+    figure = series_figures.steps([one, one._replace(name="two", values=np.array([3.0, 4.0]))], "Moves")
     lines = [np.asarray(line.get_ydata()).tolist() for line in figure.axes[0].get_lines()]
     assert lines == [[9.0, 9.0], [1.0, 2.0], [9.0, 9.0], [3.0, 4.0]]
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["one", "two"]
@@ -194,7 +194,11 @@ def test_a_heat_map_writes_its_numbers_and_leaves_gaps() -> None:
     assert figure.axes[0].texts[0].get_text() == "0.00"
     wide = figures.heat_maps({"Ratio": points(bert(40))})
     assert not wide.axes[0].texts
-    assert len(wide.axes) == 2  # the map and its colour bar
+    for map_, bar in (figure.axes, wide.axes):
+        assert map_.get_title("left") == "Ratio"
+        low, high = bar.get_ylim()
+        values = [point.value for point in points(sites if map_ is figure.axes[0] else bert(40))]
+        assert (low, high) == pytest.approx((min(values), max(values)))
 
 
 def test_the_map_names_and_counts_its_classes() -> None:

@@ -41,6 +41,9 @@ def test_the_known_matrix_is_drawn_with_depths() -> None:
     assert [text.get_text() for text in made.figure.axes[0].texts][:3] == ["1.0", "0.50", "0.20"]
     assert "Random subspaces of these dimensions have 0.05." in made.caption
     assert "from 0.20 to 0.60" in made.description
+    axes, bar = made.figure.axes
+    assert axes.get_title("left") == made.title == "Overlap of subspaces (dist)"
+    assert (bar.get_ylabel(), bar.get_ylim()) == ("overlap", (0.0, 1.0))
 
 
 def test_a_gap_is_told() -> None:
@@ -80,6 +83,7 @@ def test_steps_run_along_sites_of_each_capture(monkeypatch: pytest.MonkeyPatch) 
     drawn = spy(monkeypatch)
     members = [(capture, site) for capture in (A, B) for site in LAYERS]
     (made,) = series_illustrations([steps(members, [0, 1, 3, 4])], NAMES)
+    assert made.figure.axes[0].get_title("left") == made.title
     assert [(s.name, s.ticks, s.values.tolist()) for s in drawn] == [
         ("before", ("0 → 1", "1 → 2"), [1.0, 2.0]),
         ("after", ("0 → 1", "1 → 2"), [3.0, 4.0]),
@@ -105,9 +109,9 @@ def spy(monkeypatch: pytest.MonkeyPatch) -> list[series_figures.Stretch]:
     drawn: list[series_figures.Stretch] = []
     draw = series_figures.steps
 
-    def noted(stretches: list[series_figures.Stretch]) -> object:
+    def noted(stretches: list[series_figures.Stretch], title: str) -> object:
         drawn.extend(stretches)
-        return draw(stretches)
+        return draw(stretches, title)
 
     monkeypatch.setattr(series_figures, "steps", noted)
     return drawn
