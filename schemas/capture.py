@@ -75,7 +75,8 @@ class CaptureRequest(Frozen):
     model: Model
     data: Data
     sites: tuple[str, ...] = ()
-    """Globs over sites, `path[:in|out[:call]]`; `*` stays inside one path part, `**` crosses parts; TransformerLens names are aliases.
+    """Globs over sites, `path[:in|out[:call]]`; `*` stays inside one path part, `**` crosses parts, `[0-9]` and `{a,b}` choose;
+    TransformerLens names are aliases.
     May be empty where there is a loss, and for recorded steps, where it means all."""
     quantities: tuple[SiteQuantity, ...] = Field(("activation",), min_length=1)
     """What is kept at each site: the activation, the gradient of the sample's loss there, or both, row by row of one forward."""

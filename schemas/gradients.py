@@ -80,6 +80,7 @@ class ParameterGradients(Frozen):
     """Per-sample gradients of parameters."""
 
     parameters: tuple[str, ...] = Field(("**",), min_length=1)
-    """Globs over parameter names, as `named_parameters` gives them; `*` stays inside one part, `**` crosses parts."""
+    """Globs over parameter names, as `named_parameters` gives them; `*` stays inside one part, `**` crosses parts,
+    `[0-9]` and `{a,b}` choose."""
     keep: Keep = Kronecker()
     """What is kept of each."""

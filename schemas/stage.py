@@ -35,7 +35,7 @@ class PortInput(Frozen):
     captures: tuple[str, ...] = ()
     """Names of captures in the run, or ids of sealed ones; rows and labels come from these."""
     sites: str = "**"
-    """Glob over the sites of those captures; a stage runs once for each."""
+    """Glob over the sites of those captures, as in a capture's `sites`; a stage runs once for each."""
     stage: str | None = None
     """For a port that takes an artifact: the stage of this run that makes it, for the same site. For a port that takes
     several: the stage or stages (`pca_*`) whose artifacts at all these `sites` it takes; left out, all stages of the method."""

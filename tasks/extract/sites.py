@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from schemas.errors import ModelError, UnknownNameError, nearest
+from schemas.errors import ModelError, SpecError, UnknownNameError, nearest
 from schemas.layout import SUFFIX, Side, Site, SiteLayout
 from tasks.extract.aliases import alias_table, looks_like_alias
 from tasks.extract.batches import Batch
@@ -16,6 +16,9 @@ from tasks.extract.geometry import Geometry, Probe, Shape, describe
 from tasks.extract.guard import evaluating, seeded
 from tasks.extract.hooks import observe, tensors
 from tasks.extract.models import Network
+
+_PIECES = re.compile(r"(\*\*\.|\*\*|\*|\?|\[!?[^\[\]]+\]|[{},])")
+_CLASS = re.compile(r"\[!?[^\[\]]+\]")
 
 
 class SiteInfo(NamedTuple):
@@ -106,7 +109,7 @@ def resolve(
 
     A pattern is `path[:in|out[:call]][#element]` with `out:0` and the first tensor by default; `:grad` behind it means the gradient
     there, and `name:grad` (`:norm`, `:weight`, `:update`) a quantity of a parameter. In the path
-    `*` stays inside one part, `**` crosses parts; `:*` means all calls. A pattern may also be written in
+    `*` stays inside one part, `**` crosses parts, `[0-9]` and `{a,b}` choose; `:*` means all calls. A pattern may also be written in
     alias names (`blocks.*.hook_resid_post`, `residual`). What a glob matches but cannot be captured is left
     out; what is named outright is refused.
 
@@ -254,10 +257,28 @@ def _suffix(site: Site) -> str:
 
 
 def glob(pattern: str) -> re.Pattern[str]:
-    """The expression of a pattern over dotted names: `*` within a dot part, `**` across; `**.` and `.**` also match nothing."""
-    pieces = re.split(r"(\*\*\.|\*\*|\*|\?)", pattern)
-    meaning = {"**.": r"(?:.*\.)?", "**": ".*", "*": r"[^.]*", "?": r"[^.]"}
-    return re.compile("".join(meaning.get(piece, re.escape(piece)) for piece in pieces))
+    """The expression of a pattern over dotted names: `*` within a dot part, `**` across; `**.` and `.**` also match nothing. `[0-9]` is
+    one character of those, `[!0-9]` one of all others, and `{a,b}` either, which may be patterns.
+
+    Raises:
+        SpecError: for braces without their other half, or a range that runs backwards.
+    """
+    meaning = {"**.": r"(?:.*\.)?", "**": ".*", "*": r"[^.]*", "?": r"[^.]", "{": "(?:", "}": ")"}
+    found, depth = "", 0
+    for piece in _PIECES.split(pattern):
+        depth += (piece == "{") - (piece == "}")
+        if _CLASS.fullmatch(piece):
+            found += r"(?!\.)" + piece.replace("[!", "[^").replace("\\", "\\\\")
+        elif piece == "," and depth:
+            found += "|"
+        else:
+            found += meaning.get(piece, re.escape(piece))
+    try:
+        return re.compile(found)
+    except re.error as error:
+        raise SpecError(
+            f"the glob {pattern!r} cannot be read: {error.msg}; write {{a,b}} and [0-9] with both ends"
+        ) from error
 
 
 def _unknown(
@@ -268,7 +289,7 @@ def _unknown(
         calls = {str(info.site) for info in same}
         elements = {f"{info.site}#{info.path}" for info in same if info.path}
         return f"site {pattern!r} is not reached; these are: {nearest(pattern, calls | elements)}"
-    if "*" in wanted.path or "?" in wanted.path:
+    if any(sign in wanted.path for sign in "*?[{"):
         there = nearest(wanted.path, _paths(infos))
         return f"the glob {pattern!r} matches no module of the network; it has {there}"
     names = [*_paths(infos), *aliases]

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from schemas.errors import ModelError, UnknownNameError
+from schemas.errors import ModelError, SpecError, UnknownNameError
 from tasks.extract.batches import Batch
 from tasks.extract.models import wrap
-from tasks.extract.sites import SiteInfo, cut, list_sites, resolve
+from tasks.extract.sites import SiteInfo, cut, glob, list_sites, resolve
 from tests.extract.nets import LAYERS, build, conv_net, family_batch, images, text_batch
 
 
@@ -268,3 +268,27 @@ def test_a_dry_run_leaves_no_trace():
     assert not any(part._forward_hooks or part._forward_pre_hooks for part in module.modules())
     assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
     assert torch.equal(torch.get_rng_state(), random_state)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "names"),
+    [
+        ("h.[0-2].mlp", ["h.0.mlp", "h.2.mlp"]),
+        ("h.[!0-2].mlp", ["h.3.mlp"]),
+        ("h.1[0-9].mlp", ["h.10.mlp", "h.11.mlp"]),
+        ("h.{0,11}.mlp", ["h.0.mlp", "h.11.mlp"]),
+        ("h.{[0-2],1[01]}.{mlp,attn}", ["h.0.mlp", "h.2.mlp", "h.10.mlp", "h.11.mlp", "h.2.attn"]),
+        ("{**.attn,h.3.*}", ["h.3.mlp", "h.2.attn"]),
+        ("h[.]0[!a]mlp", []),
+        ("h,0", ["h,0"]),
+    ],
+)
+def test_globs_choose_characters_and_words(pattern: str, names: list[str]) -> None:
+    every = ["h.0.mlp", "h.2.mlp", "h.3.mlp", "h.10.mlp", "h.11.mlp", "h.2.attn", "h,0", "h,0.x"]
+    assert [name for name in every if glob(pattern).fullmatch(name)] == names
+
+
+@pytest.mark.parametrize("pattern", ["h.{0,1", "h.0}", "h.[9-0]"])
+def test_globs_that_cannot_be_read_are_refused(pattern: str) -> None:
+    with pytest.raises(SpecError, match="cannot be read"):
+        glob(pattern)
