@@ -1,5 +1,6 @@
 """Stages of a run, resolved: which sites, which captures, which artifacts, and the id of each answer."""
 
+import itertools
 import os
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
@@ -134,7 +135,7 @@ def _resolve(
         return [_combined(name, request, run, series, made)]
     columns = {port: _rows(name, request, port, module.READS[port], captures) for port in ports}
     plans: list[StagePlan] = []
-    for row in _zip(name, columns):
+    for row in (_every if request.pairs == "all" else _zip)(name, columns):
         site = row[ports[0]][0].site
         if len(ports) > 1 and all(row[port] == row[ports[0]] for port in ports):
             raise SpecError(
@@ -325,6 +326,26 @@ def _zip(name: str, columns: Mapping[str, list[tuple[RowsRef, ...]]]) -> list[di
         partners = {port: by_site[port].get(rows[0].site, columns[port][n]) for port in others}
         result.append({first: rows, **partners})
     return result
+
+
+def _every(
+    name: str, columns: Mapping[str, list[tuple[RowsRef, ...]]]
+) -> list[dict[str, tuple[RowsRef, ...]]]:
+    """One entry for every two sites of two ports; none for a site with itself, nor for two the other way round."""
+    if len(columns) != 2:
+        raise SpecError(
+            f"stage {name!r}: pairs: all needs a method with two ports of rows, found {', '.join(columns)}; leave it out"
+        )
+    x, y = columns
+    taken: dict[frozenset[tuple[RowsRef, ...]], dict[str, tuple[RowsRef, ...]]] = {}
+    for one, other in itertools.product(columns[x], columns[y]):
+        if one != other:
+            taken.setdefault(frozenset((one, other)), {x: one, y: other})
+    if not taken:
+        raise SpecError(
+            f"stage {name!r}: both ports read {columns[x][0][0].label} alone, found no pair; choose more sites"
+        )
+    return list(taken.values())
 
 
 def _artifact(

@@ -1,7 +1,7 @@
 """One method with its options and inputs."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, model_serializer
 
@@ -48,6 +48,9 @@ class StageRequest(MethodCall):
     """Port name to input; a method with a single port of rows may leave it out when the run has one capture."""
     sites: str = "**"
     """Glob over sites, where `inputs` is left out."""
+    pairs: Literal["each", "all"] = "each"
+    """How the sites of two ports of rows meet. `each`: a site with that of its name, else of its place in the order. `all`: every site of
+    one port with every site of the other, two sites only once: one glob over both compares each layer with each other."""
 
 
 class RowsRef(Frozen):

@@ -50,6 +50,32 @@ def run_of(root: Path, **inputs: Any) -> RunSpec:
     return RunSpec.model_validate(spec)
 
 
+def test_two_ports_may_take_every_pair(tmp_path: Path) -> None:
+    """Of one glob each two sites once; of two captures also a site with itself."""
+
+    def of(stage: dict[str, Any], run: RunSpec) -> list[str]:
+        whole = {**run.model_dump(mode="json"), "stages": {"cka": {"method": "geometry.cka", **stage}}}
+        return [plan.place for plan in make_plan(RunSpec.model_validate(whole)).stages]
+
+    one, two = vectors_run(tmp_path), run_of(tmp_path)
+    both = {"x": {"sites": "**:out"}, "y": {"sites": "**:out"}}
+    assert of({"pairs": "all", "inputs": both}, one) == [
+        f"{FIRST} | {ACT}",
+        f"{FIRST} | {LAST}",
+        f"{ACT} | {LAST}",
+    ]
+    captures = {
+        "x": {"captures": ["small"], "sites": "*st"},
+        "y": {"captures": ["more"], "sites": "{first,act}"},
+    }
+    expected = [FIRST, f"{FIRST} | {ACT}", f"{LAST} | {FIRST}", f"{LAST} | {ACT}"]
+    assert of({"pairs": "all", "inputs": captures}, two) == expected
+    with pytest.raises(SpecError, match="two ports of rows, found x; leave"):
+        of({"method": "spectrum.pca", "pairs": "all"}, one)
+    with pytest.raises(SpecError, match=rf"both ports read \w+ {LAST} alone"):
+        of({"pairs": "all", "sites": "last"}, one)
+
+
 def test_a_stage_runs_once_over_artifacts_of_two_captures_and_sites(tmp_path: Path) -> None:
     run = run_of(tmp_path)
     outcome = run_serial(run)
