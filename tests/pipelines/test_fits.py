@@ -65,7 +65,7 @@ def test_ports_that_the_method_takes_at_one_width_only(tmp_path: Path) -> None:
     ports = {"x": {"sites": "first"}, "y": {"sites": "last"}}
     refused(
         tmp_path,
-        rf"stage 'it' at {FIRST}: x and y have 16 and 8 features",
+        rf"stage 'it' at {FIRST} \| {LAST}: x and y have 16 and 8 features",
         it={"method": "geometry.dynamics", "inputs": ports},
     )
     made = make_plan(vectors_run(tmp_path, stages={"it": {"method": "geometry.cka", "inputs": ports}}))
