@@ -152,6 +152,14 @@ class TestReduce:
         with pytest.raises(MethodError, match=r"'wieght' is not a label.*: importance"):
             run_stage(root, pca(spec, weight_label="wieght"), serial)
 
+    @pytest.mark.parametrize("wrong", [1e-300, 1e200, np.inf])
+    def test_weights_have_squares(self, root: Location, wrong: float) -> None:
+        weight = np.ones(90)
+        weight[5] = wrong
+        spec = make_capture(root, {"a": rows_of()}, labels={"importance": weight})
+        with pytest.raises(MethodError, match=r"'importance' holds .*; expected 0, or 1e-140 to 1e\+140"):
+            run_stage(root, pca(spec, weight_label="importance"), serial)
+
     def test_methods_over_one_site_share_each_shard(
         self, root: Location, monkeypatch: pytest.MonkeyPatch
     ) -> None:

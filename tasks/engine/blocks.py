@@ -11,6 +11,8 @@ from tasks.engine.network import CapturedNetwork
 from tasks.engine.source import Rows
 from tasks.methods.contract import Block
 
+LARGEST_WEIGHT = 1e140
+
 
 def block_of(rows: Rows, ports: Sequence[str], device: str, where: Sequence[str]) -> Block:
     """The block of some rows, on a device; on the CPU nothing is copied.
@@ -49,13 +51,26 @@ def weights_of(block: Block, label: str) -> Tensor:
     """
     found = block.labels.get(label)
     if found is not None and found.is_floating_point():
-        return found.double()
+        return _usable(found.double(), label)
     numbers = [name for name, values in block.labels.items() if values.is_floating_point()]
     known = "holds classes, as whole numbers and texts do (write 2.0 for 2)"
     what = known if found is not None else "is not a label of the samples"
     raise MethodError(
         f"weight_label {label!r} {what}; expected a label of floating point numbers, which are: {', '.join(numbers) or 'none'}"
     )
+
+
+def _usable(weight: Tensor, label: str) -> Tensor:
+    """Weights whose squares can be added up."""
+    wrong = weight[
+        (weight.abs() > 0) & ((weight.abs() < 1 / LARGEST_WEIGHT) | (weight.abs() > LARGEST_WEIGHT))
+    ]
+    if len(wrong):
+        raise MethodError(
+            f"weight_label {label!r} holds {float(wrong[0]):g}; expected 0, or {1 / LARGEST_WEIGHT:g} to {LARGEST_WEIGHT:g}, as sums of "
+            "squares of weights tell how many rows count: only ratios of weights matter, so scale them"
+        )
+    return weight
 
 
 def to_tensor(values: np.ndarray, device: str) -> Tensor:

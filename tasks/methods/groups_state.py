@@ -9,7 +9,7 @@ from tasks.methods.grouped_moments import HasGroups, merge, state_config
 
 __all__ = ["merge", "partial", "start", "state_config"]
 
-VERSION = 1
+VERSION = 2
 
 
 def start(inputs: Inputs, config: HasGroups) -> State:

@@ -8,7 +8,7 @@ from typing import Protocol, runtime_checkable
 from tasks.methods.contract import Block, Inputs, State
 from tasks.numerics import moments, spectrum
 
-VERSION = 1
+VERSION = 2
 
 
 @runtime_checkable

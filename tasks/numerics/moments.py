@@ -246,7 +246,13 @@ def _add_block(state: State, x: Tensor, weight: Tensor | None, scratch: Tensor) 
     state["q4"] += (exact_w * exact_r.square()).sum()
     state["s"] += sums[0]
     state["t"] += sums[1]
-    add_gram(state["g"], z if weight is None else z.mul_(w.sqrt()[:, None]))
+    z = z if weight is None else z.mul_(w.sqrt()[:, None])
+    if z.dtype == torch.float64:
+        add_gram(state["g"], z)
+        return
+    squares = state["g"].diagonal() + torch.linalg.vector_norm(z, dim=0, dtype=torch.float64).square()
+    add_gram(state["g"], z)
+    state["g"].diagonal().copy_(squares)  # the trace is the denominator of every share
 
 
 def _shifted(x: Tensor, shift: Tensor, out: Tensor) -> Tensor:

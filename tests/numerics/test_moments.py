@@ -299,3 +299,12 @@ def test_gpu_agrees(precision: moments.Precision, limit: float) -> None:
     x = planted(0.9, 1e3, torch.float32, rows=5000, width=64)
     there = moments.merge(*(moments.partial(part.cuda(), None, precision) for part in x.split(2500)))
     assert difference(moments.partial(x), {name: t.cpu() for name, t in there.items()}) <= limit
+
+
+@pytest.mark.parametrize(("weighted", "error"), [(False, 1e-9), (True, 2e-8)])  # weights are rounded
+def test_the_trace_of_float32_products_is_that_of_the_rows(weighted: bool, error: float) -> None:
+    x = planted(0.97, 1e3, torch.float32, rows=6000, width=64)
+    weight = torch.rand(6000, dtype=torch.float64) + 0.1 if weighted else None
+    state = moments.partial(x, weight, precision="float32")
+    true = np.cov(x.double().numpy().T, aweights=None if weight is None else weight.numpy())
+    assert moments.trace(state) == pytest.approx(float(np.trace(true)), rel=error)
