@@ -134,11 +134,14 @@ def distances(
     """|x_row - y_column| of pairs, from differences in float64; scaled first where squares would overflow or be nothing."""
     found = torch.empty(len(row), dtype=torch.float64, device=x.device)
     step = max(1, sizes_of(x).differences // max(1, x.shape[1]))
-    room = torch.empty(min(step, len(row)), x.shape[1], dtype=torch.float64, device=x.device)
+    room = torch.zeros(max(2, min(step, len(row))), x.shape[1], dtype=torch.float64, device=x.device)
     for low in range(0, len(row), step):
         piece = slice(low, low + step)
-        here = room[: len(row[piece])].copy_(y.index_select(0, column[piece]))
-        found[piece] = here.sub_(x.index_select(0, row[piece])).square_().sum(1)
+        n = len(row[piece])
+        room[:n].copy_(y.index_select(0, column[piece])).sub_(x.index_select(0, row[piece])).square_()
+        found[piece] = room[: max(2, n)].sum(1)[
+            :n
+        ]  # threads share the sum of a single row, with other roundings
     found.sqrt_()
     again = torch.nonzero((found < SMALL) | (found == torch.inf)).flatten()
     for some in torch.split(again, step) if len(again) else ():

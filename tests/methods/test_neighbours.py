@@ -86,6 +86,21 @@ def test_many_duplicates_come_in_order_of_index() -> None:
     assert_exact(x, 5, [37, 200])
 
 
+def test_equal_rows_of_many_features_are_equally_far_on_several_threads() -> None:
+    """Wherever they lie in the pieces that differences are taken of: a piece of one pair has the roundings of the others."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        for seed in range(20):
+            x = torch.rand(2, 40_001, generator=torch.Generator().manual_seed(seed))  # three pairs a piece
+            copies = x[1:].expand(4, -1).contiguous()
+            answer = search.nearest(search.none_yet(1, 4), x[:1], torch.tensor([9]), copies, torch.arange(4))
+            assert answer.index.tolist() == [[0, 1, 2, 3]]
+            assert len(set(answer.distance[0].tolist())) == 1
+    finally:
+        torch.set_num_threads(threads)
+
+
 def test_tiles_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     x = np.random.default_rng(0).standard_normal((200, 12)).astype(np.float32)
     expected = found(x, 7), found(x, 7, [90])
