@@ -21,11 +21,18 @@ def add_product(c: Float[Tensor, "size size"], z: Float[Tensor, "row feature"], 
     """The upper triangle of c += z^T z in place; of z z^T with `rows`.
 
     Both float32 or both float64, contiguous, on the CPU.
+
+    Raises:
+        ValueError: for others, and for shapes that do not fit.
     """
     real, routine = (c_double, _DSYRK) if c.dtype == torch.float64 else (c_float, _SSYRK)
     n, k, width = len(c), z.shape[1] if rows else len(z), z.shape[1]
     _check(c, c.dtype)
     _check(z, c.dtype)
+    if n != (len(z) if rows else width):  # BLAS would go past the end of the memory
+        raise ValueError(
+            f"found {n} sums for rows of shape {tuple(z.shape)}, expected one for each {'row' if rows else 'feature'}"
+        )
     if n == 0 or k == 0:
         return
     one, trans = real(1.0), b"T" if rows else b"N"

@@ -50,6 +50,12 @@ def test_other_memory_is_refused(c: torch.Tensor, z: torch.Tensor) -> None:
         blas.add_product(c, z)
 
 
+@pytest.mark.parametrize(("rows", "size"), [(False, 4), (False, 6), (True, 5)])
+def test_a_product_that_has_another_size_is_refused(rows: bool, size: int) -> None:
+    with pytest.raises(ValueError, match=rf"found {size} sums for rows of shape \(3, 5\)"):
+        blas.add_product(torch.zeros(size, size), torch.zeros(3, 5), rows)
+
+
 def test_other_threads_go_on_meanwhile() -> None:
     c, z = torch.zeros(1500, 1500).double(), torch.randn(8000, 1500).double()  # some tenths of a second
     began, done = threading.Event(), threading.Event()
