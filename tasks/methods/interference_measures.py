@@ -58,8 +58,7 @@ class Measured(NamedTuple):
 
 def geometry(directions: Tensor, floor: float) -> Geometry:
     """Lengths and angles."""
-    unit = torch.nn.functional.normalize(directions, dim=1)
-    length = torch.linalg.vector_norm(directions, dim=1)
+    unit, length = interference.unit_and_length(directions)
     return Geometry(unit @ unit.T, length, directions.shape[1], floor)
 
 

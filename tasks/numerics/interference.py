@@ -55,9 +55,16 @@ def rearranged(
     directions: Float64[Tensor, "feature dimension"], order: Int64[Tensor, " feature"]
 ) -> Float64[Tensor, "feature dimension"]:
     """Each feature with the direction of another one, and its own length."""
-    length = torch.linalg.vector_norm(directions, dim=1, keepdim=True)
-    moved: Tensor = torch.nn.functional.normalize(directions, dim=1)[order] * length
-    return moved
+    unit, length = unit_and_length(directions)
+    return unit[order] * length[:, None]
+
+
+def unit_and_length(
+    directions: Float64[Tensor, "feature dimension"],
+) -> tuple[Float64[Tensor, "feature dimension"], Float64[Tensor, " feature"]]:
+    """Directions of length 1, at any scale; 0 where they have none."""
+    length = torch.linalg.vector_norm(directions, dim=1)
+    return directions / length.where(length > 0, 1.0)[:, None], length
 
 
 def orders(

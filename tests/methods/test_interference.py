@@ -144,6 +144,23 @@ def test_permuted_features_have_each_others_directions_and_their_own_lengths() -
     assert result.constructive_permuted_deviation == pytest.approx(np.std(shares, ddof=1), rel=1e-8)
 
 
+def test_small_directions_are_directions_too() -> None:
+    """A power of two changes no digit but of what has a unit."""
+    codes, directions = drawn(60, 6).clamp(min=0), drawn(6, 3, 1)
+    plain, _ = run(codes, directions, axis="rows")
+    small, _ = run(codes, directions * 2.0**-50, axis="rows")
+    scaled = {"inactive_square", "inactive_square_random", "inactive_square_permuted"}
+    assert small.model_dump(exclude=scaled) == plain.model_dump(exclude=scaled)
+    assert value(small.inactive_square) == value(plain.inactive_square) * 2.0**-200
+
+
+def test_what_is_asked_of_a_state_does_not_change_it() -> None:
+    made = [
+        method.state_config(method.Config(**o)) for o in ({}, {"pairs": 9, "draws": 5, "confidence": 0.8})
+    ]
+    assert made[0] == made[1] != method.state_config(method.Config(groups=3))
+
+
 def test_equal_numbers_share_a_rank() -> None:
     rng = np.random.default_rng(0)
     a, b = (torch.from_numpy(rng.integers(0, 6, 200) / 7.0) for _ in range(2))

@@ -149,6 +149,11 @@ def check(inputs: Inputs, config: Config) -> None:
     grouped_moments.check(width, config.groups)
 
 
+def state_config(config: Config) -> dict[str, object]:
+    """What the state depends on, beside the carry."""
+    return grouped_moments.state_config(config)
+
+
 def start(inputs: Inputs, config: Config) -> State:
     """The directions as rows, and permutations of those that are not zero."""
     width, weight = inputs.widths["x"], inputs.weights[config.weight].double()
