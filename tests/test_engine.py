@@ -32,6 +32,7 @@ from tasks.engine.prepare import open_source
 from tasks.engine.reduction import Counted, Reduction, load_counted, rows_folder, to_numpy
 from tasks.engine.source import Part, Rows, SiteSource, read
 from tasks.engine.spans import spans, spans_of, tree
+from tasks.engine.stages import finished
 from tasks.methods.contract import ROW_LABELS, Block, load_method
 from tasks.store.artifacts import artifact_arrays
 from tasks.store.location import Location
@@ -176,6 +177,33 @@ class TestReduce:
         n_shards = spec.layout.spaces[0].n_shards
         assert progress.shards == n_shards
         assert len(calls) == 2 * n_shards
+
+    def test_a_stage_that_fails_takes_none_that_shares_its_state_with_it(
+        self, root: Location, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Whichever comes first; the rows, and what was found of the others, need not be read again. One state is decomposed once."""
+        from tasks.numerics import spectrum
+
+        summary, decomposed = load_method("spectrum.summary"), []
+        finish, decompose = summary.finish, spectrum._decompose
+
+        def failing(state: Any, carry: Any, inputs: Any, config: Any) -> Any:
+            if config.top == 2:
+                raise RuntimeError("of its own")
+            return finish(state, carry, inputs, config)
+
+        monkeypatch.setattr(spectrum, "_decompose", lambda *a: decomposed.append(1) or decompose(*a))
+        spec, progress = make_capture(root, {"a": rows_of()}), Progress()
+        stages = [stage_of("spectrum.summary", {"x": rows_ref(spec)}, top=top) for top in (2, 3, 4)]
+        with monkeypatch.context() as patch:
+            patch.setattr(summary, "finish", failing)
+            with pytest.raises(RuntimeError, match="of its own"):
+                run_stages(root, stages, serial, on_progress=progress)
+        assert [finished(root, stage.id) is None for stage in stages] == [True, False, False]
+        assert len(decomposed) == 1
+        again = Progress()
+        run_stages(root, stages, serial, on_progress=again)
+        assert (progress.shards, again.shards) == (spec.layout.spaces[0].n_shards, 0)
 
     def test_bytes_do_not_depend_on_the_driver(self, root: Location, tmp_path: Path) -> None:
         elsewhere = Location(str(tmp_path / "elsewhere"))
