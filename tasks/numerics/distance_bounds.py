@@ -119,10 +119,18 @@ def side_of(rows: Tensor, name: Tensor, group: Tensor | None, frame: Frame) -> S
 def lower_bounds(x: Side, y: Side, out: Float32[Tensor, "row column"]) -> Float32[Tensor, "row column"]:
     """`low` for all pairs, into `out`.
 
-    Cost: 2 row column feature flops.
+    Cost: 2 row column feature flops; in float64 where the process multiplies float32 with fewer digits, which the bounds do not allow for.
     """
     torch.add(x.share[:, None], y.share, out=out)
+    if _coarse(out):
+        return out.copy_(torch.addmm(out.double(), x.scaled.double(), y.scaled.T.double(), alpha=-2))
     return torch.addmm(out, x.scaled, y.scaled.T, alpha=-2, out=out)
+
+
+def _coarse(tensor: Tensor) -> bool:
+    """Whether products of float32 are taken in TF32 or bfloat16, as networks may have asked for the whole process."""
+    backend = torch.backends.mkldnn if tensor.device.type == "cpu" else torch.backends.cuda
+    return backend.matmul.fp32_precision in ("tf32", "bf16")
 
 
 def distances(

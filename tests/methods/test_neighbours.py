@@ -1,6 +1,7 @@
 """Exact neighbours: against a search by differences in NumPy, in cases that break products."""
 
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -99,6 +100,26 @@ def test_equal_rows_of_many_features_are_equally_far_on_several_threads() -> Non
             assert len(set(answer.distance[0].tolist())) == 1
     finally:
         torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("precision", ["high", "medium"])
+def test_a_process_that_multiplies_with_fewer_digits_finds_the_same(
+    precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As networks may ask for; processors that cannot do so here are imitated."""
+    product, before = torch.addmm, torch.get_float32_matmul_precision()
+
+    def coarse(c: torch.Tensor, a: torch.Tensor, b: torch.Tensor, **options: Any) -> torch.Tensor:
+        if a.dtype == torch.float32 and torch.get_float32_matmul_precision() != "highest":
+            a, b = a.bfloat16().float(), b.bfloat16().float()
+        return product(c, a, b, **options)
+
+    monkeypatch.setattr(torch, "addmm", coarse)
+    torch.set_float32_matmul_precision(precision)
+    try:
+        assert_exact(np.random.default_rng(0).standard_normal((300, 32)), 10)
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def test_tiles_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
