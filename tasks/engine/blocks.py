@@ -15,7 +15,7 @@ LARGEST_WEIGHT = 1e140
 
 
 def block_of(rows: Rows, ports: Sequence[str], device: str, where: Sequence[str]) -> Block:
-    """The block of some rows, on a device; on the CPU nothing is copied.
+    """The block of some rows, on a device; on the CPU values are not copied, what a source keeps is.
 
     Args:
         rows: what a source gave.

@@ -2,8 +2,9 @@
 
 Samples are scattered over some hundreds of bundles, of which the pass keeps sums of rows. Deals give whole bundles to the classes, as many
 to each as its share of the rows, so that rows of a sample stay together, and class means of any number of deals follow from the sums. Where
-samples are no more than bundles, a deal is one of samples; else what differs from class to class is known to about 1 / sqrt(128 directions)
-of itself. The scatter of all rows does not depend on labels, so that what lies inside classes follows too.
+samples are no more than bundles, a deal is one of samples (of several captures, those of one number go together); else what differs from
+class to class is known to about 1 / sqrt(128 directions) of itself. The scatter of all rows does not
+depend on labels, so that what lies inside classes follows too.
 """
 
 import math
