@@ -23,7 +23,7 @@ from tasks.methods.grouped_moments import Interval
 from tasks.numerics import diffusion, distances
 from tasks.numerics.diffusion import Walk
 
-VERSION = 1
+VERSION = 2
 KIND = "whole"
 READS = {"x": RowsPort(labels=True)}
 ARRAYS = {"share": ("order",)}

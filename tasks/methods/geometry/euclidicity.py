@@ -25,7 +25,7 @@ from tasks.methods.grouped_moments import Interval
 from tasks.numerics import distances, persistence
 from tasks.numerics.persistence import Diagrams
 
-VERSION = 1
+VERSION = 2
 KIND = "whole"
 READS = {"x": RowsPort()}
 ARRAYS = dict.fromkeys(("row", "euclidicity", "flat", "local_dimension"), ("point",))

@@ -17,7 +17,7 @@ from tasks.numerics.moments import Precision, Weights
 
 __all__ = ["merge", "partial", "start", "state_config"]
 
-VERSION = 1
+VERSION = 2
 KIND = "reduce"
 READS = {"x": RowsPort()}
 ARRAYS = {

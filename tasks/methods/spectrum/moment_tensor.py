@@ -22,7 +22,7 @@ from tasks.numerics.moments import Precision
 from tasks.numerics.split import spread
 from tasks.numerics.symmetric_tensor import Terms
 
-VERSION = 1
+VERSION = 2
 KIND = "reduce"
 READS = {"x": RowsPort()}
 ARRAYS = {

@@ -22,7 +22,7 @@ from tasks.numerics.moments import Precision
 from tasks.numerics.signs import signs
 from tasks.numerics.symmetric import add_gram, full
 
-VERSION = 1
+VERSION = 2
 KIND = "reduce"
 READS = {"x": RowsPort()}
 ARRAYS = {"eigenvalue": ("order",), "null_eigenvalue": ("draw", "order"), "p_value": ("order",)}

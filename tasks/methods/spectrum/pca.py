@@ -28,7 +28,7 @@ from tasks.numerics.moments import Precision, Weights
 
 __all__ = ["merge", "reduces"]
 
-VERSION = 2
+VERSION = 3
 KIND = "reduce"
 READS = {"x": RowsPort()}
 ARRAYS = {

@@ -24,7 +24,7 @@ from tasks.numerics.moments import Precision, Weights
 
 __all__ = ["merge", "partial", "start", "state_config"]
 
-VERSION = 1
+VERSION = 2
 KIND = "reduce"
 READS = {"x": RowsPort()}
 ARRAYS = dict.fromkeys(("eigenvalue", "population", "alignment", "shrunk", "log_evidence"), ("order",))
