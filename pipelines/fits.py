@@ -90,7 +90,8 @@ class _Fit:
             for call in r.fuse
         }
         for stage in self.made.values():
-            read = {self.captures[ref.capture].name for refs in stage.rows.values() for ref in refs}
+            first = next(iter(stage.rows.values()), ())  # of joined rows, labels are those of the first port
+            read = {self.captures[ref.capture].name for ref in first}
             asked |= {(name, stage.config.get("weight_label")) for name in read}
         for name, label in asked:
             columns = {} if label is None else self.table(self.first[name].id).labels

@@ -388,6 +388,26 @@ class TestSeveralCaptures:
         list(fold_units(read, open_source(root, read.refs, labels=False), 0, range(n), [folder]))
         assert folded == [True] * n > [True]
 
+    def test_columns_of_some_shards_are_read_at_once(
+        self, root: Location, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        spec = make_capture(root, {"a": rows_of(n=300)}, np.arange(300) // 3)
+        part, reads = Part(root, rows_ref(spec, "a")), []
+        whole = part.column("sample")
+        column = Part._column
+
+        def counting(self: Part, name: str, start: int, stop: int | None) -> np.ndarray:
+            reads.append(start)
+            return column(self, name, start, stop)
+
+        monkeypatch.setattr(Part, "_column", counting)
+        for shard in range(part.space.n_shards):
+            low, high = part.space.shard_bounds(shard)
+            assert part.column("sample", low, high).tolist() == whole[low:high].tolist()
+        assert len(reads) == -(-part.space.n_shards // 16) < part.space.n_shards
+        for low, high in np.sort(np.random.default_rng(0).integers(0, 301, (40, 2)), axis=1):
+            assert part.column("sample", low, high).tolist() == whole[low:high].tolist()
+
     def test_captures_are_read_as_one(self, root: Location) -> None:
         a, b = rows_of(1, 40), rows_of(2, 70)
         specs = [make_capture(root, {"a": v}, name=str(k), failed=(3,)) for k, v in enumerate((a, b))]

@@ -14,7 +14,8 @@ def ahead(reads: Sequence[Callable[[], T]]) -> Iterator[T]:
     """The results of all reads, in order; one runs ahead in a thread, so that two results exist at a time."""
     if not reads:
         return
-    with ThreadPoolExecutor(1, thread_name_prefix="read-ahead") as pool:
+    pool = ThreadPoolExecutor(1, thread_name_prefix="read-ahead")
+    try:
         coming = pool.submit(reads[0])
         for read in reads[1:]:
             present = coming.result()
@@ -22,6 +23,9 @@ def ahead(reads: Sequence[Callable[[], T]]) -> Iterator[T]:
             yield present
             del present
         yield coming.result()
+    finally:
+        # Not waiting: a loop that an error broke off is collected in any thread, that of zarr's event loop too, without which no read ends.
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def in_turn(reads: Sequence[Callable[[], T]]) -> Iterator[T]:

@@ -87,7 +87,7 @@ class Part:
 
     @property
     def _window(self) -> int:
-        return min(COLUMN_SHARDS * self.space.shard_rows, max(COLUMN_ROWS, self.space.shard_rows))
+        return self.space.shard_rows * max(1, min(COLUMN_SHARDS, COLUMN_ROWS // self.space.shard_rows))
 
     def _column(self, name: str, start: int, stop: int | None) -> np.ndarray:
         values = np.asarray(self._array(f"rows/{self.space.name}/{name}")[start:stop], dtype=np.int64)

@@ -99,7 +99,7 @@ def merge(a: State, b: State, out: State | None = None) -> State:
 
     Args:
         a, b: states of one width.
-        out: a state of that width to be overwritten, whatever it holds; None for a new one.
+        out: a state of that width to be overwritten, whatever it holds, in memory that neither a nor b has; None for a new one.
 
     Raises:
         MethodError: if the widths differ.
