@@ -39,8 +39,7 @@ def solve(job: StageJob) -> Solved:
     """
     ready = prepare(job)
     counts = _good_rows(ready)
-    of_rows = getattr(ready.config, "sample_rows", None) is not None
-    of_samples = not of_rows and getattr(ready.config, "samples", None) is not None
+    of_samples = getattr(ready.config, "samples", None) is not None
     chosen = _choose_samples(job, ready) if of_samples else _choose(job, ready, sum(counts))
     pieces = _gather(ready, counts, chosen)
     block = block_of(concatenate(pieces), ready.ports, job.device, places(ready.source))

@@ -25,7 +25,7 @@ and, by KIND, these pure functions (`inputs` is `Inputs`, `block` is `Block`, a 
     sequential  start(inputs, config) -> state; step(block, state, config) -> state; passes(config) -> int;
                 batch_rows(config) -> int; optional begin_pass(state, number, config) -> state; finish(state, {}, inputs, config)
     whole       max_rows(config) -> int; solve(block, inputs, config) -> (Result, arrays); the rows are
-                `config.sample_rows` rows, or else those of `config.samples` whole samples, drawn with `config.seed` (None or
+                those of `config.samples` whole samples, or else `config.sample_rows` rows, drawn with `config.seed` (None or
                 absent: all)
     combine     solve(inputs, config) -> (Result, arrays); no port takes rows, so that a stage runs once, over artifacts alone
 

@@ -163,6 +163,8 @@ def test_points_are_the_mean_rows_of_samples_or_rows() -> None:
     assert (result.points, result.n_points) == ("rows", 120)
     assert torch.equal(arrays["sample"], sample)
     assert torch.equal(arrays["row"], torch.arange(120))
+    with pytest.raises(ValueError, match="both samples and sample_rows"):
+        run(x, sample, samples=40, sample_rows=120)
 
 
 @needs_umap

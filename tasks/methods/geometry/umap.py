@@ -8,11 +8,11 @@ off it must hold in several.
 """
 
 import math
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from schemas.base import Frozen
@@ -53,13 +53,24 @@ class Config(Frozen):
     samples: int | None = Field(default=2000, ge=4)
     """Samples to draw, whose mean rows are the points; None: all."""
     sample_rows: int | None = Field(default=None, ge=4)
-    """Rows to draw, which are the points themselves, in the place of samples."""
+    """Rows to draw, which are the points themselves, in the place of samples, which are then None."""
     most_points: int = Field(default=20_000, ge=4)
     """Refuse more points; time grows with their square."""
     most_rows: int = Field(default=200_000, ge=4)
     """Refuse more rows in memory, of which means are taken."""
     seed: int = Field(default=0, ge=0)
     """Of the draw and the layout."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _rows_or_samples(cls, given: Any) -> Any:
+        if not isinstance(given, dict) or given.get("sample_rows") is None:
+            return given
+        if given.get("samples") is not None:
+            raise ValueError(
+                "found both samples and sample_rows; set the one whose means, or which themselves, are the points"
+            )
+        return given | {"samples": None}
 
 
 class Result(Frozen):
