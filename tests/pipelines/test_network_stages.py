@@ -80,7 +80,7 @@ def test_a_stage_that_stopped_goes_on_where_it_was(tmp_path: Path, monkeypatch: 
     real, rounds = reduce.advance, []
 
     def stopping(job: Any) -> Any:
-        rounds.append(job.round.number)
+        rounds.append(job.rounds[0][1].number)
         if len(rounds) == 4:
             raise KeyboardInterrupt
         return real(job)
@@ -160,7 +160,7 @@ def test_training_in_subspaces_resumes_and_is_alike_in_threads(
     real, rounds = reduce.advance, []
 
     def stopping(job: Any) -> Any:
-        rounds.append(job.round.number)
+        rounds.append(job.rounds[0][1].number)
         if len(rounds) == 7:
             raise KeyboardInterrupt
         return real(job)
