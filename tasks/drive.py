@@ -8,7 +8,8 @@ from typing import Protocol, TypeVar
 
 from threadpoolctl import threadpool_limits
 
-from tasks.threads import keep_freed_memory, share_process
+from tasks.extract.allocator import keep_memory
+from tasks.threads import share_process
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -49,7 +50,7 @@ class Threads:
         Args:
             n: items at a time.
         """
-        keep_freed_memory()
+        keep_memory()
         self._pool = ThreadPoolExecutor(n, "job", _begin)
 
     def __enter__(self) -> "Threads":

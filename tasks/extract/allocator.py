@@ -17,7 +17,7 @@ ARENAS = 2
 
 @cache
 def keep_memory() -> bool:
-    """Set glibc's part once per process, before the first forward; False where there is no glibc, and nothing changes."""
+    """Set glibc's part once per process, before the first forward or fold; False where there is no glibc, and nothing changes."""
     try:
         libc = ctypes.CDLL("libc.so.6")
         options = ((TRIM_THRESHOLD, KEEP_BYTES), (MMAP_THRESHOLD, KEEP_BYTES), (ARENA_MAX, ARENAS))
