@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import dask
 from distributed import Client, LocalCluster, Nanny, Scheduler, SpecCluster, as_completed
-from distributed.scheduler import KilledWorker
+from distributed.scheduler import KilledWorker, NoWorkerError
 
 from pipelines.devices import gpu_count, require_worker_memory, resolve_device, worker_count
 from schemas.errors import ResourceError, StoreError, UnitError
@@ -35,6 +35,11 @@ QUIET = {
     "distributed.admin.system-monitor.interval": "5s",
 }
 START_SECONDS = 120
+NEVER = "36500d"
+"""Workers that died come back by themselves. Dask would end for good one that is not there 15 seconds after it died: because it is slow to
+start, or died again just then; when all are gone, tasks wait for ever."""
+BACK_SECONDS = 600
+"""How long tasks wait while there is no worker at all."""
 
 
 @contextmanager
@@ -45,7 +50,8 @@ def open_client(execution: Execution, threads: int, device: str, needed_bytes: i
         ResourceError: if workers have less memory than a unit needs; the message has both numbers.
         StoreError: if the scheduler at `execution.address` cannot be reached.
     """
-    with dask.config.set(QUIET), warnings.catch_warnings():
+    patient = {"distributed.deploy.lost-worker-timeout": NEVER}
+    with dask.config.set(QUIET | patient), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Sending large graph", category=UserWarning)
         if execution.cluster == "address":
             with _connect(execution) as client:
@@ -104,6 +110,11 @@ def _result(future: Any) -> Any:
             f"a unit killed its worker {error.allowed_failures + 1} times, last on {error.last_worker}: most often the memory "
             "ran out; lower store.shard_rows or batch_tokens, or give workers more memory (execution.worker_memory_bytes)"
         ) from error
+    except NoWorkerError as error:
+        raise ResourceError(
+            f"all workers died and none came back for {error.timeout:.0f} seconds: look at what they print (no memory, a lost device); "
+            "finished units are kept, run again to go on"
+        ) from error
 
 
 def _start(execution: Execution, threads: int, device: str, needed_bytes: int) -> Any:
@@ -113,6 +124,7 @@ def _start(execution: Execution, threads: int, device: str, needed_bytes: int) -
     options = {
         "distributed.nanny.pre-spawn-environ": environment,
         "distributed.scheduler.allowed-failures": execution.retries,
+        "distributed.scheduler.no-workers-timeout": BACK_SECONDS,
     }
     with dask.config.set(options):
         if device == "cuda":

@@ -5,9 +5,9 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -195,24 +195,29 @@ class _Killer:
         if not current:
             return None
         victim = self._random.choice(sorted(current))
-        process = psutil.Process(victim)
-        process.suspend()
-        try:
-            while process.status() != psutil.STATUS_STOPPED:
-                time.sleep(0.001)
+        with suppress(psutil.NoSuchProcess), _stopped(psutil.Process(victim)) as process:
             unit, done = self._log.open_units().get(victim), finished(self._root, self._spec)
             begun = unit in half_done(self._root, self._spec)
             under_way = unit is not None and not self._has_receipt(unit)
             if under_way and (begun or not needs_shards):
                 process.kill()
                 return _Kill(str(unit), begun, done)
-        finally:
-            with suppress(psutil.NoSuchProcess):
-                process.resume()
         return None
 
     def _has_receipt(self, unit: str) -> bool:
         return (self._root / receipts_path(self._spec.id) / f"{unit}.json").exists()
+
+
+@contextmanager
+def _stopped(process: psutil.Process) -> Iterator[psutil.Process]:
+    """A process that stands still, and goes on afterwards if it was not killed."""
+    process.suspend()
+    try:
+        while process.status() != psutil.STATUS_STOPPED:
+            time.sleep(0.001)
+        yield process
+    finally:
+        process.resume()
 
 
 def test_a_network_that_kills_its_workers_is_named(tmp_path: Path) -> None:
@@ -269,6 +274,32 @@ def test_a_driver_raises_what_the_function_raised_and_goes_on_being_usable() -> 
 
 def _invert(x: int) -> float:
     return 1 / x
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_long_in_coming_back_is_waited_for() -> None:
+    """Dask by itself ends a worker for good that is not there 15 seconds after it died."""
+    with open_client(Execution(cluster="processes", workers=1), 1, "cpu") as client:
+        [nanny] = client.cluster.workers.values()
+        died, first = time.monotonic(), nanny.pid
+        psutil.Process(first).kill()
+        while nanny.pid in (first, None):
+            time.sleep(0.01)
+        with _stopped(psutil.Process(nanny.pid)):
+            time.sleep(died + 17 - time.monotonic())
+        seen: list[float] = []
+        DaskDriver(client)(_invert, [4], seen.append)
+        assert seen == [0.25]
+
+
+def test_work_without_workers_ends_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipelines.cluster.BACK_SECONDS", 1)
+    with open_client(Execution(cluster="processes", workers=1), 1, "cpu") as client:
+        client.cluster.scale(0)
+        while client.scheduler_info(n_workers=-1)["workers"]:
+            time.sleep(0.01)
+        with pytest.raises(ResourceError, match="none came back for 1 seconds"):
+            DaskDriver(client)(_invert, [4], print)
 
 
 def test_a_slow_consumer_keeps_the_window_bounded() -> None:
