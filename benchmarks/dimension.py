@@ -1,6 +1,7 @@
 """How fast neighbours and intrinsic dimension are found, and how exactly, beside scikit-dimension.
 
-    python -m benchmarks.dimension [--pairs 7] [--threads 2] [--only knn,skdim,accuracy] [--rows 20000] [--width 384] [--k 20]
+    python -m benchmarks.dimension [--pairs 7] [--threads 1] [--only knn,skdim,accuracy] [--rows 20000] [--width 384] [--k 20]
+        [--data gaussian-10|filling]
 
 knn       rate of the distances of one exact search over that of a square matrix product, measured just before and after
 skdim     each measure with a search of its own, and all measures from one search; alternating processes, the same float32 rows
@@ -8,7 +9,8 @@ accuracy  the same measures on five manifolds, turned into the full width, in fl
 
 Products count rows^2 width flops, as a set against itself takes each once, and beside that 2 rows^2 width ("twice"), as a search row by
 row takes them; the search's other work counts nothing. Two measures are defined otherwise there, so that only
-times compare: the mean of `MOM` takes the k-th distance in, and `GRIDE` leaves out ratios far above the median. Results go to
+times compare: the mean of `MOM` takes the k-th distance in, and `GRIDE` leaves out ratios far above the median. Rows of ten directions
+are searched along these, rows that fill the width with all features. Results go to
 benchmarks/results/dimension.json, unless sizes are others than the published ones.
 """
 
@@ -32,6 +34,10 @@ from tasks.numerics.neighbours import nearest, none_yet
 FOLDER = ROOT / ".bench" / "dimension"
 PEER = ("scikit-dimension==0.5.0",)
 ROWS, WIDTH, K, DISCARD = 20_000, 384, 20, 0.1
+NEEDED = {"TwoNN": 2, "TwoNN censored": 2, "GRIDE": 2}
+"""Neighbours of these, on both sides; the others take k."""
+DATA = {"gaussian-10": "", "filling": " filling"}
+"""Rows on ten directions, and rows that fill the whole width alike."""
 SAME = ("MLE", "MLE mean", "TwoNN", "TwoNN censored")
 """Measures that are defined alike on both sides."""
 
@@ -47,9 +53,10 @@ def main() -> None:
     results = protocol.saved("dimension") if published else {}
     for part in options.only.split(","):
         found = {"knn": knn, "skdim": skdim, "accuracy": accuracy}[part](options)
-        results[part] = found
-        results[f"{part} environment"] = protocol.environment(options.threads)
-        print(json.dumps({part: found}, indent=1), flush=True)
+        name = f"{part}{DATA[options.data]}"
+        results[name] = found
+        results[f"{name} environment"] = protocol.environment(options.threads)
+        print(json.dumps({name: found}, indent=1), flush=True)
     print(table(results))
     if published:
         print(f"saved {protocol.save('dimension', results)}")
@@ -61,11 +68,12 @@ def parsed() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--pairs", type=int, default=7)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--only", default="knn,skdim,accuracy")
     parser.add_argument("--rows", type=int, default=ROWS)
     parser.add_argument("--width", type=int, default=WIDTH)
     parser.add_argument("--k", type=int, default=K)
+    parser.add_argument("--data", choices=sorted(DATA), default="gaussian-10")
     parser.add_argument("--child", choices=["knn", "ours"])
     parser.add_argument("--path", type=Path)
     return parser.parse_args()
@@ -81,14 +89,20 @@ def run_child(options: argparse.Namespace) -> None:
 
 def child(name: str, options: argparse.Namespace, path: Path) -> list[str]:
     """The command of a child."""
-    sizes = {"pairs": options.pairs, "threads": options.threads, "rows": options.rows, "width": options.width}
+    sizes = {
+        "pairs": options.pairs,
+        "threads": options.threads,
+        "rows": options.rows,
+        "width": options.width,
+        "data": options.data,
+    }
     named = sizes | {"k": options.k, "path": path}
     return ["-m", "benchmarks.dimension", "--child", name, *(f"--{key}={v}" for key, v in named.items())]
 
 
 def knn(options: argparse.Namespace) -> Any:
     """Share of the peak, in a child."""
-    path = rows("gaussian-10", options, np.float32)
+    path = rows(options.data, options, np.float32)
     return protocol.in_child(child("knn", options, path), options.threads)["value"]
 
 
@@ -117,7 +131,9 @@ def ours(path: Path, k: int) -> dict[str, Any]:
     """Time and value of each measure with a search of its own, and of all from one."""
     x = torch.from_numpy(np.load(path))
     one = {
-        name: protocol.timed(lambda measure=measure: measure(search(x, k)))._asdict()  # type: ignore[misc]
+        name: protocol.timed(
+            lambda measure=measure, name=name: measure(search(x, NEEDED.get(name, k)))  # type: ignore[misc]
+        )._asdict()
         for name, measure in measures().items()
     }
     together = protocol.timed(lambda: all_of(search(x, k)))
@@ -153,7 +169,7 @@ def sums(distance: Tensor) -> numerics.Sums:
 def skdim(options: argparse.Namespace) -> dict[str, Any]:
     """Ratios of time, theirs over ours, for each measure and for all."""
     python = protocol.peer_python("skdim", PEER)
-    path = rows("gaussian-10", options, np.float32)
+    path = rows(options.data, options, np.float32)
     theirs = ["-m", "benchmarks.skdim_peer", str(path), f"--k={options.k}"]
     a, b = protocol.pairs(
         lambda: protocol.child_run(child("ours", options, path), options.threads),
@@ -225,7 +241,8 @@ def rows(name: str, options: argparse.Namespace, dtype: type) -> Path:
     path = FOLDER / f"{name}-{options.rows}x{options.width}-{np.dtype(dtype).name}.npy"
     if not path.exists():
         FOLDER.mkdir(parents=True, exist_ok=True)
-        x = manifolds(options.rows)[name]
+        filling = np.random.default_rng(2).standard_normal((options.rows, options.width))
+        x = filling if name == "filling" else manifolds(options.rows)[name]
         turn = np.linalg.qr(np.random.default_rng(1).standard_normal((options.width, options.width)))[0]
         np.save(path, (x @ turn[: x.shape[1]]).astype(dtype))
     return path
@@ -235,18 +252,25 @@ def table(results: dict[str, Any]) -> str:
     """Markdown rows."""
     heads = ("what", "ratio by the wall", "by CPU seconds", "ours", "theirs")
     lines = [row(*heads), row(*["---"] * len(heads))]
-    if "knn" in results:
-        for name, found in results["knn"].items():
-            shown = (Summary(**found[clock]) for clock in CLOCKS)
-            lines.append(row(f"neighbours, share of GEMM peak, products counted {name}", *shown, "", ""))
-    for name, found in results.get("skdim", {}).items():
-        ratios = [Summary(**found[kind]) for kind in ("time_ratio", "cpu_ratio")]
-        shown = [f"{found[side]:.4f}" if found[side] else "" for side in ("ours", "theirs")]
-        lines.append(row(f"scikit-dimension {name} / ours", *ratios, *shown))
+    for data, ending in DATA.items():
+        lines += rows_of(results, data, ending)
     for name, found in results.get("accuracy", {}).items():
         worst = max(found[n]["difference"] for n in SAME)
         lines.append(row(f"{name}: largest relative difference", "", "", f"{worst:.1e}", ""))
     return "\n".join(lines)
+
+
+def rows_of(results: dict[str, Any], data: str, ending: str) -> list[str]:
+    """Of one set of rows."""
+    lines = []
+    for name, found in results.get(f"knn{ending}", {}).items():
+        shown = (Summary(**found[clock]) for clock in CLOCKS)
+        lines.append(row(f"{data}: neighbours, share of GEMM peak, products counted {name}", *shown, "", ""))
+    for name, found in results.get(f"skdim{ending}", {}).items():
+        ratios = [Summary(**found[kind]) for kind in ("time_ratio", "cpu_ratio")]
+        values = [f"{found[side]:.4f}" if found[side] else "" for side in ("ours", "theirs")]
+        lines.append(row(f"{data}: scikit-dimension {name} / ours", *ratios, *values))
+    return lines
 
 
 if __name__ == "__main__":

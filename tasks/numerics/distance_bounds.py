@@ -7,7 +7,7 @@ c = (feature + 12) 2^-24, which is more than the worst case of a dot product in 
     low - w <= |x - y|^2 <= low + 2 a (|x|^2 + |y|^2) + w,    low = (1 - a) (|x|^2 + |y|^2) - 2 x.y
 
 in whatever order the sum is taken, so that it serves a pair from both sides. Both inequalities leave 7 2^-24 of the squared distance to
-spare: they tell apart what float64 rounds.
+spare: they tell apart what float64 rounds. In a frame with directions the first one holds, as coordinates are no further apart than rows.
 """
 
 import math
@@ -45,6 +45,8 @@ class Frame(NamedTuple):
 
     centre: Tensor
     scale: float
+    directions: Float64[Tensor, "feature direction"] | None = None
+    """Orthonormal: coordinates are those along these, and the length of the rest (see `bound_directions`); all features without."""
 
 
 class Side(NamedTuple):
@@ -53,7 +55,7 @@ class Side(NamedTuple):
     rows: Tensor
     name: Tensor
     group: Tensor | None
-    scaled: Float32[Tensor, "row feature"]
+    scaled: Float32[Tensor, "row coordinate"]
     """The rows in the frame."""
     square: Float64[Tensor, " row"]
     """|x|^2 there."""
@@ -95,25 +97,35 @@ def frame_of(x: Float[Tensor, "row feature"], y: Float[Tensor, "column feature"]
     Raises:
         MethodError: for numbers whose differences and sums might overflow.
     """
-    refuse_huge(max(float(values.abs().max()) for values in ((x,) if y is x else (x, y))))
-    centre = x.mean(0, dtype=torch.float64)
     both = (x,) if y is x else (x, y)
     ends = [end.double() for values in both for end in (values.amin(0), values.amax(0))]
+    refuse_huge(max(float(end.abs().max()) for end in ends))
+    centre = x.mean(0, dtype=torch.float64)
     largest = max(float((end - centre).abs().max()) for end in [*ends, 2 * centre])
     return Frame(centre, 2.0 ** -max(math.frexp(largest)[1], -1000) if largest > 0 else 1.0)
 
 
 def side_of(rows: Tensor, name: Tensor, group: Tensor | None, frame: Frame) -> Side:
     """Rows in the frame: a copy in float32."""
-    scaled = torch.empty(rows.shape, dtype=torch.float32, device=rows.device)
+    width = rows.shape[1] if frame.directions is None else frame.directions.shape[1] + 1
+    scaled = torch.empty(len(rows), width, dtype=torch.float32, device=rows.device)
     square = torch.empty(len(rows), dtype=torch.float64, device=rows.device)
     step = max(1, sizes_of(rows).differences // max(1, rows.shape[1]))
     for low in range(0, len(rows), step):
         piece = slice(low, low + step)
         exact = (rows[piece] - frame.centre).mul_(frame.scale)
+        if frame.directions is not None:
+            exact = _along(exact, frame.directions)
         scaled[piece] = exact
         square[piece] = exact.copy_(scaled[piece]).square_().sum(1)
-    return Side(rows, name, group, scaled, square, (square * (1 - allowance(rows.shape[1]))).float())
+    return Side(rows, name, group, scaled, square, (square * (1 - allowance(width))).float())
+
+
+def _along(rows: Float64[Tensor, "row feature"], directions: Tensor) -> Float64[Tensor, "row coordinate"]:
+    """Coordinates of rows, which are lost, and the length of the rest."""
+    coordinates = rows @ directions
+    rest = torch.linalg.vector_norm(rows.addmm_(coordinates, directions.T, alpha=-1), dim=1)
+    return torch.cat([coordinates, rest[:, None]], 1)
 
 
 def lower_bounds(x: Side, y: Side, out: Float32[Tensor, "row column"]) -> Float32[Tensor, "row column"]:

@@ -13,7 +13,7 @@ from sklearn.neighbors import NearestNeighbors
 from schemas.errors import MethodError
 from tasks.methods.contract import Block, Inputs
 from tasks.methods.geometry import neighbours
-from tasks.numerics import candidates, distance_tiles
+from tasks.numerics import bound_directions, candidates, distance_tiles
 from tasks.numerics import distance_bounds as bounds
 from tasks.numerics import neighbours as search
 from tests.methods import cases
@@ -251,6 +251,100 @@ def test_bounds_hold_on_both_sides(width: int) -> None:
     room = 2 * bounds.allowance(width) * (side.square[:, None] + side.square)
     assert (low - bounds.least(width) < true).all()
     assert (true < low + room + bounds.least(width)).all()
+
+
+@pytest.mark.parametrize("r", [1, 6, 40])
+def test_bounds_along_directions_hold(r: int) -> None:
+    """Whatever the directions, also far off and where nothing lies outside of them."""
+    rng = np.random.default_rng(r)
+    x = rng.standard_normal((200, 40)) * 10.0 ** rng.integers(-4, 1, (200, 1)) + 1e4
+    x[100:, :6] = x[:100, :6]
+    x[50:100, 6:] = 1e4
+    rows = torch.from_numpy(x)
+    frame = bounds.frame_of(rows, rows)
+    directions = torch.linalg.qr(torch.from_numpy(rng.standard_normal((40, 40)))).Q[:, :r]
+    if r == 6:
+        directions = torch.eye(40, dtype=torch.float64)[:, :6]
+    side = bounds.side_of(rows, torch.arange(200), None, frame._replace(directions=directions))
+    assert side.scaled.shape == (200, r + 1)
+    low = bounds.lower_bounds(side, side, torch.empty(200, 200)).double()
+    true = ((rows[:, None] - rows) * frame.scale).square().sum(2)
+    assert (low - bounds.least(r + 1) < true).all()
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    seed=st.integers(0, 1000),
+    n=st.integers(2, 300),
+    k=st.integers(1, 70),
+    rank=st.sampled_from([1, 4, 7, 60]),
+    kind=st.sampled_from(["plain", "duplicates", "far off", "few fill the space", "far outliers"]),
+    classes=st.sampled_from([0, 4]),
+    parts=st.sampled_from([1, 2, 3]),
+)
+def test_a_search_along_directions_finds_the_same(
+    seed: int, n: int, k: int, rank: int, kind: str, classes: int, parts: int
+) -> None:
+    """Bit for bit what all features find, in one call and in several, whether the directions hold the rows or not."""
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal((n, rank)) @ rng.standard_normal((rank, 60))
+    if kind == "duplicates":
+        x = x[rng.integers(0, max(1, n // 8), n)]
+    if kind == "far off":
+        x += 1e5
+    if kind == "few fill the space":
+        x[::9] += 3 * rng.standard_normal(x[::9].shape)
+    if kind == "far outliers":
+        x[: n // 50] *= 1e6
+    rows, index = torch.from_numpy(x.astype(np.float32)), torch.arange(n)
+    of = torch.from_numpy(rng.integers(0, classes, n)) if classes else None
+
+    def searched() -> search.Neighbours:
+        answer = search.none_yet(n, k)
+        for part in index.tensor_split(parts):
+            groups = None if of is None else (of, of[part])
+            answer = search.nearest(answer, rows, index, rows[part], index[part], groups)
+        return answer
+
+    plain = searched()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bounds, "ON_CPU", bounds.Sizes(32, 64, 1 << 17))
+        patch.setattr(search, "directions_of", lambda _, y, *__: _directions(y, 6))
+        assert_equal(searched(), plain)
+
+
+def _directions(y: torch.Tensor, r: int) -> torch.Tensor:
+    return torch.linalg.svd(y.double() - y.double().mean(0), full_matrices=False).Vh[:r].T.contiguous()
+
+
+def test_directions_are_taken_where_they_save_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows near a subspace: about its dimension; rows that fill the space: none; a few rows that do are searched with all features."""
+    rng, taken, left = np.random.default_rng(0), [], []
+    along = search.nearest_along
+    monkeypatch.setattr(bound_directions, "LEAST_PAIRS", 1 << 20)
+    monkeypatch.setattr(search, "nearest_along", lambda *a: left.append(along(*a)) or left[-1])
+    plane = rng.standard_normal((3000, 10)) @ rng.standard_normal((10, 256))
+    noisy = plane + 1e-3 * rng.standard_normal(plane.shape)
+    mixed = noisy.copy()
+    mixed[::100] += 10 * rng.standard_normal(mixed[::100].shape)
+    for x in (plane, noisy, rng.standard_normal((3000, 256)), mixed):
+        rows = torch.from_numpy(x)
+        found = bound_directions.directions_of(rows, rows, rows.mean(0), 1.0, 5)
+        taken.append(None if found is None else found.shape[1])
+    assert taken[:3] == [12, 12, None]
+    assert taken[3] is not None
+    index, rows = torch.arange(3000), torch.from_numpy(mixed)
+    answer = search.nearest(search.none_yet(3000, 5), rows, index, rows, index)
+    assert 0 < len(left[0]) <= 30
+    assert set(left[0].tolist()) <= set(range(0, 3000, 100))
+    distance, place = NearestNeighbors(n_neighbors=5, algorithm="brute").fit(mixed).kneighbors()
+    np.testing.assert_array_equal(answer.index, place)
+    np.testing.assert_allclose(answer.distance, distance, rtol=1e-9)
+
+
+def test_directions_of_few_rows_are_not_asked_for() -> None:
+    rows = torch.zeros(100, 300)
+    assert bound_directions.directions_of(rows, rows, torch.zeros(300).double(), 1.0, 5) is None
 
 
 def test_candidates_do_not_outgrow_their_places() -> None:
