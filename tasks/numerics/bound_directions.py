@@ -6,12 +6,14 @@ whose bounds do not rule them out, cost least, found out on some rows and column
 """
 
 import torch
-from jaxtyping import Float, Float32, Float64
+from jaxtyping import Float, Float32, Float64, Int64
 from torch import Tensor
 
 LEAST_PAIRS = 1 << 26
 """From so many pairs on the trial is a small part of the search."""
 LADDER = (6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
+GOLDEN = (5**0.5 - 1) / 2
+"""Whose multiples meet no period."""
 SAMPLE, PROBES, COLUMNS = 512, 32, 4096
 """Rows that span the directions; rows that try them, and columns they meet."""
 LOOKING, DIFFERENCE = 100, 150
@@ -62,10 +64,12 @@ def directions_of(
     return None if best is None else torch.linalg.qr(best.double()).Q
 
 
-def _spread(n: int, most: int, start: float) -> Tensor:
-    """Numbers of at most so many of n rows, evenly apart."""
+def _spread(n: int, most: int, start: float) -> Int64[Tensor, " some"]:
+    """Numbers of at most so many of n rows, one of each equal stretch, at changing places: rows may come in texts of one length."""
     count = min(n, most)
-    return ((torch.arange(count, dtype=torch.float64) + start) * (n / count)).long()
+    edges = torch.arange(count + 1) * n // count
+    inside = (torch.arange(count, dtype=torch.float64) * GOLDEN + start) % 1
+    return edges[:-1] + (inside * edges.diff()).long()
 
 
 def _open(

@@ -342,6 +342,19 @@ def test_directions_are_taken_where_they_save_work(monkeypatch: pytest.MonkeyPat
     np.testing.assert_allclose(answer.distance, distance, rtol=1e-9)
 
 
+@pytest.mark.parametrize("n", [64, 4096, 5000, 1 << 14])
+def test_what_directions_are_tried_on_meets_no_period(n: int) -> None:
+    """Texts of one length: every 32nd row of a power of two would be the same token of each."""
+    for most, start in ((bound_directions.PROBES, 0.5), (bound_directions.COLUMNS, 0.0)):
+        places = bound_directions._spread(n, most, start)
+        count = min(n, most)
+        assert len(set(places.tolist())) == len(places)
+        assert len(places) == count
+        assert 0 <= int(places[0]) <= int(places[-1]) < n
+        if count < n:
+            assert torch.bincount(places % 16, minlength=16).max() <= 3 * count / 16
+
+
 def test_directions_of_few_rows_are_not_asked_for() -> None:
     rows = torch.zeros(100, 300)
     assert bound_directions.directions_of(rows, rows, torch.zeros(300).double(), 1.0, 5) is None
