@@ -313,19 +313,20 @@ def _captures(name: str, wanted: str, captures: Sequence[CapturePlan]) -> list[C
 
 
 def _zip(name: str, columns: Mapping[str, list[tuple[RowsRef, ...]]]) -> list[dict[str, tuple[RowsRef, ...]]]:
-    """One entry per site: ports with equal site names are joined by name, else in order."""
+    """One entry per site: ports whose sites have the same names are joined by name, others in order, so that each site is read once."""
     lengths = {port: len(rows) for port, rows in columns.items()}
     if len(set(lengths.values())) > 1:
         raise MethodError(
             f"stage {name!r}: its ports have different numbers of sites, {lengths}; choose sites so that they pair up"
         )
     first, *others = columns
-    by_site = {port: {rows[0].site: rows for rows in columns[port]} for port in others}
-    result = []
-    for n, rows in enumerate(columns[first]):
-        partners = {port: by_site[port].get(rows[0].site, columns[port][n]) for port in others}
-        result.append({first: rows, **partners})
-    return result
+    by_site = {port: {rows[0].site: rows for rows in columns[port]} for port in columns}
+    named = {port for port in others if by_site[port].keys() == by_site[first].keys()}
+    return [
+        {first: rows}
+        | {port: by_site[port][rows[0].site] if port in named else columns[port][n] for port in others}
+        for n, rows in enumerate(columns[first])
+    ]
 
 
 def _every(

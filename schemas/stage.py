@@ -49,8 +49,9 @@ class StageRequest(MethodCall):
     sites: str = "**"
     """Glob over sites, where `inputs` is left out."""
     pairs: Literal["each", "all"] = "each"
-    """How the sites of two ports of rows meet. `each`: a site with that of its name, else of its place in the order. `all`: every site of
-    one port with every site of the other, two sites only once: one glob over both compares each layer with each other."""
+    """How the sites of two ports of rows meet. `each`: where both have the same sites those of one name, else those of one place in the
+    order, as of each layer and the next. `all`: every site of one port with every site of the other, two sites only once: one glob over
+    both compares each layer with each other."""
 
 
 class RowsRef(Frozen):

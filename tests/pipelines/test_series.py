@@ -76,6 +76,22 @@ def test_two_ports_may_take_every_pair(tmp_path: Path) -> None:
         of({"pairs": "all", "sites": "last"}, one)
 
 
+def test_ports_of_other_sites_pair_in_order_though_some_have_one_name(tmp_path: Path) -> None:
+    """Each layer with the next, also of two captures, where the middle one was read twice and the last one never."""
+
+    def of(run: RunSpec, x: dict[str, Any], y: dict[str, Any]) -> list[str]:
+        stage = {"method": "geometry.cka", "inputs": {"x": x, "y": y}}
+        whole = {**run.model_dump(mode="json"), "stages": {"cka": stage}}
+        return [plan.place for plan in make_plan(RunSpec.model_validate(whole)).stages]
+
+    early, late = "{first,act}", "{act,last}"
+    expected = [f"{FIRST} | {ACT}", f"{ACT} | {LAST}"]
+    assert of(vectors_run(tmp_path), {"sites": early}, {"sites": late}) == expected
+    new, old = ({"captures": [name]} for name in ("more", "small"))
+    assert of(run_of(tmp_path), {**old, "sites": early}, {**new, "sites": late}) == expected
+    assert of(run_of(tmp_path), {**old, "sites": early}, {**new, "sites": early}) == [FIRST, ACT]
+
+
 def test_a_stage_runs_once_over_artifacts_of_two_captures_and_sites(tmp_path: Path) -> None:
     run = run_of(tmp_path)
     outcome = run_serial(run)
