@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import dask
 from distributed import Client, LocalCluster, Nanny, Scheduler, SpecCluster, as_completed
+from distributed.client import FutureCancelledError
 from distributed.scheduler import KilledWorker, NoWorkerError
 
 from pipelines.devices import gpu_count, require_worker_memory, resolve_device, worker_count
@@ -114,6 +115,11 @@ def _result(future: Any) -> Any:
         raise ResourceError(
             f"all workers died and none came back for {error.timeout:.0f} seconds: look at what they print (no memory, a lost device); "
             "finished units are kept, run again to go on"
+        ) from error
+    except FutureCancelledError as error:
+        raise ResourceError(
+            f"the Dask scheduler gave a unit up ({error.reason}): it ended, cannot be reached any more, or was told to cancel; finished "
+            "units are kept, run again to go on"
         ) from error
 
 

@@ -262,6 +262,20 @@ def test_an_existing_scheduler_is_used(tmp_path: Path) -> None:
         assert run_on_workers(run).captures[0].rows == {"sample": 40}
 
 
+def test_a_scheduler_that_goes_away_is_said() -> None:
+    """Of a cluster that others made; what Dask raises is no error of ours, and speaks of connections alone."""
+    with LocalCluster(
+        n_workers=1, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0"
+    ) as cluster:
+        execution = Execution(cluster="address", address=cluster.scheduler_address)
+        with open_client(execution, 1, "cpu") as client:
+            closing = threading.Timer(2, cluster.close)
+            closing.start()
+            with pytest.raises(ResourceError, match=r"scheduler gave a unit up .*finished units are kept"):
+                DaskDriver(client, window=2)(time.sleep, [0.5] * 40, lambda _: None)
+            closing.join()
+
+
 def test_a_driver_raises_what_the_function_raised_and_goes_on_being_usable() -> None:
     execution = Execution(cluster="processes", workers=1)
     with open_client(execution, 1, "cpu") as client:
