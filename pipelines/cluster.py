@@ -5,16 +5,17 @@ never causes finished work to be held or run again. Everything is spawned: forke
 """
 
 import os
+import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import islice
 from typing import Any, TypeVar
 
 import dask
 from distributed import Client, LocalCluster, Nanny, Scheduler, SpecCluster, as_completed
 from distributed.client import FutureCancelledError
-from distributed.scheduler import KilledWorker, NoWorkerError
+from distributed.scheduler import KilledWorker
 
 from pipelines.devices import gpu_count, require_worker_memory, resolve_device, worker_count
 from schemas.errors import ResourceError, StoreError, UnitError
@@ -39,8 +40,9 @@ START_SECONDS = 120
 NEVER = "36500d"
 """Workers that died come back by themselves. Dask would end for good one that is not there 15 seconds after it died: because it is slow to
 start, or died again just then; when all are gone, tasks wait for ever."""
-BACK_SECONDS = 600
-"""How long tasks wait while there is no worker at all."""
+BACK_SECONDS, LOOK_SECONDS = 600, 5
+"""How long units wait while there is no worker at all, and how often that is looked at."""
+POLL_SECONDS = 0.01
 
 
 @contextmanager
@@ -81,12 +83,13 @@ class DaskDriver:
             Whatever the function raised first; items in flight are cancelled, finished ones stay finished.
         """
         todo = iter(items)
-        n_workers = max(1, len(self.client.scheduler_info(n_workers=-1)["workers"]))
-        first = [self._submit(function, item) for item in islice(todo, self.window * n_workers)]
+        first = [
+            self._submit(function, item) for item in islice(todo, self.window * max(1, self._n_workers()))
+        ]
         running = as_completed(first, loop=self.client.loop)
         in_flight = set(first)
         try:
-            for future in running:
+            for future in self._finished(running):
                 on_done(_result(future))
                 in_flight.discard(future)
                 future.release()
@@ -98,6 +101,23 @@ class DaskDriver:
         finally:
             if in_flight:
                 self.client.cancel(list(in_flight))
+
+    def _finished(self, running: Any) -> Iterator[Any]:
+        """Futures as they finish; those added meanwhile too."""
+        looked = there = time.monotonic()
+        while not running.is_empty():
+            if running.has_ready():
+                yield next(running)
+                continue
+            time.sleep(POLL_SECONDS)
+            if time.monotonic() - looked > LOOK_SECONDS:
+                looked = time.monotonic()
+                with suppress(OSError):  # a scheduler that cannot be reached ends the futures itself
+                    there = there if self._n_workers() == 0 else looked
+                _refuse_waiting(looked - there)
+
+    def _n_workers(self) -> int:
+        return len(self.client.scheduler_info(n_workers=-1)["workers"])
 
     def _submit(self, function: Callable[[T], R], item: T) -> Any:
         return self.client.submit(function, item, pure=False)
@@ -111,16 +131,19 @@ def _result(future: Any) -> Any:
             f"a unit killed its worker {error.allowed_failures + 1} times, last on {error.last_worker}: most often the memory "
             "ran out; lower store.shard_rows or batch_tokens, or give workers more memory (execution.worker_memory_bytes)"
         ) from error
-    except NoWorkerError as error:
-        raise ResourceError(
-            f"all workers died and none came back for {error.timeout:.0f} seconds: look at what they print (no memory, a lost device); "
-            "finished units are kept, run again to go on"
-        ) from error
     except FutureCancelledError as error:
         raise ResourceError(
             f"the Dask scheduler gave a unit up ({error.reason}): it ended, cannot be reached any more, or was told to cancel; finished "
             "units are kept, run again to go on"
         ) from error
+
+
+def _refuse_waiting(seconds: float) -> None:
+    if seconds > BACK_SECONDS:
+        raise ResourceError(
+            f"all workers died and none came back for {seconds:.0f} seconds: look at what they print (no memory, a lost device); "
+            "finished units are kept, run again to go on"
+        )
 
 
 def _start(execution: Execution, threads: int, device: str, needed_bytes: int) -> Any:
@@ -130,7 +153,6 @@ def _start(execution: Execution, threads: int, device: str, needed_bytes: int) -
     options = {
         "distributed.nanny.pre-spawn-environ": environment,
         "distributed.scheduler.allowed-failures": execution.retries,
-        "distributed.scheduler.no-workers-timeout": BACK_SECONDS,
     }
     with dask.config.set(options):
         if device == "cuda":

@@ -268,7 +268,7 @@ def glob(pattern: str) -> re.Pattern[str]:
     for piece in _PIECES.split(pattern):
         depth += (piece == "{") - (piece == "}")
         if _CLASS.fullmatch(piece):
-            found += r"(?!\.)" + piece.replace("[!", "[^").replace("\\", "\\\\")
+            found += r"(?!\.)" + re.sub(r"([\\&|~])", r"\\\1", piece.replace("[!", "[^"))
         elif piece == "," and depth:
             found += "|"
         else:

@@ -11,6 +11,8 @@ from jaxtyping import Float64, Int64
 from scipy.special import digamma
 from torch import Tensor
 
+from schemas.errors import MethodError
+
 Means = Float64[Tensor, "class feature"]
 Vector = Float64[Tensor, " class"]
 Matrix = Float64[Tensor, "feature feature"]
@@ -96,7 +98,13 @@ def explained(within: Matrix, across: Between) -> Explained:
 
 
 def whitening(total: Matrix, centre: Float64[Tensor, " feature"]) -> Float64[Tensor, "feature component"]:
-    """P with P P^T = T^+, up to the scaling of features to variance 1 before small directions are dropped; constant features give zeros."""
+    """P with P P^T = T^+, up to the scaling of features to variance 1 before small directions are dropped; constant features give zeros.
+
+    Raises:
+        MethodError: if squares have overflown.
+    """
+    if not bool(total.isfinite().all()):
+        raise MethodError("squares of differences between classes overflow; scale the rows")
     there = total.diagonal() > (64 * EPS * centre.abs()).square()
     scale = total.diagonal()[there].rsqrt()
     values, vectors = torch.linalg.eigh(total[there][:, there] * scale * scale[:, None])

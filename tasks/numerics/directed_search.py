@@ -14,6 +14,9 @@ from tasks.numerics.distance_bounds import Side, sizes_of
 from tasks.numerics.distance_tiles import Tile, bounds_of, own_columns
 from tasks.numerics.nearest_so_far import Neighbours, after, limit_of
 
+ENOUGH = 1024
+"""Rows after which directions that leave most of them are given up."""
+
 
 def nearest_along(best: Neighbours, x: Side, y: Side, scale: float) -> Int64[Tensor, " row"]:
     """Change `best` to what the neighbours of x are after y, both sides in a frame with directions.
@@ -36,6 +39,9 @@ def nearest_along(best: Neighbours, x: Side, y: Side, scale: float) -> Int64[Ten
         after_y, done = _search(best.part(rows), x.part(rows), y, bounds, scale)
         best.put(some[done], after_y.part(done))
         left.append(some[~done])
+        if rows.stop >= ENOUGH and 2 * sum(map(len, left)) > rows.stop:  # the trial met others
+            left.append(torch.arange(rows.stop, n, device=own.device))
+            break
     return torch.cat(left)
 
 

@@ -281,6 +281,7 @@ def test_a_dry_run_leaves_no_trace():
         ("{**.attn,h.3.*}", ["h.3.mlp", "h.2.attn"]),
         ("h[.]0[!a]mlp", []),
         ("h,0", ["h,0"]),
+        ("h[,&&|~]0", ["h,0"]),
     ],
 )
 def test_globs_choose_characters_and_words(pattern: str, names: list[str]) -> None:

@@ -13,7 +13,7 @@ from sklearn.neighbors import NearestNeighbors
 from schemas.errors import MethodError
 from tasks.methods.contract import Block, Inputs
 from tasks.methods.geometry import neighbours
-from tasks.numerics import bound_directions, candidates, distance_tiles
+from tasks.numerics import bound_directions, candidates, directed_search, distance_tiles
 from tasks.numerics import distance_bounds as bounds
 from tasks.numerics import neighbours as search
 from tests.methods import cases
@@ -353,6 +353,21 @@ def test_what_directions_are_tried_on_meets_no_period(n: int) -> None:
         assert 0 <= int(places[0]) <= int(places[-1]) < n
         if count < n:
             assert torch.bincount(places % 16, minlength=16).max() <= 3 * count / 16
+
+
+def test_directions_that_leave_most_rows_are_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the first rows; the others do not meet bounds that say nothing."""
+    x = torch.from_numpy(np.random.default_rng(0).standard_normal((4000, 64)))
+    met, bounds_of = [], directed_search.bounds_of
+    monkeypatch.setattr(
+        directed_search, "bounds_of", lambda *a: (met.append(len(a[0].rows)), bounds_of(*a))[1]
+    )
+    monkeypatch.setattr(search, "directions_of", lambda _, y, *__: _directions(y, 4))
+    index = torch.arange(4000)
+    answer = search.nearest(search.none_yet(4000, 3), x, index, x, index)
+    assert 1024 <= sum(met) < 2048
+    monkeypatch.setattr(search, "directions_of", lambda *_: None)
+    assert_equal(answer, search.nearest(search.none_yet(4000, 3), x, index, x, index))
 
 
 def test_directions_of_few_rows_are_not_asked_for() -> None:

@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -306,10 +306,18 @@ def test_a_worker_that_is_long_in_coming_back_is_waited_for() -> None:
         assert seen == [0.25]
 
 
-def test_work_without_workers_ends_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("own", [True, False])
+def test_work_without_workers_ends_with_the_reason(monkeypatch: pytest.MonkeyPatch, own: bool) -> None:
+    """Also at a scheduler that others run, which waits for ever."""
     monkeypatch.setattr("pipelines.cluster.BACK_SECONDS", 1)
-    with open_client(Execution(cluster="processes", workers=1), 1, "cpu") as client:
-        client.cluster.scale(0)
+    monkeypatch.setattr("pipelines.cluster.LOOK_SECONDS", 0.2)
+    with ExitStack() as stack:
+        execution = Execution(cluster="processes", workers=1)
+        if not own:
+            cluster = stack.enter_context(LocalCluster(n_workers=1, threads_per_worker=1, host="127.0.0.1"))
+            execution = Execution(cluster="address", address=cluster.scheduler_address)
+        client = stack.enter_context(open_client(execution, 1, "cpu"))
+        (client.cluster if own else cluster).scale(0)
         while client.scheduler_info(n_workers=-1)["workers"]:
             time.sleep(0.01)
         with pytest.raises(ResourceError, match="none came back for 1 seconds"):
