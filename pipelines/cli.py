@@ -61,7 +61,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
     except (SubspanError, ValidationError) as error:
         return refuse(str(error), debug)
-    except SystemExit as error:  # somebody's code, not this program
+    except SystemExit as error:
+        if isinstance(error.__context__, BrokenPipeError):  # rich leaves so when who reads the help has gone
+            return DONE
+        # else somebody's code, not this program
         return refuse(f"code that the run loads called sys.exit({error.code!r})", debug)
     except Exception as error:  # noqa: BLE001  the last resort: no user should read a traceback unasked
         return refuse(f"unexpected {type(error).__name__}: {error}; {DEBUG} shows where", debug)

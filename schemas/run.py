@@ -21,7 +21,7 @@ class ReportOptions(Frozen):
 
     title: str | None = None
     color_by: str | None = None
-    """The label that colours the map of samples; None: the first one."""
+    """The label that colours the map of samples; None: the first one by name, of classes before numbers."""
     figures: tuple[str, ...] = ("png", "svg")
     """File formats of the figures beside the page."""
 

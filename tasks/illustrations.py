@@ -185,10 +185,11 @@ def _scree(rows: Sequence[SiteRow]) -> Illustration | None:
         for level in (0.5, 0.9, 0.99)
         if share.sum() >= level
     )
+    of = f", {row.capture}" if len({other.capture for other in rows}) > 1 else ""
     return Illustration(
-        "scree", f"Scree plot of {short_site(row.site)}", figures.scree(row.spectrum, low, high, row.total),
+        "scree", f"Scree plot of {short_site(row.site)}{of}", figures.scree(row.spectrum, low, high, row.total),
         f"Left: the leading components. Right: how many hold 50, 90 and 99 % of the variance.{band}",
-        f"Scree plot of {row.site}. Variance held by components: {levels}.",
+        f"Scree plot of {row.site}{of}. Variance held by components: {levels}.",
     )  # fmt: skip
 
 

@@ -22,7 +22,7 @@ from tasks.store.artifacts import read_artifact
 from tasks.store.location import Location
 from tasks.store.manifest import list_captures as _capture_ids
 from tasks.store.manifest import read_manifest
-from tasks.store.names import name_path
+from tasks.store.names import name_path, read_names
 from tasks.store.paths import RUNS
 
 if TYPE_CHECKING:
@@ -344,8 +344,9 @@ def _resolve(root: Location, wanted: str, kind: str, ids: Sequence[str]) -> str:
         )
     if len(found) == 1:
         return found[0]
+    known = [*(read_names(root) if kind == "capture" else ()), *ids]
     raise NotFoundError(
-        f"{root.url} holds no finished {kind} {wanted!r} (of {len(ids)}); nearest: {nearest(wanted, ids)}"
+        f"{root.url} holds no finished {kind} {wanted!r} (of {len(ids)}); nearest: {nearest(wanted, known)}"
     )
 
 

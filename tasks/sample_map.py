@@ -139,9 +139,9 @@ def shards_read(space: Space, width: int, most_bytes: int) -> list[int]:
 
 
 def label_of(group: zarr.Group, color_by: str | None) -> str | None:
-    """The label asked for if the capture has it, else its first one."""
+    """The label asked for if the capture has it, else its first one by name: of classes, where there is one."""
     labels: Any = group["samples/labels"]
-    names = sorted(labels.array_keys())
+    names = sorted(labels.array_keys(), key=lambda name: ("categories" not in labels[name].attrs, name))
     return color_by if color_by in names else next(iter(names), None)
 
 

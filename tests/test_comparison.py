@@ -1,8 +1,10 @@
 """Two captures side by side: which places are the same, and what differs."""
 
+import numpy as np
 import pytest
 
 from tasks.comparison import compared_with, comparisons
+from tasks.illustrations import illustrations
 from tasks.measures import site_rows
 from tasks.tables import comparison_table, measure_notes, measure_tables
 from tests.pages import artifact, interval, story
@@ -81,3 +83,17 @@ def test_what_differs_is_marked_in_the_tables_of_sites(factor: float) -> None:
     marks = [(row[1].text, row[2].apart) for row in table.rows]
     assert marks == [("before", ""), ("after", "before" if factor == 2 else "")] * 3
     assert any("≠" in note for note in measure_notes(rows))
+
+
+def test_the_scree_plot_says_whose_it_is() -> None:
+    def title(*captures: str) -> str:
+        made = [a for capture in captures for a in story(LAYERS, capture)]
+        rows = [
+            row._replace(spectrum=np.array([3.0, 1.0]), total=4.0)
+            for row in site_rows(made, {A: "base", B: "tuned"})
+        ]
+        drawn = illustrations(rows, None)
+        return next(one.title for one in drawn if one.name == "scree")
+
+    assert not title(A).endswith("base")
+    assert title(A, B).endswith((", base", ", tuned"))

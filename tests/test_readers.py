@@ -1,5 +1,6 @@
 """What people open: lazily, by id or name, and never damaged in silence."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -139,6 +140,11 @@ class TestOpening:
     def test_what_is_not_there_is_named(self, root: Location, spec: CaptureSpec, wanted: str) -> None:
         with pytest.raises(NotFoundError, match=f"no finished capture.*nearest: {spec.id}"):
             open_capture(root, wanted)
+
+    def test_names_are_among_the_nearest(self, root: Location, spec: CaptureSpec) -> None:
+        root.write("names/trained.json", json.dumps({"capture": spec.id}).encode())
+        with pytest.raises(NotFoundError, match="nearest: trained"):
+            open_capture(root, "traned")
 
     def test_artifacts_open_with_named_axes(self, root: Location, spec: CaptureSpec) -> None:
         made = run_stage(root, stage_of("spectrum.pca", {"x": rows_ref(spec)}), serial)

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tasks.sample_map import label_dots, sample_means, shards_read
+from tasks.sample_map import label_dots, label_of, sample_means, shards_read
 from tasks.store.location import Location
 from tasks.store.sealed import open_group
 from tests.helpers import make_capture
@@ -88,3 +88,10 @@ def test_without_a_label_everything_is_grey(tmp_path: Path, label: None) -> None
     dots = label_dots(means, group, label, None)
     assert dots.names == ()
     assert set(dots.codes.tolist()) == {-1}
+
+
+def test_classes_colour_before_numbers(tmp_path: Path) -> None:
+    root = Location(str(tmp_path))
+    labels = {"depth": np.linspace(0, 1, 10), "kind": list("aabbbcabca")}
+    group = open_group(root, make_capture(root, {"h.0": ROWS}, SAMPLE, labels).id)
+    assert [label_of(group, wanted) for wanted in (None, "depth")] == ["kind", "depth"]

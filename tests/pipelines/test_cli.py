@@ -483,3 +483,25 @@ def test_a_reader_that_goes_away_is_no_error(answer: list[str]) -> None:
     )
     os.close(write)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_help_whose_reader_has_gone_is_no_refusal() -> None:
+    code = "import sys\nfrom pipelines.cli import main\nsys.exit(main(['--help']))"
+    read, write = os.pipe()
+    os.close(read)
+    ran = subprocess.run(
+        [sys.executable, "-c", code], cwd=TOP, stdout=write, stderr=subprocess.PIPE, text=True, timeout=120
+    )
+    os.close(write)
+    assert (ran.returncode, ran.stderr) == (0, "")
+
+
+def test_columns_of_classes_and_maps_begin_with_what_they_are_read_for() -> None:
+    def columns(method: str, result: dict[str, float]) -> list[str]:
+        made = ArtifactOutcome(stage="s", site="h.0:out:0", id="x", method=method, result=result)
+        return telling_columns([made])
+
+    assert (
+        columns("geometry.neural_collapse", {"cdnv_rows": 1.0, "cosine_error": 2.0, "nc1": 3.0})[0] == "nc1"
+    )
+    assert columns("geometry.umap", {"distances": 0.5, "trustworthiness": 0.9})[0] == "trustworthiness"
