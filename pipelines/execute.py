@@ -268,7 +268,7 @@ def _artifact_outcome(artifact: Artifact, stage: StagePlan, computed: bool) -> A
         partner=stage.stage.partner,
         id=artifact.id,
         method=artifact.stage.method,
-        result=scalars,
+        result={**scalars, **({"caveats": list(told["caveats"])} if told.get("caveats") else {})},
         computed=computed,
         seconds=artifact.seconds,
     )

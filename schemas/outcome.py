@@ -40,7 +40,7 @@ class ArtifactOutcome(Frozen):
     id: str
     method: str
     result: dict[str, Any] = Field(default_factory=dict)
-    """The scalars of its Result."""
+    """The scalars of its Result, and its caveats where there are some."""
     computed: bool = True
     seconds: float = 0.0
 

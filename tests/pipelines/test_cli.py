@@ -505,3 +505,15 @@ def test_columns_of_classes_and_maps_begin_with_what_they_are_read_for() -> None
         columns("geometry.neural_collapse", {"cdnv_rows": 1.0, "cosine_error": 2.0, "nc1": 3.0})[0] == "nc1"
     )
     assert columns("geometry.umap", {"distances": 0.5, "trustworthiness": 0.9})[0] == "trustworthiness"
+
+
+def test_an_outcome_has_the_caveats_of_its_results(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stages = {"summary": {"method": "spectrum.summary"}}
+    outcome = run_serial(vectors_run(tmp_path, n=40, stages=stages))
+    said = {a.id: list(a.result["caveats"]) for a in subspan.list_artifacts(str(tmp_path))}
+    assert all(said.values())
+    assert {a.id: a.result["caveats"] for a in outcome.artifacts} == said
+    show_results(outcome.artifacts)
+    assert next(iter(said.values()))[0] in capsys.readouterr().out
