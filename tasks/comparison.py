@@ -63,15 +63,16 @@ class Compared(NamedTuple):
 def comparisons(rows: Sequence[SiteRow]) -> list[Comparison]:
     """The first capture with each other one that has a measure at the same places.
 
-    Places are the same if sites have one name, or one kind and depth. Captures that differ only in what was measured, as one capture
-    and the pair that it is part of, have no measure in common and are not compared.
+    Places are the same if sites have one name, or one kind and depth. A capture and a pair that it is part of are not compared: two
+    layers of one network and the same layers of two are different things.
     """
+    members = {row.capture: set(row.of) for row in rows}
     names = list(dict.fromkeys(row.capture for row in rows))
     found, done = [], set()
     for a in names:
         for b in names[names.index(a) + 1 :]:
             pairs = [pair for pair in _pairs(rows, a, b) if any(pair.has(m.key) for m in MEASURES)]
-            if pairs and b not in done and a not in done:
+            if pairs and b not in done and a not in done and not members[a] & members[b]:
                 found.append(Comparison(a, b, tuple(pairs)))
                 done.add(b)
     return found

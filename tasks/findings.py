@@ -133,7 +133,7 @@ def _ends(line: Sequence[SiteRow], best: int, key: str) -> Ends:
     for end, index in enumerate((0, len(line) - 1)):
         if index != best:
             said = f"{_told(line[index], key)} at {_at(line[index])}"
-            if _overlap(line[best], line[index], key):
+            if _overlap(line[best], line[index], key) or line[index].values[key] == line[best].values[key]:
                 alike.append(f"from {said}")
             else:
                 apart[end] = said

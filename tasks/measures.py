@@ -70,6 +70,8 @@ class SiteRow(NamedTuple):
     """The site that it is measured against, where that is another."""
     stage: str = ""
     """Whose measures of classes these are, where a method measured classes in several stages."""
+    of: tuple[str, ...] = ()
+    """The ids of its captures."""
     further: bool = False
     """Whether a row of an earlier stage has all else that is known of the site."""
 
@@ -103,7 +105,9 @@ def site_rows(artifacts: Sequence[StageArtifact], names: Mapping[str, str] | Non
     at = _places(list(dict.fromkeys(key for key, _ in groups)))
     called = {key: _called(key[1], names or {}) for key in at}
     rows = [
-        _row(key[0], called[key], at[key], members)._replace(partner=partner, stage=stage, further=n > 0)
+        _row(key[0], called[key], at[key], members)._replace(
+            partner=partner, stage=stage, further=n > 0, of=key[1]
+        )
         for (key, partner), group in groups.items()
         for n, (stage, members) in enumerate(_by_classes(group))
     ]

@@ -57,6 +57,17 @@ def test_captures_without_a_measure_in_common_are_not_compared() -> None:
     assert comparisons(site_rows([*story(LAYERS, A), pair], NAMES)) == []
 
 
+def test_layers_of_one_capture_are_not_compared_with_those_of_two() -> None:
+    def cka(other: str) -> object:
+        return artifact(
+            "cka", "geometry.cka", LAYERS[0], {"cka": 0.9}, capture=A, other=other, beside=LAYERS[1]
+        )
+
+    rows = site_rows([cka(A), cka(B)], NAMES)
+    assert len(rows) == 2
+    assert comparisons(rows) == []
+
+
 def test_the_table_counts_what_is_apart_and_shows_the_largest() -> None:
     (found,) = comparisons(site_rows([*story(LAYERS, A), *story(LAYERS, B, 2.0)], NAMES))
     table = comparison_table(found)

@@ -214,7 +214,8 @@ def _parse(pattern: str) -> _Pattern:
     path, side, call = [*body.split(":"), "", ""][:3]
     if body.count(":") > 2 or side not in ("", "in", "out") or not re.fullmatch(r"\d*|\*", call):
         raise UnknownNameError(
-            f"site {pattern!r} is not of the form path[:in|out[:call]][#element], or parameter:grad, :norm, :weight or :update"
+            f"site {pattern!r} is not of the form path[:in|out[:call]][#element], or parameter:grad, :norm, :weight or :update; "
+            "`*`, `[0-9]` and `{a,b}` choose within the path"
         )
     return _Pattern(path, side or "out", call or "0", element, ending[1] if ending else "", plain != path)
 

@@ -38,13 +38,14 @@ def counted(block: Block, code: Tensor, carry: State, groups: int) -> State:
     return state
 
 
-def shares(counts: State | None, confidence: float) -> dict[str, float | None]:
-    """Fields of a result: shares of rows, with intervals; None for what was not counted."""
+def shares(counts: State | None, confidence: float, per_row: float) -> dict[str, float | None]:
+    """Fields of a result: shares of rows, with intervals; None for what was not counted. `per_row` are samples for each row."""
     found: dict[str, float | None] = {"nearest_is_label_classes": None}
     for name, key in (("nearest_is_label", "group.right"), ("nearest_is_classifier", "group.agree")):
         found |= dict.fromkeys((name, f"{name}_low", f"{name}_high"))
         if counts is not None and key in counts:
-            share = grouped(counts[key].cpu(), counts["group.rows"].cpu(), confidence)
+            rows = counts["group.rows"].cpu()
+            share = grouped(counts[key].cpu(), rows, confidence, per_row * int(rows.sum()))
             found |= {name: share.value, f"{name}_low": share.low, f"{name}_high": share.high}
     if counts is not None:
         found["nearest_is_label_classes"] = float(

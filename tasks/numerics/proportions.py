@@ -18,16 +18,20 @@ class Proportion(NamedTuple):
     """Independent rows that would know as much."""
 
 
-def grouped(hits: Int64[Tensor, " group"], rows: Int64[Tensor, " group"], confidence: float) -> Proportion:
+def grouped(
+    hits: Int64[Tensor, " group"], rows: Int64[Tensor, " group"], confidence: float, independent: float = 0.0
+) -> Proportion:
     """The share of hits among rows, with rows of a group allowed to depend on each other in any way.
 
     The variance is that of a ratio of sums over groups (linearised); it gives the effective number of rows, which
-    Wilson's interval is taken for. Without any variance, as when all rows hit, every group counts as one row.
+    Wilson's interval is taken for. Without any variance, as when all rows hit, every group counts as one row, or each of what is
+    known to be independent.
 
     Args:
         hits: of each group.
         rows: of each group; groups without rows are passed over.
         confidence: probability that the interval holds the true share.
+        independent: samples that groups were dealt from, which do not depend on each other.
 
     Returns:
         NaN everywhere when there are no rows.
@@ -40,7 +44,11 @@ def grouped(hits: Int64[Tensor, " group"], rows: Int64[Tensor, " group"], confid
     variance = math.inf
     if groups > 1:
         variance = float((hits - value * rows).square().sum()) / total**2 * groups / (groups - 1)
-    effective = float(groups) if variance == 0 else min(total, value * (1 - value) / variance)
+    effective = (
+        max(float(groups), min(total, independent))
+        if variance == 0
+        else min(total, value * (1 - value) / variance)
+    )
     effective = max(1.0, effective)
     low, high = wilson(value, effective, confidence)
     return Proportion(value, low, high, effective)

@@ -167,6 +167,17 @@ def test_wilson_equals_scipy(hits: int, n: int) -> None:
     assert wilson(hits / n, n, 0.9) == pytest.approx((expected.low, expected.high), abs=1e-12)
 
 
+def test_a_share_without_variance_counts_what_is_independent() -> None:
+    """All right: groups alone, or the samples that they were dealt from, but never more than the rows."""
+    rows = torch.full((20,), 60)
+    groups, samples, more = (grouped(rows, rows, 0.95, n) for n in (0, 400, 10**6))
+    assert (groups.effective, samples.effective, more.effective) == (20, 400, 1200)
+    assert samples.low == wilson(1.0, 400, 0.95)[0]
+    some = rows.clone()
+    some[0] = 0
+    assert grouped(some, rows, 0.95, 400) == grouped(some, rows, 0.95)
+
+
 def test_intervals_over_groups_cover() -> None:
     rng = np.random.default_rng(0)
     covered = naive = 0

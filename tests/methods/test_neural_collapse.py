@@ -491,8 +491,9 @@ def test_refusals() -> None:
         run(x, code, weights={"w": torch.zeros(3, 12)}, classifier="w")
     with pytest.raises(MethodError, match="without a `classifier`"):
         run(x, code, bias="b")
-    with pytest.raises(MethodError, match="overflow; scale the rows"):
-        run(x + 1e154 * code[:, None], code, nearest=False)
+    apart = torch.eye(2, dtype=torch.float64) * 1e160  # classes of one row: nothing overflows inside them
+    with pytest.raises(MethodError, match="between classes overflow; scale the rows"):
+        collapse.whitening(apart @ apart, torch.zeros(2, dtype=torch.float64))
     many = Inputs({"x": 8192}, n_rows=10**6, n_samples=9, categories={"kind": tuple(map(str, range(70_000)))})
     with pytest.raises(MethodError, match="4,587,520,000 bytes"):
         neural_collapse.check(many, neural_collapse.Config())

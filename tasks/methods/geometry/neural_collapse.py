@@ -28,7 +28,7 @@ from tasks.methods.contract import Array, Arrays, Block, Inputs, RowsPort, State
 from tasks.methods.grouped_moments import Interval
 from tasks.numerics import class_moments, collapse
 
-VERSION = 2
+VERSION = 3
 KIND = "reduce"
 READS = {"x": RowsPort(labels=True, tokens=True)}
 ARRAYS = {
@@ -276,7 +276,7 @@ def finish(state: State, carry: State, inputs: Inputs, config: Config) -> tuple[
     result = Result.model_validate(
         {
             **intervals,
-            **nearest_means.shares(counts, config.confidence),
+            **nearest_means.shares(counts, config.confidence, inputs.n_samples / inputs.n_rows),
             **{name: _known(v) for name, v in zip(CHANCE, found["chance"].tolist(), strict=True)},
             "label": row_class_label(inputs, config.label),
             "n_rows": int(sizes.sum()),
