@@ -35,6 +35,7 @@ SHORT: dict[str, dict[str, Any]] = {
     "geometry.label_sharpness": {"quantile_rows": 200},
     "geometry.local_dimension": {"quantile_rows": 200},
     "gradients.intrinsic_dimension": {"steps": 6, "dimensions": (2, 9), "draws": 2, "learning_rate": 0.02},
+    "clustering.k_subspaces": {"clusters": 3, "starts": 2},
     "spectrum.dead_features": {"features": 64, "active": 4},
     "geometry.alignment": {"groups": 4, "iterations": 5},
     "geometry.unit_matching": {"groups": 4, "blocks": 2, "targets": 8, "penalty": 0.3},

@@ -1,0 +1,307 @@
+"""Rows in K subspaces, each row in the nearest: any number of rows in bounded memory, one read of them a round.
+
+A sample of the rows comes first: starts are drawn on it and improved until no row of it moves, and the best goes on with all rows, until
+a round lowers the sum of squared residuals by less than `tolerance` of it. A subspace that loses all its rows is put through a row that is
+far from all.
+
+Arrays, subspaces with most rows first: `mean` (cluster_number, feature) is a point of each subspace, `basis` (cluster_number, component,
+feature) its orthonormal directions, `eigenvalue` (cluster_number, order) the variances of its rows along their own principal directions,
+`size` (cluster_number) its rows, `affinity` (cluster_number, other_cluster) the root mean square of the cosines of principal angles
+between subspaces, `cost` (round) the mean squared residual of each round before subspaces were fitted again, never rising.
+"""
+
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from schemas.base import Frozen
+from schemas.errors import MethodError
+from tasks.methods.classes import carried, class_label, codes_of
+from tasks.methods.contract import Array, Arrays, Block, Inputs, RowsPort, State
+from tasks.methods.grouped_moments import each
+from tasks.numerics import k_subspaces, moments, row_sample
+from tasks.numerics.agreement import Agreement, agreement
+from tasks.numerics.k_subspaces import Subspaces
+
+VERSION = 1
+KIND = "reduce"
+READS = {"x": RowsPort(labels=True)}
+ARRAYS = {
+    "mean": ("cluster_number", "feature"),
+    "basis": ("cluster_number", "component", "feature"),
+    "eigenvalue": ("cluster_number", "order"),
+    "size": ("cluster_number",),
+    "affinity": ("cluster_number", "other_cluster"),
+    "cost": ("round",),
+}
+REFERENCE = (
+    "Bradley, Mangasarian, Journal of Global Optimization 16 (2000) 23: K planes; Tseng, Journal of Optimization Theory and Applications "
+    "105 (2000) 249: nearest q-flats"
+)
+SEEDS = ()
+MOST_BYTES = 4 << 30
+"""Of the moments of all clusters."""
+
+
+class Config(Frozen):
+    """How many subspaces of which kind are looked for, and how."""
+
+    clusters: int = Field(default=8, ge=1)
+    """How many subspaces."""
+    dimension: int = Field(default=4, ge=1)
+    """Of each; `eigenvalue` shows where another would be better."""
+    kind: Literal["affine", "linear"] = "affine"
+    """`linear` ones hold the origin."""
+    unit_length: bool = False
+    """Scale rows to length 1 first, so that long ones count no more than short ones."""
+    start_rows: int = Field(default=2000, ge=10)
+    """Rows of the sample on which starts are tried; all where there are no more."""
+    starts: int = Field(default=10, ge=1)
+    """Draws on the sample, of which the best goes on."""
+    rounds: int = Field(default=30, ge=1)
+    """Reads of all rows after the sample, at most."""
+    tolerance: float = Field(default=1e-4, ge=0)
+    """Stop when a round lowers the sum of squared residuals by less than this share of it."""
+    label: str | None = None
+    """A label with classes, to compare the clusters with; nothing else reads it."""
+    precision: Literal["float64", "float32"] = "float64"
+    """Of products of features; residuals are always float64."""
+    seed: int = Field(default=0, ge=0)
+    """Of the starts."""
+
+
+class Result(Frozen):
+    """The subspaces in numbers."""
+
+    n_rows: int
+    clusters: int
+    """Subspaces that have rows."""
+    dimension: int
+    unit_length: bool
+    """Whether rows were scaled to length 1."""
+    rounds: int
+    """Reads of all rows after the sample."""
+    converged: bool
+    """Whether the last round lowered the residuals by less than the tolerance."""
+    residual_share: float
+    """Sum of squared residuals over the rows' sum of squares about their mean (about the origin where subspaces are linear)."""
+    one_subspace: float
+    """The same for one subspace of this dimension for all rows: what clusters gain is below it."""
+    largest_share: float
+    """Of the rows, in the largest cluster."""
+    label: str | None
+    accuracy: float | None
+    """Share of labelled rows that the best one-to-one map of clusters to classes has right; None without a label."""
+    purity: float | None
+    adjusted_rand: float | None
+    normalised_mutual_information: float | None
+    caveats: tuple[str, ...]
+
+
+def check(inputs: Inputs, config: Config) -> None:
+    """Refuse before reading.
+
+    Raises:
+        MethodError: if there is no such label, or subspaces take more rows, features or bytes than there are.
+    """
+    if config.label is not None:
+        class_label(inputs, config.label)
+    width, need = inputs.widths["x"], config.clusters * (config.dimension + 1)
+    if config.dimension >= width:
+        raise MethodError(
+            f"subspaces of {config.dimension} dimensions hold all rows of {width} features; lower `dimension`"
+        )
+    if inputs.n_rows < need:
+        raise MethodError(
+            f"found {inputs.n_rows} rows, {config.clusters} subspaces of {config.dimension} dimensions need at least {need}; lower "
+            "`clusters` or `dimension`, or capture more samples"
+        )
+    if config.start_rows < need:
+        raise MethodError(
+            f"{config.clusters} subspaces start on at least {need} rows, found `start_rows` {config.start_rows}; raise it"
+        )
+    if (held := 8 * config.clusters * width**2) > MOST_BYTES:
+        raise MethodError(
+            f"moments of {config.clusters} clusters of {width} features take {held:,} bytes, at most {MOST_BYTES:,} are used; project the "
+            "site first"
+        )
+
+
+def start(inputs: Inputs, config: Config) -> State:
+    """The label to compare with."""
+    if config.label is None:
+        return {"classes": torch.tensor(0)}
+    return {"classes": torch.tensor(len(inputs.categories[config.label])), "label": carried(config.label)}
+
+
+def state_config(config: Config) -> dict[str, object]:
+    """All options have a part in what is carried."""
+    return config.model_dump(mode="json")
+
+
+def partial(block: Block, carry: State, config: Config) -> State:
+    """A sample of the rows first; then what each subspace needs to be fitted again, and which rows are far.
+
+    Raises:
+        MethodError: for rows that are not finite.
+    """
+    x = k_subspaces.scaled(block["x"], config.unit_length)
+    if "basis" not in carry:
+        return row_sample.of_rows(block.index, x, config.start_rows)
+    least, label = k_subspaces.residuals(x, Subspaces(carry["mean"], carry["basis"])).min(1)
+    one = moments.empty(x.shape[1], x.device)
+    state = {name: values.new_zeros((config.clusters, *values.shape)) for name, values in one.items()}
+    for k, group in enumerate(each(state)):
+        moments.partial(x[label == k], None, config.precision, group)
+    far = _far(x, least, config.clusters)
+    return state | far | {"residual": least.sum(), "table": _table(block, label, carry, config)}
+
+
+def merge(a: State, b: State) -> State:
+    """The sample, or the moments, of both."""
+    if "key" in a:
+        return row_sample.merge(a, b)
+    out = {name: torch.empty_like(values) for name, values in _moments(a).items()}
+    for group in zip(each(_moments(a)), each(_moments(b)), each(out), strict=True):
+        moments.merge(*group)
+    rows, residual = (torch.cat([a[name], b[name]]) for name in ("far", "far.residual"))
+    far = _far(rows, residual, len(a["far"]))
+    return out | far | {name: a[name] + b[name] for name in ("residual", "table")}
+
+
+def update(state: State, carry: State, inputs: Inputs, config: Config) -> State | None:
+    """The subspaces that the next round measures rows against; None when they have settled.
+
+    Raises:
+        MethodError: if there are fewer good rows than subspaces need.
+    """
+    if "key" in state:
+        return carry | _first(state, config)
+    if _settled(state, carry, config) or len(carry["cost"]) + 1 >= config.rounds:
+        return None
+    groups = each(_moments(state))
+    fit = k_subspaces.fitted(groups, config.dimension, config.kind == "affine")
+    empty = torch.nonzero(state["n"] == 0).flatten()
+    found = k_subspaces.repaired(fit.subspaces, empty, state["far"], config.kind == "affine")
+    return carry | {
+        "mean": found.mean,
+        "basis": found.basis,
+        "cost": torch.cat([carry["cost"], state["residual"][None]]),
+    }
+
+
+def finish(state: State, carry: State, inputs: Inputs, config: Config) -> tuple[Result, Arrays]:
+    """The subspaces, fitted to their rows once more.
+
+    Cost: O(clusters feature^3).
+    """
+    affine = config.kind == "affine"
+    order = torch.argsort(-state["n"], stable=True)
+    groups = [each(_moments(state))[k] for k in order.tolist()]
+    fit = k_subspaces.fitted(groups, config.dimension, affine)
+    whole = groups[0]
+    for group in groups[1:]:
+        whole = moments.merge(whole, group)
+    one = k_subspaces.fitted([whole], config.dimension, affine)
+    total = float(one.eigenvalue.sum()) * float(whole["w"])
+    found = agreement(state["table"][order].cpu().numpy())
+    n, size = int(whole["n"]), state["n"][order]
+    costs = torch.cat([carry["cost"], state["residual"][None]])
+    settled = _settled(state, carry, config)
+    result = Result(
+        n_rows=n,
+        clusters=int((size > 0).sum()),
+        dimension=config.dimension,
+        unit_length=config.unit_length,
+        rounds=len(costs),
+        converged=settled,
+        residual_share=fit.cost / total if total > 0 else 0.0,
+        one_subspace=one.cost / total if total > 0 else 0.0,
+        largest_share=int(size[0]) / n,
+        label=config.label,
+        **_agreed(found),
+        caveats=_caveats(size, settled, config),
+    )
+    arrays = {
+        "mean": fit.subspaces.mean,
+        "basis": fit.subspaces.basis,
+        "eigenvalue": fit.eigenvalue,
+        "size": size,
+        "affinity": _affinity(fit.subspaces.basis),
+        "cost": costs / n,
+    }
+    return result, {name: Array(values, ARRAYS[name]) for name, values in arrays.items()}
+
+
+def _first(state: State, config: Config) -> State:
+    """The best start on the sample."""
+    x, need = row_sample.values(state), config.clusters * (config.dimension + 1)
+    if len(x) < need:
+        raise MethodError(f"found {len(x)} good rows, these options need at least {need}")
+    rng = torch.Generator().manual_seed(config.seed)
+    affine = config.kind == "affine"
+    found = k_subspaces.started(
+        x.cpu(), config.clusters, config.dimension, affine, config.starts, config.rounds, rng
+    )
+    return {"mean": found.mean.to(x.device), "basis": found.basis.to(x.device), "cost": x.new_zeros(0)}
+
+
+def _settled(state: State, carry: State, config: Config) -> bool:
+    """Whether a round has lowered the residuals by less than the tolerance."""
+    if len(carry["cost"]) == 0:
+        return float(state["residual"]) == 0
+    before, now = float(carry["cost"][-1]), float(state["residual"])
+    return before - now <= config.tolerance * before
+
+
+def _moments(state: State) -> State:
+    return {name: state[name] for name in moments.empty(0)}
+
+
+def _far(x: Tensor, residual: Tensor, most: int) -> State:
+    """The rows furthest from all subspaces, furthest first; free places hold zeros and -1."""
+    x = torch.cat([x, x.new_zeros(most, x.shape[1])])
+    residual = torch.cat([residual, residual.new_full((most,), -1.0)])
+    order = torch.argsort(-residual, stable=True)[:most]
+    return {"far": x[order], "far.residual": residual[order]}
+
+
+def _table(block: Block, label: Tensor, carry: State, config: Config) -> Tensor:
+    """int64 [cluster, class]: rows of each; those without a class have no part."""
+    classes = int(carry["classes"])
+    counts = torch.zeros(config.clusters * classes, dtype=torch.int64, device=label.device)
+    if classes:
+        code = codes_of(block, carry["label"])
+        known = code >= 0
+        place = label[known] * classes + code[known]
+        counts.index_add_(0, place, torch.ones_like(place))
+    return counts.view(config.clusters, classes)
+
+
+def _affinity(basis: Tensor) -> Tensor:
+    """|U_k' U_l|_F over the root of the smaller number of directions; 0 beside a subspace without any."""
+    held = basis.square().sum((1, 2))
+    cosines = torch.einsum("kif,ljf->klij", basis, basis).square().sum((2, 3))
+    least = torch.minimum(held[:, None], held[None, :])
+    affinity: Tensor = (cosines / least.where(least > 0, 1.0)).sqrt()
+    return affinity
+
+
+def _agreed(found: Agreement | None) -> dict[str, float | None]:
+    return dict.fromkeys(Agreement._fields) if found is None else dict(found._asdict())
+
+
+def _caveats(size: Tensor, settled: bool, config: Config) -> tuple[str, ...]:
+    notes = []
+    if not settled:
+        notes.append(f"residuals still fell after {config.rounds} rounds; raise `rounds`")
+    few = int(((size > 0) & (size <= config.dimension + 1)).sum())
+    if few:
+        notes.append(
+            f"{few} subspaces have no more rows than span them: their residuals are 0 whatever the rows"
+        )
+    if bool((size == 0).any()):
+        notes.append(f"{int((size == 0).sum())} subspaces have no rows; lower `clusters`")
+    return tuple(notes)
