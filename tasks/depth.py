@@ -129,4 +129,5 @@ def _place(kind: str, order: tuple[int, ...], site: Site) -> Place:
     if kind == RESIDUAL and not _NUMBER.search(site.module):
         first = bool(_EMBEDDING.search(site.module))
         return Place(kind, (_FIRST if first else _LAST, site.call), "emb" if first else "end")
-    return Place(kind, order, ".".join(map(str, order)))
+    outside = kind in (ATTENTION, MLP) and not _NUMBER.search(site.module)  # beside those of the layers
+    return Place(kind, (_LAST, *order) if outside else order, ".".join(map(str, order)))

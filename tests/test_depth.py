@@ -1,7 +1,7 @@
 """Kinds and depths of the sites of well-known networks."""
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tasks.depth import ATTENTION, IN_ORDER, MLP, RESIDUAL, along_network, places
@@ -72,6 +72,7 @@ SITES = st.lists(
 
 
 @given(SITES)
+@example(["0.attn:out:0", "attn:out:0", "attn:out:1"])
 def test_no_two_sites_share_a_place(sites: list[str]) -> None:
     found = places(sites)
     assert list(found) == sites
