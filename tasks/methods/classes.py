@@ -1,10 +1,13 @@
 """Rows by the classes of a label: what methods that compare classes share."""
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
 from schemas.errors import MethodError, nearest
 from tasks.methods.contract import ROW_LABELS, Block, Inputs
+from tasks.numerics.agreement import counted
 
 
 def class_label(inputs: Inputs, wanted: str | None) -> str:
@@ -55,6 +58,16 @@ def codes_of(block: Block, label: Tensor) -> Tensor:
         coded = [label for label, values in block.labels.items() if not values.is_floating_point()]
         raise MethodError(f"label {name!r} names no classes; expected one of {nearest(name, coded)}")
     return found
+
+
+def counted_classes(block: Block, cluster: Tensor, carry: Mapping[str, Tensor], clusters: int) -> Tensor:
+    """int64 [cluster, class]: rows of each cluster and class of a carried `label` of `classes`; no columns where `classes` is 0."""
+    classes = int(carry["classes"])
+    if not classes:
+        return cluster.new_zeros(clusters, 0)
+    code = codes_of(block, carry["label"])
+    found = counted(cluster.cpu().numpy(), code.cpu().numpy(), clusters, classes)
+    return torch.from_numpy(found).to(cluster.device)
 
 
 def class_code(inputs: Inputs, label: str, name: str | None, default: int) -> int:

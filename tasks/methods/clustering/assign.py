@@ -10,7 +10,7 @@ from torch import Tensor
 
 from schemas.base import Frozen
 from schemas.errors import MethodError
-from tasks.methods.classes import carried, class_label, codes_of
+from tasks.methods.classes import carried, class_label, counted_classes
 from tasks.methods.contract import Arrays, ArtifactPort, Block, Inputs, RowOutput, RowsPort, State
 from tasks.numerics import k_subspaces
 from tasks.numerics.agreement import Agreement, agreement
@@ -103,13 +103,10 @@ def apply(block: Block, carry: State, config: Config) -> dict[str, Tensor]:
 def partial(block: Block, outputs: dict[str, Tensor], carry: State, config: Config) -> State:
     """Sums, and rows of each cluster and class."""
     distance, margin, cluster = (outputs[name] for name in ("distance", "margin", "cluster"))
-    clusters, classes = len(carry["mean"]), int(carry["classes"])
-    of = codes_of(block, carry["label"]) if classes else torch.zeros_like(cluster)
-    counts = torch.zeros(clusters * max(1, classes), dtype=torch.int64, device=cluster.device)
-    place = (cluster * max(1, classes) + of)[of >= 0]
+    clusters = len(carry["mean"])
     return {
         "size": torch.bincount(cluster, minlength=clusters),
-        "table": counts.index_add_(0, place, torch.ones_like(place)).view(clusters, -1),
+        "table": counted_classes(block, cluster, carry, clusters),
         "square": distance.double().square().sum(),
         "margin": margin.double().sum(),
         "ties": (margin < 0.05).sum(),
@@ -126,7 +123,7 @@ def merge(a: State, b: State) -> State:
 def finish(state: State, carry: State, inputs: Inputs, config: Config) -> tuple[Result, Arrays]:
     """Means of the sums."""
     n = int(state["size"].sum())
-    found = agreement(state["table"].cpu().numpy()) if config.label is not None else None
+    found = agreement(state["table"].cpu().numpy())
     result = Result(
         n_rows=n,
         distance_rms=(float(state["square"]) / n) ** 0.5 if n else None,

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from schemas.base import Frozen
 from schemas.errors import MethodError
-from tasks.methods.classes import carried, class_label, codes_of
+from tasks.methods.classes import carried, class_label, counted_classes
 from tasks.methods.contract import Array, Arrays, Block, Inputs, RowsPort, State
 from tasks.methods.grouped_moments import each
 from tasks.numerics import k_subspaces, moments, row_sample
@@ -156,7 +156,11 @@ def partial(block: Block, carry: State, config: Config) -> State:
     for k, group in enumerate(each(state)):
         moments.partial(x[label == k], None, config.precision, group)
     far = _far(x, least, config.clusters)
-    return state | far | {"residual": least.sum(), "table": _table(block, label, carry, config)}
+    return (
+        state
+        | far
+        | {"residual": least.sum(), "table": counted_classes(block, label, carry, config.clusters)}
+    )
 
 
 def merge(a: State, b: State) -> State:
@@ -266,18 +270,6 @@ def _far(x: Tensor, residual: Tensor, most: int) -> State:
     residual = torch.cat([residual, residual.new_full((most,), -1.0)])
     order = torch.argsort(-residual, stable=True)[:most]
     return {"far": x[order], "far.residual": residual[order]}
-
-
-def _table(block: Block, label: Tensor, carry: State, config: Config) -> Tensor:
-    """int64 [cluster, class]: rows of each; those without a class have no part."""
-    classes = int(carry["classes"])
-    counts = torch.zeros(config.clusters * classes, dtype=torch.int64, device=label.device)
-    if classes:
-        code = codes_of(block, carry["label"])
-        known = code >= 0
-        place = label[known] * classes + code[known]
-        counts.index_add_(0, place, torch.ones_like(place))
-    return counts.view(config.clusters, classes)
 
 
 def _affinity(basis: Tensor) -> Tensor:
