@@ -111,10 +111,10 @@ def _arrays(module: ModuleType) -> dict[str, tuple[str, ...]]:
 
 
 def _port(port: Any) -> str:
-    from tasks.methods.contract import BatchesPort
+    from tasks.methods.contract import ArtifactPort, BatchesPort
 
-    made_by = getattr(port, "method", None)
-    if made_by is not None:
+    if isinstance(port, ArtifactPort):
+        made_by = "` or `".join(port.makers)
         return (
             f"artifacts of `{made_by}`, of several sites or captures"
             if port.several

@@ -83,8 +83,9 @@ def _series_ports(stage: StageRequest) -> list[str]:
 
 def _makers(name: str, stage: StageRequest, port: str, run: RunSpec) -> list[str]:
     """The stages whose artifacts a port takes as a series, in the order of the run file."""
-    wanted = load_method(stage.method, allowed_packages()).READS[port].method
-    of_method = [other for other, request in run.stages.items() if request.method == wanted and other != name]
+    makers = load_method(stage.method, allowed_packages()).READS[port].makers
+    wanted = " or ".join(makers)
+    of_method = [other for other, request in run.stages.items() if request.method in makers and other != name]
     pattern = stage.inputs.get(port, PortInput()).stage
     found = [other for other in of_method if pattern is None or fnmatchcase(other, pattern)]
     if not found:
@@ -98,20 +99,21 @@ def _makers(name: str, stage: StageRequest, port: str, run: RunSpec) -> list[str
 def _maker(name: str, stage: StageRequest, port: str, run: RunSpec) -> str:
     """The stage whose artifact a port takes: the one named, or the only one of the run that runs the port's method."""
     given = stage.inputs.get(port)
-    wanted = load_method(stage.method, allowed_packages()).READS[port].method
+    makers = load_method(stage.method, allowed_packages()).READS[port].makers
+    wanted = " or ".join(makers)
     if given is not None and given.stage is not None:
         if given.stage not in run.stages:
             raise SpecError(
                 f"stage {name!r}, port {port!r} takes one artifact; found {given.stage!r}, which may mean several stages: name one"
             )
-        if run.stages[given.stage].method != wanted:
+        if run.stages[given.stage].method not in makers:
             raise SpecError(
                 f"stage {name!r}, port {port!r} takes an artifact of {wanted}; found stage {given.stage!r} of "
                 f"{run.stages[given.stage].method}: name another"
             )
         return given.stage
     candidates = [
-        other for other, request in run.stages.items() if request.method == wanted and other != name
+        other for other, request in run.stages.items() if request.method in makers and other != name
     ]
     if len(candidates) != 1:
         raise SpecError(

@@ -13,8 +13,8 @@ def test_its_methods_take_their_options_and_find_what_they_read(recipe: str) -> 
     for stage in stages.values():
         module = load_method(stage.method)
         module.Config.model_validate(stage.config)
-        needed = {port.method for port in module.READS.values() if isinstance(port, ArtifactPort)}
-        assert needed <= methods
+        for port in module.READS.values():
+            assert not isinstance(port, ArtifactPort) or methods & set(port.makers)
 
 
 def test_stages_of_all_recipes_read_one_another_without_doubt() -> None:
@@ -24,4 +24,4 @@ def test_stages_of_all_recipes_read_one_another_without_doubt() -> None:
     for stage in stages.values():
         for port in load_method(stage.method).READS.values():
             if isinstance(port, ArtifactPort):
-                assert makers.count(port.method) == 1
+                assert sum(maker in port.makers for maker in makers) == 1

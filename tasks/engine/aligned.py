@@ -124,9 +124,9 @@ def check_aligned(
     Raises:
         MethodError: naming both, if captures, their order or sites differ, or if the maker gives rows nothing.
     """
-    if load_method(port.method, allowed).KIND not in ("map", "pairs"):
+    if load_method(artifact.stage.method, allowed).KIND not in ("map", "pairs"):
         raise MethodError(
-            f"{stage.method}, port {name!r}: {port.method} gives rows nothing, only map and pairs methods do; read its "
+            f"{stage.method}, port {name!r}: {artifact.stage.method} gives rows nothing, only map and pairs methods do; read its "
             "artifact whole"
         )
     rows_port, ours = next(iter(stage.rows.items()))

@@ -191,7 +191,7 @@ def artifact_inputs(job: StageJob, module: ModuleType, single: Mapping[str, Arti
             for name, artifact in single.items()
         },
         results={name: artifact.result for name, artifact in single.items()},
-        series={name: _series(job, name, port.method) for name, port in ports.items() if port.several},
+        series={name: _series(job, name, port.makers) for name, port in ports.items() if port.several},
     )
 
 
@@ -208,7 +208,7 @@ def single_artifacts(job: StageJob, module: ModuleType) -> dict[str, Artifact]:
         if isinstance(port, ArtifactPort) and not port.several
     }
     made = {
-        name: _read(job, name, job.stage.artifacts[name].artifact, port.method)
+        name: _read(job, name, job.stage.artifacts[name].artifact, port.makers)
         for name, port in ports.items()
     }
     for name in aligned_ports(module):
@@ -216,9 +216,9 @@ def single_artifacts(job: StageJob, module: ModuleType) -> dict[str, Artifact]:
     return made
 
 
-def _series(job: StageJob, name: str, method: str) -> tuple[Member, ...]:
+def _series(job: StageJob, name: str, makers: tuple[str, ...]) -> tuple[Member, ...]:
     refs = job.stage.series[name]
-    made = [_read(job, name, ref.artifact, method) for ref in refs]
+    made = [_read(job, name, ref.artifact, makers) for ref in refs]
     size = sum(prod(info.shape) * np.dtype(info.dtype).itemsize for a in made for info in a.arrays.values())
     if size > MOST_SERIES_BYTES:
         raise MethodError(
@@ -264,11 +264,11 @@ def _parameters(job: StageJob, source: Source) -> dict[str, tuple[int, ...]]:
     return {name: tuple(parameter.shape) for name, parameter in trainable(net).items()}
 
 
-def _read(job: StageJob, name: str, artifact_id: str, method: str) -> Artifact:
+def _read(job: StageJob, name: str, artifact_id: str, makers: tuple[str, ...]) -> Artifact:
     artifact = read_artifact(job.root, artifact_id)
-    if artifact.stage.method != method:
+    if artifact.stage.method not in makers:
         raise MethodError(
             f"{job.stage.method}, port {name!r}: found an artifact of {artifact.stage.method}, expected one of "
-            f"{method}; connect a stage of that method"
+            f"{' or '.join(makers)}; connect a stage of that method"
         )
     return artifact

@@ -1,6 +1,6 @@
 """Runs `map` and `pairs` stages: outputs aligned with rows, written shard by shard, each shard by one worker.
 
-A map sees one shard at a time. A pairs method sees every shard against all shards, in store order. Rows of
+A map sees one shard at a time. A pairs method sees every shard against all shards, in store order, as often as it looks. Rows of
 failed samples are fill in the outputs: NaN, -1 or False. What is summed over rows goes through the store,
 span by span.
 """
@@ -10,6 +10,7 @@ from functools import partial as bind
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from schemas.artifact import Artifact
@@ -19,6 +20,7 @@ from tasks.engine.ahead import ahead, in_turn
 from tasks.engine.blocks import block_of
 from tasks.engine.call import Call
 from tasks.engine.outcome import Used, artifact_of, as_numpy
+from tasks.engine.pairs import MOST_BYTES, Method, Others
 from tasks.engine.prepare import Prepared, StageJob, places, prepare, start
 from tasks.engine.reduction import Counted, load_counted, save_counted, span_path
 from tasks.engine.source import Part, Rows, n_rows, read, shard_bounds
@@ -89,16 +91,17 @@ def fill_shards(job: ShardsJob) -> ShardsDone:
     shards = _spans(part)[job.span]
     bounds = [(first + low, first + high) for low, high in map(part.space.shard_bounds, shards)]
     total, n_read = Counted({}, 0), 0
+    others = _others(job.job, ready, carry)
     reads = (ahead if ready.module.KIND == "map" else in_turn)(_reads(ready, bounds))
     for shard, (low, high), rows in zip(shards, bounds, reads, strict=True):
         block = _block(job.job, ready, rows)
-        outputs, n_others = _outputs(job.job, ready, carry, block)
+        outputs = _outputs(ready, carry, block, others)
         writer.write(shard, _aligned(ready, outputs, rows.index - low, high - low))
         total = _add(ready, total, block, outputs, carry)
-        n_read += 1 + n_others
+        n_read += 1
         del rows, block
     save_counted(job.job.root, path, total)
-    return ShardsDone(n_read)
+    return ShardsDone(n_read + others.read)
 
 
 def finish(job: StageJob) -> Artifact:
@@ -114,19 +117,24 @@ def finish(job: StageJob) -> Artifact:
     return artifact
 
 
-def _outputs(job: StageJob, ready: Prepared, carry: State, block: Block) -> tuple[dict[str, Tensor], int]:
-    """Outputs of a block's rows, and how many other shards were read for them."""
-    module, config = ready.module, ready.config
-    if module.KIND == "map":
-        return module.apply(block, carry, config), 0
-    state: State = module.begin(block, carry, config)
-    bounds = shard_bounds(ready.source)
-    for rows in in_turn(_reads(ready, bounds)):
-        other = _block(job, ready, rows)
-        if len(block) and len(other):
-            state = module.pair(state, block, other, carry, config)
-        del rows, other
-    return state, len(bounds)
+def _outputs(ready: Prepared, carry: State, block: Block, others: Others) -> dict[str, Tensor]:
+    """Outputs of a block's rows."""
+    if ready.module.KIND == "map":
+        outputs: dict[str, Tensor] = ready.module.apply(block, carry, ready.config)
+        return outputs
+    method = Method(ready.module, ready.config, ready.inputs, carry)
+    return method.outputs(method.prepared(block), others)
+
+
+def _others(job: StageJob, ready: Prepared, carry: State) -> Others:
+    """What a pairs method compares rows with; kept in memory, as the method wants it, where all is small enough."""
+    method = Method(ready.module, ready.config, ready.inputs, carry)
+
+    def other(low: int, high: int) -> Block:
+        return method.prepared(_block(job, ready, read(ready.source, low, high)))
+
+    held = n_rows(ready.source) * sum(ready.source.widths) * torch.float64.itemsize
+    return Others([bind(other, *bounds) for bounds in shard_bounds(ready.source)], held <= MOST_BYTES)
 
 
 def _add(ready: Prepared, total: Counted, block: Block, outputs: dict[str, Tensor], carry: State) -> Counted:

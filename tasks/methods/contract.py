@@ -21,7 +21,11 @@ and, by KIND, these pure functions (`inputs` is `Inputs`, `block` is `Block`, a 
     map         start; outputs(inputs, config) -> {name: RowOutput}; apply(block, carry, config) -> {name: tensor};
                 optional partial(block, outputs, carry, config) -> state and merge; finish
     pairs       start; outputs; begin(block, carry, config) -> row state; pair(state, block, other, carry, config) -> row state;
-                optional partial and merge as for map; finish. The row state's tensors are the outputs
+                optional again(state, block, carry, config) -> (row state, bool): after a look at all other rows, and whether to look again;
+                optional at_once(inputs, config) -> int: rows of a block that are taken through all looks together;
+                optional prepared(block, carry, config) -> block: what every block is made into before begin, pair and again see it;
+                optional conclude(state, block, carry, config) -> {name: tensor}: the outputs, where they are not among the row state's
+                tensors; optional partial and merge as for map; finish
     sequential  start(inputs, config) -> state; step(block, state, config) -> state; passes(config) -> int;
                 batch_rows(config) -> int; optional begin_pass(state, number, config) -> state; finish(state, {}, inputs, config)
     whole       max_rows(config) -> int; solve(block, inputs, config) -> (Result, arrays); the rows are
@@ -88,6 +92,8 @@ class ArtifactPort:
 
     method: str
     """`family.method` that must have made the artifact."""
+    others: tuple[str, ...] = ()
+    """Methods that may have made it as well: with the arrays, and the fields of the result, that the port's method reads."""
     several: bool = False
     """Whether the port takes a series of artifacts, of several sites or captures: `Inputs.series`."""
     least: int = 1
@@ -97,6 +103,11 @@ class ArtifactPort:
     aligned: bool = False
     """Whether its row-aligned arrays come block by block with the rows, as `Block.aligned`, rather than whole in `Inputs.artifacts`.
     It must be made over the captures and site of the first port of rows, in their order."""
+
+    @property
+    def makers(self) -> tuple[str, ...]:
+        """All methods that may have made it."""
+        return (self.method, *self.others)
 
 
 @dataclass(frozen=True)

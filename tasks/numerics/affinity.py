@@ -10,6 +10,7 @@ from scipy.sparse.csgraph import connected_components, laplacian
 from scipy.sparse.linalg import eigsh
 from torch import Tensor
 
+from tasks.numerics.graphs import Matrix
 from tasks.numerics.neighbours import nearest, none_yet
 
 DENSE = 400
@@ -24,6 +25,8 @@ class Embedding(NamedTuple):
     vectors: Float64[np.ndarray, "row component"]
     parts: int
     """Connected parts of the graph."""
+    smallest_part: int
+    """Rows of the smallest one."""
 
 
 def unit_rows(x: Float[Tensor, "row feature"]) -> Float64[Tensor, "row feature"]:
@@ -33,7 +36,7 @@ def unit_rows(x: Float[Tensor, "row feature"]) -> Float64[Tensor, "row feature"]
     return x / length.clamp(min=torch.finfo(x.dtype).tiny)
 
 
-def cosine_graph(x: Float[Tensor, "row feature"], k: int) -> sparse.csr_matrix:
+def cosine_graph(x: Float[Tensor, "row feature"], k: int) -> Matrix:
     """The symmetric graph that joins each row with its k nearest by cosine; weights are (1 + cosine) / 2, in 0..1.
 
     An edge that one end alone has chosen gets half its weight.
@@ -46,31 +49,70 @@ def cosine_graph(x: Float[Tensor, "row feature"], k: int) -> sparse.csr_matrix:
     there = (found.index >= 0).cpu().numpy()
     weight = (1 - found.distance.square() / 4).clamp(0, 1).cpu().numpy()
     source = np.repeat(np.arange(n), k).reshape(n, k)[there]
-    graph = sparse.csr_matrix((weight[there], (source, found.index.cpu().numpy()[there])), shape=(n, n))
-    return (graph + graph.T) / 2
+    graph = Matrix((weight[there], (source, found.index.cpu().numpy()[there])), shape=(n, n))
+    return Matrix((graph + graph.T) / 2)
 
 
-def embed(graph: sparse.csr_matrix, components: int, seed: int) -> Embedding:
-    """The smallest eigenpairs of I - D^(-1/2) A D^(-1/2).
+def embed(graph: Matrix, components: int, seed: int) -> Embedding:
+    """The smallest eigenpairs of I - D^(-1/2) A D^(-1/2), each connected part by itself: as many values are exactly 0 as there are parts,
+    of which a solver for the whole graph finds some only.
 
     Args:
-        graph: symmetric, non-negative.
-        components: how many.
-        seed: of the solver's start vector.
+        graph: symmetric, non-negative, without loops.
+        components: how many; zeros of larger parts come first.
+        seed: of the solver's start vectors.
 
-    Cost: O(row^3) up to 400 rows, else a few hundred products with the graph.
+    Cost: O(row^3) of parts up to 400 rows, else a few hundred products with the graph.
     """
-    n = graph.shape[0]
-    parts = int(connected_components(graph, directed=False)[0])
+    graph = graph.copy()
+    graph.eliminate_zeros()
+    parts, part = connected_components(graph, directed=False)
+    order = np.argsort(-np.bincount(part), kind="stable")
+    rows = np.split(np.argsort(part, kind="stable"), np.cumsum(np.bincount(part))[:-1])
+    more = max(1, components - int(parts) + 1)
+    values, vectors = [], []
+    for number in order[:components]:
+        inside = rows[number]
+        value, vector = _of_part(graph[inside][:, inside], min(more, len(inside)), seed)
+        values.append(value)
+        vectors.append((inside, vector))
+    chosen = np.argsort(np.concatenate(values), kind="stable")[:components]
+    return Embedding(
+        np.concatenate(values)[chosen],
+        _placed(vectors, chosen, graph.shape[0]),
+        int(parts),
+        int(np.bincount(part).min()),
+    )
+
+
+def _of_part(graph: Matrix, components: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """The smallest eigenpairs of a connected part; the first is exact."""
+    n, degree = graph.shape[0], np.asarray(graph.sum(axis=1)).ravel()
+    first = np.sqrt(degree) if n > 1 else np.ones(1)
+    first = (first / np.linalg.norm(first))[:, None]
+    if components == 1:
+        return np.zeros(1), first
     matrix = laplacian(graph, normed=True)
     if n <= max(DENSE, 2 * components):
         values, vectors = np.linalg.eigh(matrix.toarray())
-        return Embedding(np.clip(values[:components], 0, 2), vectors[:, :components], parts)
-    first = np.random.Generator(np.random.Philox(np.random.SeedSequence(seed))).standard_normal(n)
-    shifted = 2 * sparse.identity(n) - matrix
-    values, vectors = eigsh(shifted.tocsr(), k=components, which="LA", v0=first, tol=1e-10)
-    order = np.argsort(-values)
-    return Embedding(np.clip(2 - values[order], 0, 2), vectors[:, order], parts)
+    else:
+        start = np.random.Generator(np.random.Philox(np.random.SeedSequence(seed))).standard_normal(n)
+        shifted = (2 * sparse.eye_array(n) - matrix).tocsr()
+        values, vectors = eigsh(shifted, k=components, which="LA", v0=start, tol=1e-10)
+        values, vectors = (2 - values)[::-1], vectors[:, ::-1]
+    rest = slice(1, components)
+    return np.r_[0.0, np.clip(values[rest], 0, 2)], np.hstack([first, vectors[:, rest]])
+
+
+def _placed(pieces: list[tuple[np.ndarray, np.ndarray]], chosen: np.ndarray, n: int) -> np.ndarray:
+    """Eigenvectors of parts among all rows, those that were chosen."""
+    firsts = np.cumsum([0, *(vector.shape[1] for _, vector in pieces)])
+    out = np.zeros((n, len(chosen)))
+    for column, which in enumerate(chosen):
+        number = int(np.searchsorted(firsts, which, side="right")) - 1
+        inside, vector = pieces[number]
+        out[inside, column] = vector[:, which - firsts[number]]
+    return out
 
 
 def eigengap(values: Float64[np.ndarray, " component"]) -> tuple[int, float]:

@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from itertools import pairwise
 from types import ModuleType
 from typing import Any, NamedTuple, cast
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tasks.engine.pairs import Method, Others
 from tasks.methods.contract import (
     Arrays,
     ArtifactPort,
@@ -36,6 +37,8 @@ SHORT: dict[str, dict[str, Any]] = {
     "geometry.local_dimension": {"quantile_rows": 200},
     "gradients.intrinsic_dimension": {"steps": 6, "dimensions": (2, 9), "draws": 2, "learning_rate": 0.02},
     "clustering.k_subspaces": {"clusters": 3, "starts": 2},
+    "clustering.partition": {"starts": 3},
+    "clustering.elastic_net": {"columns": 20, "entries": 20},
     "spectrum.dead_features": {"features": 64, "active": 4},
     "geometry.alignment": {"groups": 4, "iterations": 5},
     "geometry.unit_matching": {"groups": 4, "blocks": 2, "targets": 8, "penalty": 0.3},
@@ -298,11 +301,9 @@ def outputs_of(given: Case, block: Block, others: Sequence[Block], carry: State)
     module = given.module
     if module.KIND == "map":
         return module.apply(block, carry, given.config)
-    state = module.begin(block, carry, given.config)
-    for other in others:
-        if len(block) and len(other):
-            state = module.pair(state, block, other, carry, given.config)
-    return state
+    method = Method(module, given.config, given.inputs, carry)
+    reads = [partial(method.prepared, other) for other in others]
+    return method.outputs(method.prepared(block), Others(reads, kept=True))
 
 
 def run_rowwise(given: Case, blocks: Sequence[Block]) -> Answer:

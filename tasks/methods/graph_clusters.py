@@ -1,0 +1,178 @@
+"""What methods share that split the graph of how rows express each other: the graph, and what is told of its clusters."""
+
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from pydantic import Field
+
+from schemas.base import Frozen
+from schemas.errors import MethodError
+from tasks.methods import self_expression
+from tasks.methods.classes import class_label
+from tasks.methods.contract import Array, Arrays, ArtifactPort, Block, Inputs, RowsPort
+from tasks.numerics import graphs
+from tasks.numerics.agreement import Agreement, agreement, counted
+from tasks.numerics.doubly_stochastic import doubly_stochastic
+from tasks.numerics.graphs import Matrix
+
+READS = {
+    "x": RowsPort(values=False, labels=True),
+    "graph": ArtifactPort(self_expression.GRAPHS[0], others=self_expression.GRAPHS[1:], aligned=True),
+}
+ARRAYS = {
+    "cluster": ("sampled",),
+    "row": ("sampled",),
+    "size": ("cluster_number",),
+    "between": ("cluster_number", "other_cluster"),
+}
+
+
+class GraphOptions(Frozen):
+    """How coefficients become a graph."""
+
+    affinity: Literal["symmetric", "nearest", "doubly_stochastic"] = "symmetric"
+    """The graph: sizes averaged over both directions; rows with the most similar coefficients joined; or the sizes projected so that
+    every row's weights sum to 1 (A-DSSC, with coefficients of `clustering.lsr` or `elastic_net`)."""
+    scale: Literal["length", "largest", "none"] = "length"
+    """By what each row's coefficients are divided first; not for `doubly_stochastic`."""
+    mass: float = Field(default=1.0, gt=0, le=1)
+    """Of each row the largest coefficients are kept, up to this share of the sum of their sizes."""
+    neighbours: int = Field(default=3, ge=1)
+    """Rows that each is joined with by `nearest`."""
+    edges: int = Field(default=5, ge=2)
+    """About how many edges a row keeps in `doubly_stochastic`: the weight of squares follows from it and the coefficients."""
+    label: str | None = None
+    """A label with classes, to compare the clusters with; nothing else reads it."""
+    most_rows: int = Field(default=1_000_000, ge=3)
+    """Refuse more rows than this: coefficients of all lie in memory."""
+    seed: int = Field(default=0, ge=0)
+    """Of what is drawn."""
+
+
+class GraphResult(Frozen):
+    """What is told of clusters of a graph."""
+
+    n_rows: int
+    clusters: int
+    parts: int
+    """Connected parts of the graph."""
+    edges: int
+    inside: float
+    """Share of the weight of edges that lies inside clusters."""
+    modularity: float
+    """That share, less what random edges of the same degrees would have."""
+    row_sum_error: float | None
+    """Largest distance of a row's sum of weights from 1; None but for `doubly_stochastic`."""
+    unproven: int | None
+    """Rows for which coefficients that were not kept could matter: 0 proves the doubly stochastic graph to be that of all coefficients;
+    None for other graphs."""
+    label: str | None
+    accuracy: float | None
+    """Share of labelled rows that the best one-to-one map of clusters to classes has right; None without a label."""
+    purity: float | None
+    adjusted_rand: float | None
+    normalised_mutual_information: float | None
+    wrong_share: float | None
+    """Mean share of a row's coefficients that lies on rows of other classes: 0 where expressions keep to subspaces."""
+    caveats: tuple[str, ...]
+
+
+class Graph(NamedTuple):
+    """Rows and their edges."""
+
+    coefficients: Matrix
+    weights: Matrix
+    names: np.ndarray
+    """int64 [row]: over all captures laid end to end."""
+    error: float | None = None
+    """How far rows' weights are from summing to 1, where they should."""
+    unproven: int | None = None
+    """Rows whose weights more coefficients could change."""
+
+
+def check_label(inputs: Inputs, config: GraphOptions) -> None:
+    """Refuse before reading.
+
+    Raises:
+        MethodError: if there is no such label.
+    """
+    if config.label is not None:
+        class_label(inputs, config.label)
+
+
+def graph_of(block: Block, config: GraphOptions) -> Graph:
+    """The graph of the rows.
+
+    Raises:
+        MethodError: if there is no edge.
+    """
+    given, names = block.aligned["graph"], block.index.cpu().numpy()
+    c = graphs.coefficient_matrix(given["index"].cpu().numpy(), given["coefficient"].cpu().numpy(), names)
+    if not c.nnz:
+        raise MethodError("no row expresses another: found no edges; look at `zero_rows` of the preparation")
+    c = graphs.largest_entries(c, config.mass)
+    if config.affinity == "doubly_stochastic":
+        return _stochastic(c, given["index"].shape[1], names, config)
+    scaled = graphs.row_scaled(c, config.scale)
+    if config.affinity == "nearest":
+        return Graph(c, graphs.nearest_expressions(scaled, config.neighbours), names)
+    return Graph(c, graphs.symmetric(scaled), names)
+
+
+def told(
+    graph: Graph, cluster: np.ndarray, parts: int, block: Block, inputs: Inputs, config: GraphOptions
+) -> dict[str, Any]:
+    """The fields of `GraphResult` but caveats."""
+    k, truth, found = int(cluster.max()) + 1, None, None
+    if config.label is not None:
+        truth = block.labels[config.label].cpu().numpy()
+        found = agreement(counted(cluster, truth, k, len(inputs.categories[config.label])))
+    return {
+        "n_rows": len(cluster),
+        "clusters": k,
+        "parts": parts,
+        "edges": graph.weights.nnz // 2,
+        "inside": graphs.inside(graph.weights, cluster),
+        "modularity": graphs.modularity(graph.weights, cluster, k),
+        "row_sum_error": graph.error,
+        "unproven": graph.unproven,
+        "label": config.label,
+        "wrong_share": None if truth is None else graphs.wrong_share(graph.coefficients, truth),
+        **(dict.fromkeys(Agreement._fields) if found is None else found._asdict()),
+    }
+
+
+def arrays_of(graph: Graph, cluster: np.ndarray) -> Arrays:
+    """The arrays that all have."""
+    k = int(cluster.max()) + 1
+    found = {
+        "cluster": cluster,
+        "row": graph.names,
+        "size": np.bincount(cluster, minlength=k).astype(np.int64),
+        "between": graphs.between(graph.weights, cluster, k),
+    }
+    return {name: Array(torch.from_numpy(values), ARRAYS[name]) for name, values in found.items()}
+
+
+def graph_caveats(graph: Graph) -> list[str]:
+    """What of the graph makes clusters doubtful."""
+    notes = []
+    if graph.error is not None and graph.error > 1e-3:
+        notes.append(
+            f"rows of the doubly stochastic graph sum to 1 within {graph.error:.1e} alone; raise `edges`"
+        )
+    if graph.unproven:
+        notes.append(
+            f"coefficients that were not kept could change weights of {graph.unproven} rows; raise `entries` of the coefficients"
+        )
+    return notes
+
+
+def _stochastic(c: Matrix, entries: int, names: np.ndarray, config: GraphOptions) -> Graph:
+    size = graphs.symmetric(c)
+    found = doubly_stochastic(size, graphs.slack_of(size, config.edges))
+    cut = np.where(np.diff(c.indptr) >= entries, graphs.least_entry(c), 0.0) / 2 + found.potential
+    order = np.argsort(-cut, kind="stable")
+    other = np.where(np.arange(len(cut)) == order[0], cut[order[min(1, len(cut) - 1)]], cut[order[0]])
+    return Graph(c, found.graph, names, found.error, int((cut + other > 1e-12).sum()))

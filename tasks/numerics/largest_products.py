@@ -1,0 +1,142 @@
+"""Of each row the columns with the largest products in size, exactly, for any number of columns in blocks.
+
+Products are taken in tiles of one shape, so that none depends on which rows it is computed with; of equal ones the smaller index is kept.
+"""
+
+from collections.abc import Iterator
+from typing import Literal, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Float64, Int64
+from torch import Tensor
+
+Precision = Literal["float64", "float32"]
+
+TILE_ROWS, TILE_COLUMNS = 512, 2048
+
+
+class Largest(NamedTuple):
+    """Largest first."""
+
+    product: Float64[Tensor, "row place"]
+    """With its sign; 0 in a free place."""
+    column: Int64[Tensor, "row place"]
+    """Of the column; -1 in a free place."""
+    total: Float64[Tensor, " row"]
+    """Sum of the sizes of all products seen, those that found no place too."""
+
+
+class Tile(NamedTuple):
+    """Products of some rows with some columns."""
+
+    rows: slice
+    columns: slice
+    products: Float[Tensor, "tile_row tile_column"]
+
+
+def none_yet(n: int, places: int, device: torch.device | str) -> Largest:
+    """Free places."""
+    product = torch.zeros(n, places, dtype=torch.float64, device=device)
+    return Largest(
+        product, torch.full((n, places), -1, dtype=torch.int64, device=device), product.new_zeros(n)
+    )
+
+
+def largest(
+    found: Largest,
+    x: Float64[Tensor, "row feature"],
+    x_index: Int64[Tensor, " row"],
+    y: Float64[Tensor, "column feature"],
+    y_index: Int64[Tensor, " column"],
+    precision: Precision = "float64",
+    barred: Int64[Tensor, "row bar"] | None = None,
+) -> Largest:
+    """The largest of what was found and of y; a row has no product with itself, and products of 0 take no place.
+
+    Args:
+        found: the largest of x so far, of columns with smaller indices than y's.
+        x: rows.
+        x_index: what rows are called.
+        y: columns.
+        y_index: what columns are called, ascending.
+        precision: of the products.
+        barred: columns that each row is to have no product with; -1 for none.
+
+    Cost: 2 row column feature flops; memory for one tile.
+    """
+    best = Largest(*(values.clone() for values in found))
+    for tile in tiles(x, y, precision):
+        here, names = Largest(*(values[tile.rows] for values in best)), y_index[tile.columns]
+        size = tile.products.abs()
+        bar(size, names, x_index[tile.rows, None])
+        if barred is not None:
+            bar(size, names, barred[tile.rows])
+        here.total.add_(size.sum(1))
+        _keep(here, tile, size, names)
+    return best
+
+
+def tiles(
+    x: Float64[Tensor, "row feature"], y: Float64[Tensor, "column feature"], precision: Precision
+) -> Iterator[Tile]:
+    """All products of rows with columns."""
+    dtype = getattr(torch, precision)
+    across = [
+        _filled(y[c : c + TILE_COLUMNS].to(dtype), TILE_COLUMNS) for c in range(0, len(y), TILE_COLUMNS)
+    ]
+    for first in range(0, len(x), TILE_ROWS):
+        rows = slice(first, min(first + TILE_ROWS, len(x)))
+        left = _filled(x[rows].to(dtype), TILE_ROWS)
+        for number, right in enumerate(across):
+            columns = slice(number * TILE_COLUMNS, min((number + 1) * TILE_COLUMNS, len(y)))
+            products = left @ right.T
+            yield Tile(rows, columns, products[: rows.stop - first, : columns.stop - columns.start])
+
+
+def bar(
+    size: Float[Tensor, "row column"], names: Int64[Tensor, " column"], barred: Int64[Tensor, "row bar"]
+) -> None:
+    """Put zeros where a column is barred from a row; names are ascending."""
+    place = torch.searchsorted(names, barred).clamp(max=len(names) - 1)
+    row, which = torch.nonzero(names[place] == barred).unbind(1)
+    size[row, place[row, which]] = 0
+
+
+def _filled(rows: Tensor, n: int) -> Tensor:
+    if len(rows) == n:
+        return rows
+    tile = rows.new_zeros(n, rows.shape[1])
+    tile[: len(rows)] = rows
+    return tile
+
+
+def _keep(found: Largest, tile: Tile, size: Tensor, y_index: Tensor) -> None:
+    """Put the larger ones of a tile among what was found."""
+    places = found.product.shape[1]
+    least = found.product[:, -1].abs()
+    some = torch.nonzero(size.amax(1) > least).flatten()
+    if not len(some):
+        return
+    size = size[some]
+    top = torch.topk(size, min(places, size.shape[1]), dim=1)
+    value, column = _first_of_equals(size, top.values, top.indices)
+    signed = tile.products[some[:, None], column].double()
+    name = torch.where(value > 0, y_index[column], -1)
+    signed = torch.where(value > 0, signed, 0.0)
+    signed, name = torch.cat([found.product[some], signed], 1), torch.cat([found.column[some], name], 1)
+    order = torch.argsort(signed.abs(), dim=1, descending=True, stable=True)[:, :places]
+    found.product[some], found.column[some] = signed.gather(1, order), name.gather(1, order)
+
+
+def _first_of_equals(size: Tensor, value: Tensor, column: Tensor) -> tuple[Tensor, Tensor]:
+    """The largest of each row, those of equal size in order of their columns, the first of these where not all have a place."""
+    unsure: Bool[Tensor, " row"] = (size >= value[:, -1:]).sum(1) > value.shape[1]
+    unsure &= value[:, -1] > 0
+    if bool(unsure.any()):
+        order = torch.argsort(size[unsure], dim=1, descending=True, stable=True)[:, : value.shape[1]]
+        column = column.clone()
+        column[unsure] = order
+    column = column.sort(1).values
+    order = torch.argsort(size.gather(1, column), dim=1, descending=True, stable=True)
+    column = column.gather(1, order)
+    return size.gather(1, column), column

@@ -1,0 +1,63 @@
+"""Largest products: against sorting all of them, in any cuts, with ties."""
+
+import numpy as np
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tasks.numerics.largest_products import Largest, largest, none_yet
+
+
+def sorted_all(x: np.ndarray, places: int) -> tuple[np.ndarray, np.ndarray]:
+    product = x @ x.T
+    np.fill_diagonal(product, 0)
+    order = np.argsort(-np.abs(product), axis=1, kind="stable")[:, :places]
+    value = np.take_along_axis(product, order, 1)
+    return value, np.where(value != 0, order, -1)
+
+
+def searched(x: np.ndarray, places: int, edges: list[int]) -> Largest:
+    rows, index = torch.from_numpy(x), torch.arange(len(x))
+    found = none_yet(len(x), places, "cpu")
+    for a, b in zip([0, *edges], [*edges, len(x)], strict=True):
+        if a < b:
+            found = largest(found, rows, index, rows[a:b], index[a:b])
+    return found
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    n=st.integers(1, 60),
+    width=st.integers(1, 5),
+    places=st.integers(1, 9),
+    seed=st.integers(0, 99),
+    edges=st.lists(st.integers(0, 60), max_size=5),
+)
+def test_those_of_a_sort_with_the_smaller_index_first(
+    n: int, width: int, places: int, seed: int, edges: list[int]
+) -> None:
+    """Of whole numbers, which are often equal, and whose products are exact."""
+    x = np.random.default_rng(seed).integers(-2, 3, (n, width)).astype(np.float64)
+    found = searched(x, places, sorted(min(e, n) for e in edges))
+    value, column = sorted_all(x, places)
+    missing = max(0, places - n)
+    np.testing.assert_array_equal(found.column, np.pad(column, ((0, 0), (0, missing)), constant_values=-1))
+    np.testing.assert_array_equal(found.product, np.pad(value, ((0, 0), (0, missing))))
+    product = np.abs(x @ x.T)
+    np.testing.assert_array_equal(found.total, product.sum(1) - product.diagonal())
+
+
+def test_cuts_change_no_bit() -> None:
+    """Beyond one tile of rows and of columns."""
+    x = np.random.default_rng(0).standard_normal((2600, 7))
+    whole, cut = searched(x, 6, []), searched(x, 6, [1, 513, 2049, 2050])
+    assert torch.equal(whole.column, cut.column)
+    assert torch.equal(whole.product, cut.product)
+    np.testing.assert_array_equal(whole.column, sorted_all(x, 6)[1])
+
+
+def test_single_precision_is_near() -> None:
+    x = np.random.default_rng(1).standard_normal((300, 40))
+    rows, index = torch.from_numpy(x), torch.arange(300)
+    found = largest(none_yet(300, 4, "cpu"), rows, index, rows, index, "float32")
+    np.testing.assert_allclose(found.product, sorted_all(x, 4)[0], rtol=1e-5)
