@@ -3,7 +3,7 @@
 from math import prod
 
 import torch
-from jaxtyping import Float, Float64
+from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
 from tasks.methods.contract import Block, Inputs
@@ -26,6 +26,15 @@ def sides(inputs: Inputs, port: str = "x") -> tuple[int, int]:
 def caveats(inputs: Inputs, port: str = "x") -> tuple[str, ...]:
     """What a reader must know where rows are no matrices."""
     return (VECTOR,) if sides(inputs, port)[1] == 1 else ()
+
+
+def mean_of_pairs(values: Float64[Tensor, "row row"], kept: Int64[Tensor, "kept"]) -> float | None:
+    """Over ordered pairs of different kept rows; None if there are none."""
+    if len(kept) < 2:
+        return None
+    among = values[kept][:, kept]
+    apart = ~torch.eye(len(kept), dtype=torch.bool, device=values.device)
+    return float(among[apart].mean())
 
 
 def overlap(a: Float64[Tensor, "one feature"], b: Float64[Tensor, "other feature"]) -> float:

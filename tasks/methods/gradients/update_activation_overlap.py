@@ -109,7 +109,7 @@ def solve(block: Block, inputs: Inputs, config: Config) -> tuple[Result, Arrays]
         "null": torch.tensor([max(len(side), len(active)) / n for side in sides]).double(),
         "energy": torch.stack([_inside(row.reshape(m, n).double(), active) for row in x]).cpu(),
         "rank": torch.tensor([float(len(side)) for side in sides]).double(),
-        "between": torch.tensor([[_overlap(a, b) for b in sides] for a in sides]).double(),
+        "between": _between(sides),
         "step": steps.in_order(block),
     }
     return _result(arrays, moved, sides, len(active), held, (m, n)), {
@@ -147,6 +147,14 @@ def _overlap(a: Tensor, b: Tensor) -> float:
     return float((a @ b.T).square().sum() / smaller) if smaller else 0.0
 
 
+def _between(sides: list[Tensor]) -> Tensor:
+    """[row, row]: `_overlap` of every pair of sides, which are filled up with zeros to one length."""
+    ranks = torch.tensor([len(side) for side in sides])
+    filled = torch.nn.utils.rnn.pad_sequence(sides, batch_first=True)
+    sums = torch.stack([(filled @ side.T).square().sum((1, 2)) for side in sides]).cpu()
+    return sums / torch.minimum(ranks, ranks[:, None]).clamp(min=1)
+
+
 def _inside(matrix: Tensor, basis: Tensor) -> Tensor:
     """NaN for zeros."""
     return (matrix @ basis.T).square().sum() / matrix.square().sum()
@@ -160,10 +168,9 @@ def _result(
     held: float,
     shape: tuple[int, int],
 ) -> Result:
-    kept = torch.nonzero(moved)[:, 0].tolist()
-    pairs = [(a, b) for a in kept for b in kept if a != b]
+    kept = torch.nonzero(moved)[:, 0]
     some = len(kept) > 0
-    nulls = [max(len(sides[a]), len(sides[b])) / shape[1] for a, b in pairs]
+    larger = torch.maximum(arrays["rank"], arrays["rank"][:, None])
     return Result(
         n_rows=len(sides),
         outputs=shape[0],
@@ -174,8 +181,8 @@ def _result(
         overlap_null=float(arrays["null"][kept].mean()) if some else None,
         energy=float(arrays["energy"][kept].mean()) if some else None,
         energy_null=active / shape[1],
-        between=sum(float(arrays["between"][a, b]) for a, b in pairs) / len(pairs) if pairs else None,
-        between_null=sum(nulls) / len(nulls) if nulls else None,
+        between=matrices.mean_of_pairs(arrays["between"], kept),
+        between_null=matrices.mean_of_pairs(larger / shape[1], kept),
         unchanged_rows=len(sides) - len(kept),
         caveats=()
         if shape[0] > 1

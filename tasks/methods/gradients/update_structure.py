@@ -143,10 +143,8 @@ def _result(
     arrays: dict[str, Tensor], both: Tensor, counts: Tensor, shape: tuple[int, int], inputs: Inputs
 ) -> Result:
     kept = torch.nonzero(counts > 0)[:, 0]
-    pairs = [(a, b) for a in kept.tolist() for b in kept.tolist() if a != b]
     means = {name: float(arrays[name][kept].mean()) if len(kept) else None for name in RANKS}
-    one_sided = [float(arrays["overlap"][a, b]) for a, b in pairs]
-    jaccard = [float(both[a, b] / (counts[a] + counts[b] - both[a, b])) for a, b in pairs]
+    jaccard = both / (counts[:, None] + counts - both)
     return Result(
         n_rows=len(counts),
         rows=shape[0],
@@ -156,9 +154,9 @@ def _result(
         sparsity_high=float(arrays["sparsity"].max()),
         rank_share=None if means["rank"] is None else means["rank"] / min(shape),
         **means,
-        overlap=sum(one_sided) / len(pairs) if pairs else None,
-        overlap_null=sum(float(arrays["null"][a, b]) for a, b in pairs) / len(pairs) if pairs else None,
-        jaccard=sum(jaccard) / len(pairs) if pairs else None,
+        overlap=matrices.mean_of_pairs(arrays["overlap"], kept),
+        overlap_null=matrices.mean_of_pairs(arrays["null"], kept),
+        jaccard=matrices.mean_of_pairs(jaccard, kept),
         unchanged_rows=len(counts) - len(kept),
         caveats=matrices.caveats(inputs),
     )
