@@ -31,11 +31,18 @@ MEMBERS = 3
 """Of a series of artifacts, each of other rows."""
 CATEGORIES = ("left", "right")
 SHORT: dict[str, dict[str, Any]] = {
-    "geometry.euclidicity": {"points": 4},
+    "geometry.euclidicity": {"points": 4, "landmarks": 16},
+    "geometry.spanning_tree": {"uniform_draws": 2, "halves": 4, "draws": 2},
+    "geometry.magnitude": {"halves": 4},
     "geometry.dimension": {"fit_rows": 200},
     "geometry.label_sharpness": {"quantile_rows": 200},
     "geometry.local_dimension": {"quantile_rows": 200},
-    "gradients.intrinsic_dimension": {"steps": 6, "dimensions": (2, 9), "draws": 2, "learning_rate": 0.02},
+    "gradients.hessian": {"components": 2, "max_rounds": 6},
+    "gradients.spectral_density": {"probes": 2, "steps": 4},
+    "gradients.online_subspace": {"passes": 2},
+    "probe.intention": {"groups": 5},
+    "spectrum.neighbour_projection": {"steps": 20},
+    "gradients.intrinsic_dimension": {"steps": 3, "dimensions": (2, 9), "draws": 2, "learning_rate": 0.02},
     "clustering.k_subspaces": {"clusters": 3, "starts": 2},
     "clustering.partition": {"starts": 3},
     "clustering.elastic_net": {"columns": 20, "entries": 20},

@@ -152,7 +152,7 @@ class TestDeclarations:
         assert issubclass(result, Frozen)
 
     def test_answer_is_as_declared(self, method: str) -> None:
-        answer, module = run(case(method)), load_method(method)
+        answer, module = at_once(method), load_method(method)
         assert answer.dims == module.ARRAYS
         lengths: dict[str, int] = {}
         for name, values in answer.arrays.items():
@@ -162,24 +162,24 @@ class TestDeclarations:
                 assert lengths.setdefault(dim, length) == length, (name, dim)
 
     def test_result_survives_json(self, method: str) -> None:
-        result = run(case(method)).result
+        result = at_once(method).result
         text = result.model_dump_json()
         assert type(result).model_validate_json(text) == result
         json.dumps(result.model_dump(mode="json"), allow_nan=False)
 
     def test_everything_travels(self, method: str) -> None:
         here = case(method)
-        for thing in (here.config, here.inputs, run(here).result):
+        for thing in (here.config, here.inputs, at_once(method).result):
             again = pickle.loads(pickle.dumps(thing))
             assert type(again) is type(thing)
         assert pickle.loads(pickle.dumps(here.config)) == here.config
 
     def test_the_same_question_has_the_same_answer(self, method: str) -> None:
-        assert_equal(run(case(method)), run(case(method)))
+        assert_equal(run(case(method)), at_once(method))
 
     @pytest.mark.gpu
     def test_a_gpu_agrees(self, method: str) -> None:
-        assert_close(run(cases.on(case(method), "cuda")), run(case(method)), 1e-4)
+        assert_close(run(cases.on(case(method), "cuda")), at_once(method), 1e-4)
 
 
 @of_kind("reduce")
