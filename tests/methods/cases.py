@@ -30,18 +30,20 @@ N, WIDTH, PER_SAMPLE = 160, 40, 4
 MEMBERS = 3
 """Of a series of artifacts, each of other rows."""
 CATEGORIES = ("left", "right")
+FEW = {"groups": 5, "halves": 4}
+"""For any method with such an option: repetitions that intervals are made of."""
 SHORT: dict[str, dict[str, Any]] = {
     "geometry.euclidicity": {"points": 4, "landmarks": 16},
-    "geometry.spanning_tree": {"uniform_draws": 2, "halves": 4, "draws": 2},
-    "geometry.magnitude": {"halves": 4},
+    "geometry.spanning_tree": {"uniform_draws": 2, "draws": 2},
     "geometry.dimension": {"fit_rows": 200},
     "geometry.label_sharpness": {"quantile_rows": 200},
     "geometry.local_dimension": {"quantile_rows": 200},
     "gradients.hessian": {"components": 2, "max_rounds": 6},
     "gradients.spectral_density": {"probes": 2, "steps": 4},
     "gradients.online_subspace": {"passes": 2},
-    "probe.intention": {"groups": 5},
     "spectrum.neighbour_projection": {"steps": 20},
+    "geometry.neural_collapse": {"deals": 5},
+    "geometry.interference": {"draws": 20},
     "gradients.intrinsic_dimension": {"steps": 3, "dimensions": (2, 9), "draws": 2, "learning_rate": 0.02},
     "clustering.k_subspaces": {"clusters": 3, "starts": 2},
     "clustering.partition": {"starts": 3},
@@ -54,6 +56,12 @@ SHORT: dict[str, dict[str, Any]] = {
     "spectrum.factor_stability": {"most": 3, "repetitions": 3, "iterations": 50},
 }
 """Options of methods whose defaults take many passes, or large states."""
+
+
+def short_options(method: str) -> dict[str, Any]:
+    """What a method is run with here, where that is not the default."""
+    fields = load_method(method).Config.model_fields
+    return {name: value for name, value in FEW.items() if name in fields} | SHORT.get(method, {})
 
 
 class Case(NamedTuple):
@@ -164,7 +172,7 @@ def case(method: str, n: int = N, seed: int = 7) -> Case:
     """The method on n rows; artifact ports get the answer of the method that they name, over the same rows, or three of them on
     different rows."""
     module = load_method(method)
-    config = module.Config(**SHORT.get(method, {}))
+    config = module.Config(**short_options(method))
     read: dict[str, Tensor] = {}
     rows, artifacts, results, series, aligned = {}, {}, {}, {}, {}
     network: TinyNetwork | None = None
