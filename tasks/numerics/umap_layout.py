@@ -11,6 +11,7 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from jaxtyping import Float, Float32, Int64
 from scipy.sparse.csgraph import connected_components
 
@@ -44,6 +45,7 @@ def layout(
     Cost: 500 passes (200 beyond 10,000 points) over point x neighbour edges; the first call of a process compiles for 13 s.
     """
     with _alone:
+        products = torch.get_num_threads()
         umap, numba = _umap()
         threads = numba.get_num_threads()
         numba.set_num_threads(1)  # a mean over all distances is summed by thread
@@ -51,6 +53,9 @@ def layout(
             return _layout(umap, index, distance, start, min_dist, np.random.RandomState(seed))
         finally:
             numba.set_num_threads(threads)
+            torch.set_num_threads(
+                products
+            )  # numba's threads, once started, are PyTorch's too: one for each core
 
 
 def _layout(

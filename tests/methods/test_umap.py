@@ -22,7 +22,7 @@ from tasks.drive import serial
 from tasks.engine import run_stage
 from tasks.methods.contract import Block, Inputs
 from tasks.methods.geometry import umap
-from tasks.numerics import map_quality
+from tasks.numerics import map_quality, umap_layout
 from tasks.store.location import Location
 from tests.helpers import make_capture, rows_ref, stage_of
 from tests.pipelines.runs import vectors_run
@@ -145,6 +145,20 @@ def test_a_map_depends_on_its_seed_and_on_neither_scale_nor_threads() -> None:
     with ThreadPoolExecutor(3) as pool:
         found = list(pool.map(lambda _: run(x, neighbours=6)[1]["coordinates"], range(3)))
     assert all(torch.equal(first, each) for each in found)
+
+
+@needs_umap
+def test_the_threads_of_pytorch_are_those_from_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where numba starts its own, which it does once in a process."""
+    before, real = torch.get_num_threads(), umap_layout._layout
+
+    def starting(*given: Any) -> umap_layout.Layout:
+        torch.set_num_threads(before + 1)
+        return real(*given)
+
+    monkeypatch.setattr(umap_layout, "_layout", starting)
+    run(drawn(40, 5), neighbours=6)
+    assert torch.get_num_threads() == before
 
 
 @needs_umap
