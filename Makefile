@@ -2,6 +2,7 @@
 PYTHON ?= python3.11
 VENV   := .venv
 BIN    := $(VENV)/bin
+PROCESSES ?= 2
 export PYTHONUNBUFFERED=1
 export HF_HUB_OFFLINE=1 DO_NOT_TRACK=1
 
@@ -11,10 +12,18 @@ demo: $(VENV)/.run  ## capture a real encoder, find its subspaces, write the rep
 	$(BIN)/subspan run examples/demo.yaml $(ARGS)
 
 test: $(VENV)/.dev  ## the fast tests
-	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+	$(call pytest,not slow and)
 
 test-all: $(VENV)/.dev  ## every test
-	$(BIN)/python -m pytest $(ARGS)
+	$(call pytest)
+
+# Files are dealt to processes; tests marked `alone` follow in one. 5: ARGS ask for none of these tests.
+define pytest
+@failed=0; \
+$(BIN)/python -m pytest -n $(PROCESSES) --dist loadfile -m "$(1) not alone" $(ARGS) || test $$? -eq 5 || failed=1; \
+$(BIN)/python -m pytest -m "$(1) alone" $(ARGS) || test $$? -eq 5 || failed=1; \
+exit $$failed
+endef
 
 setup: $(VENV)/.run  ## the environment with the `subspan` command in it
 	@echo "ready: $(BIN)/subspan --help"

@@ -133,6 +133,7 @@ def test_projected_steps_keep_their_differences(tmp_path: Path) -> None:
     np.testing.assert_allclose(np.diff(weight, axis=0), update[1:], rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.alone
 def test_a_killed_training_goes_on(tmp_path: Path) -> None:
     train(tmp_path / "quiet", 60)
     code = f"from pathlib import Path; from tests.test_record import train; train(Path({str(tmp_path / 'killed')!r}), 60, pause=0.02)"

@@ -56,6 +56,7 @@ def test_a_product_that_has_another_size_is_refused(rows: bool, size: int) -> No
         blas.add_product(torch.zeros(size, size), torch.zeros(3, 5), rows)
 
 
+@pytest.mark.alone
 def test_other_threads_go_on_meanwhile() -> None:
     c, z = torch.zeros(1500, 1500).double(), torch.randn(8000, 1500).double()  # some tenths of a second
     began, done = threading.Event(), threading.Event()

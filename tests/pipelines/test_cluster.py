@@ -36,6 +36,7 @@ from tasks.unit import run_unit
 from tests.factories import squares, vectors
 from tests.pipelines.runs import UnitLog, artifact_bytes, finished, half_done, store_bytes, vectors_run
 
+pytestmark = pytest.mark.alone
 STAGES = {"pca": {"method": "spectrum.pca"}}
 
 

@@ -278,6 +278,7 @@ def test_every_form_has_its_arrays(keep: str, tmp_path: Path) -> None:
         assert set(found.sites) == {f"{name}:grad" for name in exact}
 
 
+@pytest.mark.alone
 def test_one_or_two_workers_threads_and_a_resumed_run_give_equal_bytes(tmp_path: Path) -> None:
     request = {"sites": ["first"], "quantities": ["activation", "activation_gradient"]}
     alone = vectors(tmp_path / "alone", n=200, **request)
@@ -295,6 +296,7 @@ def test_one_or_two_workers_threads_and_a_resumed_run_give_equal_bytes(tmp_path:
     assert store_bytes(tmp_path / "two", capture) == expected
 
 
+@pytest.mark.alone
 def test_a_killed_capture_goes_on_where_it_was(tmp_path: Path) -> None:
     network = {"pause": 0.05}
     quiet = vectors(tmp_path / "quiet", n=300, network=network)

@@ -18,6 +18,7 @@ from tasks.store.location import Location
 from tasks.store.verify import verify
 from tests.pipelines.runs import finished, half_done, store_bytes, vectors_run
 
+pytestmark = pytest.mark.alone
 NETWORK = {"pause": 0.05}
 SAMPLES = 3200
 

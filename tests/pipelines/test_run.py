@@ -16,7 +16,10 @@ from schemas.errors import SpecError
 from subspan import open_capture
 from tests.pipelines.runs import vectors_run
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # the server of the harness runs in this process
+pytestmark = [
+    pytest.mark.alone,
+    pytest.mark.filterwarnings("ignore"),  # the server of the harness runs in this process
+]
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -18,7 +18,7 @@ import yaml
 from tests.pipelines.runs import vectors_run
 
 TOP = Path(__file__).resolve().parent.parent.parent
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.alone, pytest.mark.timeout(900)]
 
 
 def free_port() -> int:
