@@ -395,7 +395,7 @@ def stages_of(method: str, refs: dict[str, Any]) -> list[Any]:
         elif isinstance(port, ArtifactPort):
             made += stages_of(port.method, dict(list(refs.items())[:1]))
             artifacts[name] = made[-1].id
-    return [*made, stage_of(method, rows, artifacts, series)]
+    return [*made, stage_of(method, rows, artifacts, series, **cases.short_options(method))]
 
 
 @pytest.mark.parametrize("method", OF_ROWS)
