@@ -58,3 +58,25 @@ def rate_of_part(values: Values, rows: float, share: float, distortion: float) -
         return math.nan
     inside = float(torch.log1p(x * (a / (1 + (1 - share) * v))).sum())
     return (inside + rows * (share * math.log1p(v) + math.log1p((1 - share) * v) - math.log1p(v))) / 2
+
+
+def rate_of_codes(z: Float64[Tensor, "row code"], distortion: float) -> Float64[Tensor, ""]:
+    """`rate` of the second moment of codes, as a tensor that gradients pass. Cost: 2 row code^2 flops."""
+    eye = torch.eye(z.shape[1], dtype=z.dtype, device=z.device)
+    return torch.logdet(eye + (z.shape[1] / (len(z) * distortion**2)) * z.T @ z) / 2
+
+
+def rate_of_memberships(
+    z: Float64[Tensor, "row code"], membership: Float64[Tensor, "cluster row"], distortion: float
+) -> Float64[Tensor, ""]:
+    """Mean rate of clusters that rows belong to in shares that add up to 1 in each, as a tensor that gradients pass.
+
+    1 / (2 cluster) sum_k ln det(I + d / distortion^2 sum_i membership_ki z_i z_i^T) (Ding, Tong, Chan, Dai, Ma, Haeffele, arXiv 2301.01805
+    (2023), with 1/2 as above): that of all rows where every share is 1 / row.
+
+    Cost: 2 cluster row code^2 + cluster code^3 flops; 8 (row + cluster) code^2 bytes.
+    """
+    d = z.shape[1]
+    second = (membership @ (z[:, :, None] * z[:, None, :]).flatten(1)).view(-1, d, d)
+    eye = torch.eye(d, dtype=z.dtype, device=z.device)
+    return torch.logdet(eye + second * (d / distortion**2)).mean() / 2

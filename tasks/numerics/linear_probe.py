@@ -103,7 +103,7 @@ def descend(
     updates = state["updates"] + 1
     moved = {"updates": updates}
     for name, slope in gradient.items():
-        step = _adam if optimiser == "adam" else _momentum
+        step = adam if optimiser == "adam" else _momentum
         moved |= step(state, name, slope, rate, int(updates))
     return state | moved
 
@@ -114,7 +114,8 @@ def original(state: State) -> tuple[Float64[Tensor, "output feature"], Float64[T
     return weight, state["bias"].double() - weight @ state["scale.mean"]
 
 
-def _adam(state: State, name: str, slope: Tensor, rate: float, updates: int) -> State:
+def adam(state: State, name: str, slope: Tensor, rate: float, updates: int) -> State:
+    """A parameter and its moments after one step of Adam: `first.` and `second.` before its name, the number of steps from 1."""
     first = ADAM_FIRST * state[f"first.{name}"] + (1 - ADAM_FIRST) * slope
     second = ADAM_SECOND * state[f"second.{name}"] + (1 - ADAM_SECOND) * slope.square()
     size = rate * math.sqrt(1 - ADAM_SECOND**updates) / (1 - ADAM_FIRST**updates)

@@ -8,14 +8,12 @@ graph's normalised Laplacian, ascending.
 import numpy as np
 import torch
 from pydantic import Field
-from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
-from threadpoolctl import threadpool_limits
 
 from schemas.base import Frozen
 from schemas.errors import MethodError, UnknownNameError, nearest
 from tasks.methods.contract import Array, Arrays, Block, Inputs, RowsPort
-from tasks.numerics.affinity import Embedding, cosine_graph, eigengap, embed, row_normalised
+from tasks.numerics.affinity import Embedding, clusters, cosine_graph, eigengap, embed
 
 VERSION = 1
 KIND = "whole"
@@ -104,21 +102,9 @@ def solve(block: Block, inputs: Inputs, config: Config) -> tuple[Result, Arrays]
     x = x - x.mean(0) if config.center else x
     found = embed(cosine_graph(x, config.neighbours), min(n, wanted + 1), config.seed)
     k = config.clusters or eigengap(found.values)[0]
-    cluster = _clusters(found, k, config.seed)
+    cluster = clusters(found, k, config.seed)
     truth = None if config.label is None else block.labels[config.label].cpu().numpy()
     return _result(found, k, cluster, truth, config), _arrays(found, k, cluster, block)
-
-
-def _clusters(found: Embedding, k: int, seed: int) -> np.ndarray:
-    """int64 [row]: clusters by k-means in the embedding, numbered by size, then by their first row."""
-    points = row_normalised(found.vectors[:, :k])
-    with threadpool_limits(1):
-        raw: np.ndarray = KMeans(k, n_init=10, random_state=seed).fit_predict(points)
-    sizes, firsts = np.bincount(raw, minlength=k), np.array([np.argmax(raw == c) for c in range(k)])
-    rank = np.empty(k, dtype=np.int64)
-    rank[np.lexsort((firsts, -sizes))] = np.arange(k)
-    numbered: np.ndarray = rank[raw]
-    return numbered
 
 
 def _result(
