@@ -4,12 +4,10 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float64, Int64
+from jaxtyping import Float, Float64
 from scipy import sparse
 from scipy.sparse.csgraph import connected_components, laplacian
 from scipy.sparse.linalg import eigsh
-from sklearn.cluster import KMeans
-from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from tasks.numerics.graphs import Matrix
@@ -128,15 +126,3 @@ def row_normalised(vectors: Float64[np.ndarray, "row component"]) -> Float64[np.
     """Rows of length 1; rows of zeros stay so."""
     norm = np.linalg.norm(vectors, axis=1, keepdims=True)
     return vectors / np.where(norm > 0, norm, 1)
-
-
-def clusters(found: Embedding, k: int, seed: int) -> Int64[np.ndarray, " row"]:
-    """Clusters by k-means of the rows of the first k vectors, scaled to length 1; numbered by size, then by their first row."""
-    points = row_normalised(found.vectors[:, :k])
-    with threadpool_limits(1):
-        raw: np.ndarray = KMeans(k, n_init=10, random_state=seed).fit_predict(points)
-    sizes, firsts = np.bincount(raw, minlength=k), np.array([np.argmax(raw == c) for c in range(k)])
-    rank = np.empty(k, dtype=np.int64)
-    rank[np.lexsort((firsts, -sizes))] = np.arange(k)
-    numbered: np.ndarray = rank[raw]
-    return numbered

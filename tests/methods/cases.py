@@ -45,7 +45,6 @@ SHORT: dict[str, dict[str, Any]] = {
     "geometry.neural_collapse": {"deals": 5},
     "geometry.interference": {"draws": 20},
     "gradients.intrinsic_dimension": {"steps": 3, "dimensions": (2, 9), "draws": 2, "learning_rate": 0.02},
-    "gradients.intrinsic_dimension": {"steps": 6, "dimensions": (2, 9), "draws": 2, "learning_rate": 0.02},
     "clustering.mlc": {"clusters": 2, "warmup": 2, "epochs": 3, "code": 6, "batch_rows": 80},
     "clustering.k_subspaces": {"clusters": 3, "starts": 2},
     "clustering.partition": {"starts": 3},

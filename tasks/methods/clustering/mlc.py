@@ -29,11 +29,12 @@ from tasks.methods import code_training
 from tasks.methods.classes import carried, class_label, counted_classes
 from tasks.methods.code_training import Training, head_of
 from tasks.methods.contract import Array, Arrays, Block, Inputs, RowsPort, State
-from tasks.numerics import affinity, code_heads, k_subspaces, linear_probe, membership, moments, row_sample
-from tasks.numerics.affinity import Embedding
+from tasks.numerics import code_heads, k_subspaces, linear_probe, membership, moments, row_sample
+from tasks.numerics.affinity import eigengap
 from tasks.numerics.agreement import Agreement, agreement
 from tasks.numerics.coding_rate import rate_of_codes, rate_of_memberships
 from tasks.numerics.k_subspaces import Subspaces
+from tasks.numerics.partition import partition
 
 VERSION = 1
 KIND = "sequential"
@@ -269,9 +270,9 @@ def _clustered(state: State, config: Config) -> State:
     share = membership.doubly_stochastic(cluster, config.smoothing)
     values, vectors = (found.flip(-1)[..., : most + 1] for found in torch.linalg.eigh((share + share.T) / 2))
     values = torch.nn.functional.pad(values, (0, most + 1 - values.shape[-1]))
-    embedding = Embedding((1 - values).cpu().numpy(), vectors.cpu().numpy(), 1)
-    k = config.clusters or min(affinity.eigengap(embedding.values)[0], n - 1)
-    label = torch.from_numpy(affinity.clusters(embedding, k, config.seed)).to(feature.device)
+    k = config.clusters or min(eigengap((1 - values).cpu().numpy())[0], n - 1)
+    found = partition(vectors[:, :k].cpu().numpy(), k, 10, config.seed)
+    label = torch.from_numpy(found.cluster).to(feature.device)
     basis, eigenvalue = _bases(feature, label, k, state, config)
     near = k_subspaces.residuals(feature, Subspaces(torch.zeros_like(basis[:k, 0]), basis[:k])).argmin(1)
     numbers = (

@@ -13,7 +13,8 @@ from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 from schemas.base import Frozen
 from schemas.errors import MethodError, UnknownNameError, nearest
 from tasks.methods.contract import Array, Arrays, Block, Inputs, RowsPort
-from tasks.numerics.affinity import Embedding, clusters, cosine_graph, eigengap, embed
+from tasks.numerics.affinity import Embedding, cosine_graph, eigengap, embed
+from tasks.numerics.partition import partition
 
 VERSION = 1
 KIND = "whole"
@@ -102,7 +103,7 @@ def solve(block: Block, inputs: Inputs, config: Config) -> tuple[Result, Arrays]
     x = x - x.mean(0) if config.center else x
     found = embed(cosine_graph(x, config.neighbours), min(n, wanted + 1), config.seed)
     k = config.clusters or eigengap(found.values)[0]
-    cluster = clusters(found, k, config.seed)
+    cluster = partition(found.vectors[:, :k], k, 10, config.seed).cluster
     truth = None if config.label is None else block.labels[config.label].cpu().numpy()
     return _result(found, k, cluster, truth, config), _arrays(found, k, cluster, block)
 
