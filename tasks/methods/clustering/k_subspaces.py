@@ -20,12 +20,11 @@ from schemas.base import Frozen
 from schemas.errors import MethodError
 from tasks.methods.classes import carried, class_label, counted_classes
 from tasks.methods.contract import Array, Arrays, Block, Inputs, RowsPort, State
-from tasks.methods.grouped_moments import each
-from tasks.numerics import k_subspaces, moments, row_sample
+from tasks.numerics import cluster_moments, k_subspaces, row_sample, subspace_starts
 from tasks.numerics.agreement import Agreement, agreement
 from tasks.numerics.k_subspaces import Subspaces
 
-VERSION = 1
+VERSION = 2
 KIND = "reduce"
 READS = {"x": RowsPort(labels=True)}
 ARRAYS = {
@@ -149,30 +148,21 @@ def partial(block: Block, carry: State, config: Config) -> State:
     """
     x = k_subspaces.scaled(block["x"], config.unit_length)
     if "basis" not in carry:
-        return row_sample.of_rows(block.index, x, config.start_rows)
-    least, label = k_subspaces.residuals(x, Subspaces(carry["mean"], carry["basis"])).min(1)
-    one = moments.empty(x.shape[1], x.device)
-    state = {name: values.new_zeros((config.clusters, *values.shape)) for name, values in one.items()}
-    for k, group in enumerate(each(state)):
-        moments.partial(x[label == k], None, config.precision, group)
-    far = _far(x, least, config.clusters)
-    return (
-        state
-        | far
-        | {"residual": least.sum(), "table": counted_classes(block, label, carry, config.clusters)}
-    )
+        return row_sample.of_rows(block.index, x.double(), config.start_rows)
+    least, label = k_subspaces.nearest(x, Subspaces(carry["mean"], carry["basis"]))
+    point = cluster_moments.shifts(carry["mean"])
+    state = cluster_moments.partial(x, label, point, config.precision)
+    counts = {"residual": least.sum(), "table": counted_classes(block, label, carry, config.clusters)}
+    return state | counts | _far(x, least, config.clusters)
 
 
 def merge(a: State, b: State) -> State:
     """The sample, or the moments, of both."""
     if "key" in a:
         return row_sample.merge(a, b)
-    out = {name: torch.empty_like(values) for name, values in _moments(a).items()}
-    for group in zip(each(_moments(a)), each(_moments(b)), each(out), strict=True):
-        moments.merge(*group)
     rows, residual = (torch.cat([a[name], b[name]]) for name in ("far", "far.residual"))
-    far = _far(rows, residual, len(a["far"]))
-    return out | far | {name: a[name] + b[name] for name in ("residual", "table")}
+    added = {name: a[name] + b[name] for name in ("residual", "table")}
+    return cluster_moments.merge(a, b) | added | _far(rows, residual, len(a["far"]))
 
 
 def update(state: State, carry: State, inputs: Inputs, config: Config) -> State | None:
@@ -185,15 +175,12 @@ def update(state: State, carry: State, inputs: Inputs, config: Config) -> State 
         return carry | _first(state, config)
     if _settled(state, carry, config) or len(carry["cost"]) + 1 >= config.rounds:
         return None
-    groups = each(_moments(state))
-    fit = k_subspaces.fitted(groups, config.dimension, config.kind == "affine")
+    affine = config.kind == "affine"
+    fit = k_subspaces.fitted(state, cluster_moments.shifts(carry["mean"]), carry["held"], affine)
     empty = torch.nonzero(state["n"] == 0).flatten()
-    found = k_subspaces.repaired(fit.subspaces, empty, state["far"], config.kind == "affine")
-    return carry | {
-        "mean": found.mean,
-        "basis": found.basis,
-        "cost": torch.cat([carry["cost"], state["residual"][None]]),
-    }
+    found = k_subspaces.repaired(fit.subspaces, empty, state["far"], affine)
+    cost = torch.cat([carry["cost"], state["residual"][None]])
+    return carry | {"mean": found.mean, "basis": found.basis, "cost": cost}
 
 
 def finish(state: State, carry: State, inputs: Inputs, config: Config) -> tuple[Result, Arrays]:
@@ -201,17 +188,14 @@ def finish(state: State, carry: State, inputs: Inputs, config: Config) -> tuple[
 
     Cost: O(clusters feature^3).
     """
-    affine = config.kind == "affine"
+    affine, point = config.kind == "affine", cluster_moments.shifts(carry["mean"])
     order = torch.argsort(-state["n"], stable=True)
-    groups = [each(_moments(state))[k] for k in order.tolist()]
-    fit = k_subspaces.fitted(groups, config.dimension, affine)
-    whole = groups[0]
-    for group in groups[1:]:
-        whole = moments.merge(whole, group)
-    one = k_subspaces.fitted([whole], config.dimension, affine)
-    total = float(one.eigenvalue.sum()) * float(whole["w"])
+    sorted_state = {name: state[name][order] for name in ("n", "s", "g")}
+    fit = k_subspaces.fitted(sorted_state, point[order], carry["held"][order], affine)
+    together, _ = k_subspaces.principal(cluster_moments.pooled(state, point, affine))
+    total, n = float(together.sum()), int(state["n"].sum())
     found = agreement(state["table"][order].cpu().numpy())
-    n, size = int(whole["n"]), state["n"][order]
+    size = state["n"][order]
     costs = torch.cat([carry["cost"], state["residual"][None]])
     settled = _settled(state, carry, config)
     result = Result(
@@ -222,7 +206,7 @@ def finish(state: State, carry: State, inputs: Inputs, config: Config) -> tuple[
         rounds=len(costs),
         converged=settled,
         residual_share=fit.cost / total if total > 0 else 0.0,
-        one_subspace=one.cost / total if total > 0 else 0.0,
+        one_subspace=float(together[config.dimension :].sum()) / total if total > 0 else 0.0,
         largest_share=int(size[0]) / n,
         label=config.label,
         **_agreed(found),
@@ -245,11 +229,16 @@ def _first(state: State, config: Config) -> State:
     if len(x) < need:
         raise MethodError(f"found {len(x)} good rows, these options need at least {need}")
     rng = torch.Generator().manual_seed(config.seed)
-    affine = config.kind == "affine"
-    found = k_subspaces.started(
-        x.cpu(), config.clusters, config.dimension, affine, config.starts, config.rounds, rng
+    found = subspace_starts.best_draw(
+        x.cpu(), config.clusters, config.dimension, config.kind == "affine", config.starts, rng
     )
-    return {"mean": found.mean.to(x.device), "basis": found.basis.to(x.device), "cost": x.new_zeros(0)}
+    held = torch.full((config.clusters,), config.dimension, device=x.device)
+    return {
+        "mean": found.mean.to(x.device),
+        "basis": found.basis.to(x.device),
+        "held": held,
+        "cost": x.new_zeros(0),
+    }
 
 
 def _settled(state: State, carry: State, config: Config) -> bool:
@@ -260,16 +249,14 @@ def _settled(state: State, carry: State, config: Config) -> bool:
     return before - now <= config.tolerance * before
 
 
-def _moments(state: State) -> State:
-    return {name: state[name] for name in moments.empty(0)}
-
-
 def _far(x: Tensor, residual: Tensor, most: int) -> State:
     """The rows furthest from all subspaces, furthest first; free places hold zeros and -1."""
-    x = torch.cat([x, x.new_zeros(most, x.shape[1])])
-    residual = torch.cat([residual, residual.new_full((most,), -1.0)])
     order = torch.argsort(-residual, stable=True)[:most]
-    return {"far": x[order], "far.residual": residual[order]}
+    free = most - len(order)
+    return {
+        "far": torch.nn.functional.pad(x[order].double(), (0, 0, 0, free)),
+        "far.residual": torch.nn.functional.pad(residual[order], (0, free), value=-1.0),
+    }
 
 
 def _affinity(basis: Tensor) -> Tensor:

@@ -1,0 +1,159 @@
+"""Where K subspaces begin: on a sample, by several draws that are improved until no row moves.
+
+Draws are those of k-means++ from residuals: a row, with the subspace of the rows that point most nearly its way, then rows with chances
+that grow with their distance to what is there. While a draw improves, directions are turned towards their rows' leading ones by steps of
+orthogonal iteration, none of which raises the sum of squared residuals. When no row moves any more they are decomposed, and it goes on
+until that moves none either.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float64, Int64
+from torch import Tensor
+
+from tasks.numerics.k_subspaces import Rows, Subspaces, repaired, residuals
+
+ROUNDS = 300
+"""Of improving a draw, at most; a few tens are usual."""
+TURNS = 2
+"""Steps of orthogonal iteration a round."""
+
+
+class Start(NamedTuple):
+    """Subspaces that have been fitted to a sample."""
+
+    subspaces: Subspaces
+    label: Int64[Tensor, " row"]
+    cost: float
+    """Sum of squared residuals."""
+
+
+def best_draw(
+    x: Rows, clusters: int, dimension: int, affine: bool, starts: int, rng: torch.Generator
+) -> Subspaces:
+    """The best of several draws, along the directions in which so many subspaces can lie.
+
+    Args:
+        x: rows of a sample, more than (dimension + 1) each cluster would take.
+        clusters: subspaces.
+        dimension: of each.
+        affine: whether they need not hold the origin.
+        starts: draws.
+        rng: of the draws.
+
+    Cost: a round 4 row clusters (dimension + 1)^2 clusters flops.
+    """
+    centre, few = leading_space(x, clusters * (dimension + 1), affine)
+    x = (x - centre) @ few.T
+    held = torch.full((clusters,), dimension, device=x.device)
+    runs = (improved(x, drawn(x, clusters, dimension, affine, rng), held, affine) for _ in range(starts))
+    best = min(runs, key=lambda run: run.cost).subspaces
+    mean = best.mean @ few + centre if affine else best.mean @ few
+    return Subspaces(mean, best.basis @ few)
+
+
+def leading_space(
+    x: Rows, directions: int, affine: bool
+) -> tuple[Float64[Tensor, " feature"], Float64[Tensor, "direction feature"]]:
+    """A point, and the leading directions of the rows about it."""
+    centre = x.mean(0) if affine else torch.zeros_like(x[0])
+    return centre, torch.linalg.svd(x - centre, full_matrices=False).Vh[:directions]
+
+
+def drawn(x: Rows, clusters: int, dimension: int, affine: bool, rng: torch.Generator) -> Subspaces:
+    """Each through a drawn row and those nearest to its direction, or to itself where subspaces are affine."""
+    chance = torch.ones(len(x), dtype=torch.float64)
+    near: Tensor | None = None
+    parts = []
+    for _ in range(clusters):
+        weight = chance if float(chance.sum()) > 0 else torch.ones_like(chance)
+        seed = x[int(torch.multinomial(weight, 1, generator=rng))]
+        parts.append(_through(x, seed, dimension, affine))
+        left = residuals(x, parts[-1])[:, 0]
+        near = left if near is None else torch.minimum(near, left)
+        chance = near
+    return Subspaces(torch.cat([p.mean for p in parts]), torch.cat([p.basis for p in parts]))
+
+
+def improved(
+    x: Rows, found: Subspaces, held: Int64[Tensor, " cluster"], affine: bool, rounds: int = ROUNDS
+) -> Start:
+    """Subspaces after rows and subspaces have been fitted to each other in turn.
+
+    Args:
+        x: rows.
+        found: where they begin.
+        held: dimension of each.
+        affine: whether they need not hold the origin.
+        rounds: at most.
+    """
+    exact, before = False, None
+    for _ in range(rounds):
+        least, label = residuals(x, found).min(1)
+        still = before is not None and torch.equal(label, before)
+        if still and exact:
+            break
+        exact, before = still, label
+        found = refitted(x, label, least, found, held, affine, exact)
+    least, label = residuals(x, found).min(1)
+    return Start(found, label, float(least.sum()))
+
+
+def refitted(
+    x: Rows,
+    label: Int64[Tensor, " row"],
+    least: Float64[Tensor, " row"],
+    found: Subspaces,
+    held: Int64[Tensor, " cluster"],
+    affine: bool,
+    exact: bool,
+) -> Subspaces:
+    """Subspaces of the rows that were given to each; those without rows go through the furthest."""
+    size = torch.bincount(label, minlength=len(held))
+    mean = torch.zeros_like(found.mean)
+    if affine:
+        mean.index_add_(0, label, x).div_(size.clamp(min=1)[:, None])
+    order = torch.argsort(label, stable=True)
+    parts = torch.split((x - mean[label])[order], size.tolist())
+    most = int(held.max())
+    leading = torch.stack([_leading(z, most) for z in parts]) if exact else _turned(parts, found.basis, most)
+    basis = leading * (torch.arange(most, device=x.device) < held[:, None])[:, :, None]
+    empty = torch.nonzero(size == 0).flatten()
+    far = x[torch.argsort(-least, stable=True)[: len(empty)]]
+    return repaired(Subspaces(mean, basis), empty, far, affine)
+
+
+def _turned(
+    parts: Sequence[Tensor], basis: Tensor, most: int
+) -> Float64[Tensor, "cluster direction feature"]:
+    """Directions after steps of orthogonal iteration with the scatter of each cluster's rows."""
+    columns = torch.nn.functional.pad(basis, (0, 0, 0, max(0, most - basis.shape[1])))[:, :most].mT
+    for _ in range(TURNS):
+        products = [z.T @ (z @ u) for z, u in zip(parts, columns, strict=True)]
+        columns = torch.linalg.qr(torch.stack(products)).Q
+    return columns.mT.contiguous()
+
+
+def _leading(z: Rows, most: int) -> Float64[Tensor, "direction feature"]:
+    """Leading directions of rows, zeros beyond those that they fill, by the smaller of both products."""
+    out = z.new_zeros(most, z.shape[1])
+    if len(z) >= z.shape[1]:
+        found = torch.linalg.eigh(z.T @ z).eigenvectors.mT.flip(0)[:most]
+    else:
+        found = torch.linalg.svd(z, full_matrices=False).Vh[:most]
+    out[: len(found)] = found
+    return out
+
+
+def _through(x: Rows, seed: Float64[Tensor, " feature"], dimension: int, affine: bool) -> Subspaces:
+    """The subspace of the rows nearest to a seed."""
+    if affine:
+        apart = (x - seed).square().sum(1)
+    else:
+        length = x.norm(dim=1)
+        apart = -(x @ seed).abs() / length.where(length > 0, torch.inf)
+    rows = x[torch.argsort(apart, stable=True)[: dimension + 1]]
+    mean = rows.mean(0) if affine else torch.zeros_like(rows[0])
+    return Subspaces(mean[None], _leading(rows - mean, dimension)[None])

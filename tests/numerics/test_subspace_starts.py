@@ -1,0 +1,42 @@
+"""Draws of K subspaces on a sample: what a round lowers, and where they end."""
+
+import numpy as np
+import pytest
+import torch
+
+from tasks.numerics import k_subspaces, subspace_starts
+
+
+def rows_of(seed: int, width: int = 20) -> torch.Tensor:
+    rng = np.random.default_rng(seed)
+    basis = rng.standard_normal((4, 3, width))
+    rows = np.einsum("nd,ndf->nf", rng.standard_normal((300, 3)), basis[np.arange(300) % 4])
+    return torch.from_numpy(rows + rng.standard_normal(rows.shape) + 2)
+
+
+@pytest.mark.parametrize("affine", [True, False])
+@pytest.mark.parametrize("seed", range(3))
+def test_no_round_raises_the_residuals_and_the_last_moves_no_row(seed: int, affine: bool) -> None:
+    """A round's subspaces are turned, not decomposed; the end is a fixed point of rows' own leading directions."""
+    x, held = rows_of(seed), torch.full((4,), 3)
+    begun = subspace_starts.drawn(x, 4, 3, affine, torch.Generator().manual_seed(seed))
+    costs = [subspace_starts.improved(x, begun, held, affine, rounds).cost for rounds in range(30)]
+    assert (np.diff(costs) <= 1e-9 * costs[0]).all()
+    assert costs[-1] < 0.8 * costs[0]
+    end = subspace_starts.improved(x, begun, held, affine)
+    for k in range(4):
+        rows = x[end.label == k].numpy()
+        z = rows - rows.mean(0) if affine else rows
+        found = np.linalg.svd(z)[2][:3]
+        basis = end.subspaces.basis[k].numpy()
+        np.testing.assert_allclose(found.T @ found, basis.T @ basis, atol=1e-9)
+    assert torch.equal(k_subspaces.nearest(x, end.subspaces)[1], end.label)
+    assert end.cost == pytest.approx(float(k_subspaces.residuals(x, end.subspaces).amin(1).sum()))
+
+
+def test_more_subspaces_than_different_rows_leave_some_empty() -> None:
+    x = torch.eye(3).double().repeat(20, 1)
+    begun = subspace_starts.drawn(x, 5, 1, True, torch.Generator().manual_seed(0))
+    end = subspace_starts.improved(x, begun, torch.ones(5, dtype=torch.int64), True)
+    assert end.cost < 1e-20
+    assert bool(end.subspaces.basis.isfinite().all())
