@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float64
+from jaxtyping import Float, Float64, Int64
 from scipy import sparse
 from scipy.sparse.csgraph import connected_components, laplacian
 from scipy.sparse.linalg import eigsh
@@ -15,6 +15,8 @@ from tasks.numerics.neighbours import nearest, none_yet
 
 DENSE = 400
 """Up to so many rows all eigenvalues are computed, which no start vector can disturb."""
+TILE = 1024
+"""Rows that are compared with all at a time."""
 
 
 class Embedding(NamedTuple):
@@ -50,6 +52,28 @@ def cosine_graph(x: Float[Tensor, "row feature"], k: int) -> Matrix:
     weight = (1 - found.distance.square() / 4).clamp(0, 1).cpu().numpy()
     source = np.repeat(np.arange(n), k).reshape(n, k)[there]
     graph = Matrix((weight[there], (source, found.index.cpu().numpy()[there])), shape=(n, n))
+    return Matrix((graph + graph.T) / 2)
+
+
+def together(labels: Int64[Tensor, "run row"], clusters: int, k: int) -> Matrix:
+    """The symmetric graph that joins each row with the k others that most runs put into one cluster with it.
+
+    Weights are shares of the runs; an edge that one end alone has chosen gets half its weight.
+
+    Cost: 2 row^2 run clusters flops in float32; memory O(row (run clusters + k)).
+    """
+    runs, n = labels.shape
+    marks = torch.nn.functional.one_hot(labels.T, clusters).float().reshape(n, runs * clusters)
+    weight, index = [], []
+    for first in range(0, n, TILE):
+        shared = marks[first : first + TILE] @ marks.T
+        rows = torch.arange(len(shared), device=labels.device)
+        shared[rows, rows + first] = -1
+        most = shared.topk(k, dim=1)
+        weight.append(most.values.cpu().numpy() / runs)
+        index.append(most.indices.cpu().numpy())
+    ends = (np.repeat(np.arange(n), k), np.concatenate(index).ravel())
+    graph = Matrix((np.concatenate(weight).ravel().astype(np.float64), ends), shape=(n, n))
     return Matrix((graph + graph.T) / 2)
 
 

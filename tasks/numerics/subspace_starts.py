@@ -1,22 +1,33 @@
-"""Where K subspaces begin: on a sample, by several draws that are improved until no row moves.
+"""Where K subspaces begin: on a sample, by draws that are improved until no row moves, and by what many draws agree on.
 
 Draws are those of k-means++ from residuals: a row, with the subspace of the rows that point most nearly its way, then rows with chances
 that grow with their distance to what is there. While a draw improves, directions are turned towards their rows' leading ones by steps of
 orthogonal iteration, none of which raises the sum of squared residuals. When no row moves any more they are decomposed, and it goes on
 until that moves none either.
+
+An ensemble (Lipor, Hong, Tan, Balzano, Information and Inference 10 (2021) 73) joins rows that many draws of few rounds put together: the
+spectral clusters of that graph are starts too. How many others each row is joined with has no value that is best everywhere: a few are
+tried.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
+from tasks.numerics import affinity
 from tasks.numerics.k_subspaces import Rows, Subspaces, repaired, residuals
+from tasks.numerics.partition import partition
 
 ROUNDS = 300
 """Of improving a draw, at most; a few tens are usual."""
+FIRST_ROUNDS = 3
+"""Of each draw of an ensemble."""
+MORE = 5
+"""Times as many draws in an ensemble."""
+JOINED = (5, 20)
 TURNS = 2
 """Steps of orthogonal iteration a round."""
 
@@ -30,28 +41,67 @@ class Start(NamedTuple):
     """Sum of squared residuals."""
 
 
-def best_draw(
-    x: Rows, clusters: int, dimension: int, affine: bool, starts: int, rng: torch.Generator
-) -> Subspaces:
-    """The best of several draws, along the directions in which so many subspaces can lie.
+def begun(
+    x: Rows, clusters: int, dimension: int, affine: bool, starts: int, ensemble: bool, rng: torch.Generator
+) -> list[Start]:
+    """The best draw, and the best clusters that draws agree on; least residuals first.
 
     Args:
         x: rows of a sample, more than (dimension + 1) each cluster would take.
         clusters: subspaces.
         dimension: of each.
         affine: whether they need not hold the origin.
-        starts: draws.
+        starts: draws that are improved until no row moves.
+        ensemble: whether these are the best of more draws, and clusters that those agree on are starts too.
         rng: of the draws.
 
-    Cost: a round 4 row clusters (dimension + 1)^2 clusters flops.
+    Returns:
+        Residuals are those along the directions in which so many subspaces can lie, where all is done.
+
+    Cost: a round 4 row clusters^2 (dimension + 1)^2 flops; an ensemble row^2 clusters products beside its draws.
     """
     centre, few = leading_space(x, clusters * (dimension + 1), affine)
     x = (x - centre) @ few.T
     held = torch.full((clusters,), dimension, device=x.device)
-    runs = (improved(x, drawn(x, clusters, dimension, affine, rng), held, affine) for _ in range(starts))
-    best = min(runs, key=lambda run: run.cost).subspaces
-    mean = best.mean @ few + centre if affine else best.mean @ few
-    return Subspaces(mean, best.basis @ few)
+    places = [drawn(x, clusters, dimension, affine, rng) for _ in range(starts * (MORE if ensemble else 1))]
+    groups = [places]
+    if ensemble:
+        short = [improved(x, place, held, affine, FIRST_ROUNDS) for place in places]
+        best = sorted(short, key=lambda run: run.cost)[:starts]
+        labels = agreed(torch.stack([run.label for run in short]), clusters)
+        groups = [[run.subspaces for run in best], [_of_clusters(x, label, held, affine) for label in labels]]
+    found = [
+        min((improved(x, place, held, affine) for place in group), key=lambda run: run.cost)
+        for group in groups
+    ]
+    return sorted((_widened(run, centre, few, affine) for run in found), key=lambda run: run.cost)
+
+
+def _widened(run: Start, centre: Tensor, few: Tensor, affine: bool) -> Start:
+    """With all features again."""
+    mean = run.subspaces.mean @ few + centre if affine else run.subspaces.mean @ few
+    return run._replace(subspaces=Subspaces(mean, run.subspaces.basis @ few))
+
+
+def _of_clusters(
+    x: Rows, label: Int64[Tensor, " row"], held: Int64[Tensor, " cluster"], affine: bool
+) -> Subspaces:
+    nothing = Subspaces(x.new_zeros(len(held), x.shape[1]), x.new_zeros(len(held), 1, x.shape[1]))
+    return refitted(x, label, torch.zeros_like(x[:, 0]), nothing, held, affine, exact=True)
+
+
+def agreed(labels: Int64[Tensor, "run row"], clusters: int) -> Iterator[Int64[Tensor, " row"]]:
+    """Clusters of rows that runs put together, for each number of others that rows are joined with."""
+    for count in joined(labels.shape[1], clusters):
+        graph = affinity.together(labels, clusters, count)
+        vectors = affinity.embed(graph, clusters, seed=0).vectors
+        found = partition(vectors[:, :clusters], clusters, 10, seed=0).cluster
+        yield torch.from_numpy(found).to(labels.device)
+
+
+def joined(rows: int, clusters: int) -> list[int]:
+    """Numbers of others that are tried: few, some, and half of a cluster's rows."""
+    return sorted({min(count, rows - 1) for count in (*JOINED, max(1, rows // (2 * clusters)))})
 
 
 def leading_space(
@@ -154,6 +204,6 @@ def _through(x: Rows, seed: Float64[Tensor, " feature"], dimension: int, affine:
     else:
         length = x.norm(dim=1)
         apart = -(x @ seed).abs() / length.where(length > 0, torch.inf)
-    rows = x[torch.argsort(apart, stable=True)[: dimension + 1]]
+    rows = x[torch.topk(apart, min(dimension + 1, len(x)), largest=False).indices]
     mean = rows.mean(0) if affine else torch.zeros_like(rows[0])
     return Subspaces(mean[None], _leading(rows - mean, dimension)[None])

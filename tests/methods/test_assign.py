@@ -29,7 +29,7 @@ def assigned(fit: cases.Answer, x: np.ndarray, of: np.ndarray | None = None) -> 
 @pytest.mark.parametrize("options", [{}, {"kind": "linear"}, {"unit_length": True}])
 def test_new_rows_go_to_the_subspaces_that_they_are_drawn_from(options: dict[str, Any]) -> None:
     x, of = union(0, 3, 2, 20, 300, noise=0.05, offset=0.0 if options else 2.0)
-    fit = clustered(x[:450], of[:450], clusters=3, dimension=2, starts=20, **options)
+    fit = clustered(x[:450], of[:450], clusters=3, dimension=2, starts=5, **options)
     answer = assigned(fit, x[450:], of[450:])
     result = answer.result
     assert result.n_rows == 450
@@ -53,7 +53,7 @@ def test_new_rows_go_to_the_subspaces_that_they_are_drawn_from(options: dict[str
 
 def test_rows_in_the_subspace_have_all_the_margin_and_rows_between_none() -> None:
     x, _ = union(1, 2, 1, 6, 50)
-    fit = clustered(x, clusters=2, dimension=1, kind="linear", starts=20)
+    fit = clustered(x, clusters=2, dimension=1, kind="linear", starts=5)
     first, second = fit.arrays["basis"][:, 0].numpy()
     between = first + np.sign(first @ second) * second
     answer = assigned(fit, np.stack([3 * first, -second, between]))

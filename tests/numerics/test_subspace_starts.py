@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from tasks.numerics import k_subspaces, subspace_starts
+from tasks.numerics import affinity, k_subspaces, subspace_starts
 
 
 def rows_of(seed: int, width: int = 20) -> torch.Tensor:
@@ -40,3 +40,22 @@ def test_more_subspaces_than_different_rows_leave_some_empty() -> None:
     end = subspace_starts.improved(x, begun, torch.ones(5, dtype=torch.int64), True)
     assert end.cost < 1e-20
     assert bool(end.subspaces.basis.isfinite().all())
+
+
+def test_rows_that_runs_put_together_are_joined() -> None:
+    labels = torch.tensor([[0, 0, 0, 1, 1, 1], [1, 1, 0, 0, 0, 0], [0, 0, 0, 1, 1, 1], [1, 1, 1, 0, 0, 0]])
+    graph = affinity.together(labels, 2, 2).toarray()
+    expected = (labels[:, :, None] == labels[:, None]).double().mean(0).fill_diagonal_(0).numpy()
+    np.testing.assert_allclose(graph, np.where(expected > 0.5, expected, 0))
+    for found in subspace_starts.agreed(labels, 2):
+        assert found[:3].unique().numel() == found[3:].unique().numel() == 1
+        assert found[0] != found[3]
+
+
+def test_an_ensemble_is_no_worse_than_its_draws() -> None:
+    x = rows_of(1)
+    runs = subspace_starts.begun(x, 4, 3, True, 2, True, torch.Generator().manual_seed(0))
+    assert len(runs) == 2
+    assert runs[0].cost <= runs[1].cost
+    for run in runs:
+        assert float(k_subspaces.nearest(x, run.subspaces)[0].sum()) >= run.cost * (1 - 1e-9)

@@ -1,13 +1,15 @@
 """Rows in K subspaces, each row in the nearest: any number of rows in bounded memory, one read of them a round.
 
-A sample of the rows comes first: starts are drawn on it and improved until no row of it moves, and the best goes on with all rows, until
-a round lowers the sum of squared residuals by less than `tolerance` of it. A subspace that loses all its rows is put through a row that is
+A sample of the rows comes first: starts are found on it and improved until no row of it moves, and the best goes on with all rows, until
+a round lowers the sum of squared residuals by less than `tolerance` of it. Where no dimension is asked for, each subspace gets its own on
+the sample, and once more when all rows have been read for the first time. A subspace that loses all its rows is put through a row that is
 far from all.
 
 Arrays, subspaces with most rows first: `mean` (cluster_number, feature) is a point of each subspace, `basis` (cluster_number, component,
-feature) its orthonormal directions, `eigenvalue` (cluster_number, order) the variances of its rows along their own principal directions,
-`size` (cluster_number) its rows, `affinity` (cluster_number, other_cluster) the root mean square of the cosines of principal angles
-between subspaces, `cost` (round) the mean squared residual of each round before subspaces were fitted again, never rising.
+feature) its orthonormal directions, zeros beyond its `dimension` (cluster_number), `eigenvalue` (cluster_number, order) the variances of
+its rows along their own principal directions, `size` (cluster_number) its rows, `affinity` (cluster_number, other_cluster) the root mean
+square of the cosines of principal angles between subspaces, `cost` (round) the mean squared residual of each round before subspaces were
+fitted again, never rising while dimensions stay.
 """
 
 from typing import Literal
@@ -20,7 +22,7 @@ from schemas.base import Frozen
 from schemas.errors import MethodError
 from tasks.methods.classes import carried, class_label, counted_classes
 from tasks.methods.contract import Array, Arrays, Block, Inputs, RowsPort, State
-from tasks.numerics import cluster_moments, k_subspaces, row_sample, subspace_starts
+from tasks.numerics import cluster_moments, k_subspaces, row_sample, subspace_dimensions, subspace_starts
 from tasks.numerics.agreement import Agreement, agreement
 from tasks.numerics.k_subspaces import Subspaces
 
@@ -31,13 +33,14 @@ ARRAYS = {
     "mean": ("cluster_number", "feature"),
     "basis": ("cluster_number", "component", "feature"),
     "eigenvalue": ("cluster_number", "order"),
+    "dimension": ("cluster_number",),
     "size": ("cluster_number",),
     "affinity": ("cluster_number", "other_cluster"),
     "cost": ("round",),
 }
 REFERENCE = (
     "Bradley, Mangasarian, Journal of Global Optimization 16 (2000) 23: K planes; Tseng, Journal of Optimization Theory and Applications "
-    "105 (2000) 249: nearest q-flats"
+    "105 (2000) 249: nearest q-flats. Starts by an ensemble: Lipor, Hong, Tan, Balzano, Information and Inference 10 (2021) 73"
 )
 SEEDS = ()
 MOST_BYTES = 4 << 30
@@ -49,16 +52,20 @@ class Config(Frozen):
 
     clusters: int = Field(default=8, ge=1)
     """How many subspaces."""
-    dimension: int = Field(default=4, ge=1)
-    """Of each; `eigenvalue` shows where another would be better."""
+    dimension: int | None = Field(default=4, ge=1)
+    """Of each; `eigenvalue` shows where another would be better. None: each its own, as many as stand out of white noise."""
+    max_dimension: int = Field(default=16, ge=1)
+    """Of any where each has its own."""
     kind: Literal["affine", "linear"] = "affine"
     """`linear` ones hold the origin."""
     unit_length: bool = False
     """Scale rows to length 1 first, so that long ones count no more than short ones."""
     start_rows: int = Field(default=2000, ge=10)
     """Rows of the sample on which starts are tried; all where there are no more."""
+    start: Literal["ensemble", "seeding"] = "ensemble"
+    """`seeding`: draws. `ensemble`: the best of five times as many, and clusters of rows that most of these put together."""
     starts: int = Field(default=10, ge=1)
-    """Draws on the sample, of which the best goes on."""
+    """Draws that are improved until no row of the sample moves; the start of least residuals goes on."""
     rounds: int = Field(default=30, ge=1)
     """Reads of all rows after the sample, at most."""
     tolerance: float = Field(default=1e-4, ge=0)
@@ -78,6 +85,7 @@ class Result(Frozen):
     clusters: int
     """Subspaces that have rows."""
     dimension: int
+    """Of each subspace; the largest where each has its own."""
     unit_length: bool
     """Whether rows were scaled to length 1."""
     rounds: int
@@ -87,7 +95,7 @@ class Result(Frozen):
     residual_share: float
     """Sum of squared residuals over the rows' sum of squares about their mean (about the origin where subspaces are linear)."""
     one_subspace: float
-    """The same for one subspace of this dimension for all rows: what clusters gain is below it."""
+    """The same for one subspace of that dimension for all rows: what clusters gain is below it."""
     largest_share: float
     """Of the rows, in the largest cluster."""
     label: str | None
@@ -107,14 +115,15 @@ def check(inputs: Inputs, config: Config) -> None:
     """
     if config.label is not None:
         class_label(inputs, config.label)
-    width, need = inputs.widths["x"], config.clusters * (config.dimension + 1)
-    if config.dimension >= width:
+    least = config.dimension or 1
+    width, need = inputs.widths["x"], config.clusters * (least + 1)
+    if least >= width:
         raise MethodError(
-            f"subspaces of {config.dimension} dimensions hold all rows of {width} features; lower `dimension`"
+            f"subspaces of {least} dimensions hold all rows of {width} features; lower `dimension`"
         )
     if inputs.n_rows < need:
         raise MethodError(
-            f"found {inputs.n_rows} rows, {config.clusters} subspaces of {config.dimension} dimensions need at least {need}; lower "
+            f"found {inputs.n_rows} rows, {config.clusters} subspaces of {least} dimensions need at least {need}; lower "
             "`clusters` or `dimension`, or capture more samples"
         )
     if config.start_rows < need:
@@ -175,12 +184,17 @@ def update(state: State, carry: State, inputs: Inputs, config: Config) -> State 
         return carry | _first(state, config)
     if _settled(state, carry, config) or len(carry["cost"]) + 1 >= config.rounds:
         return None
-    affine = config.kind == "affine"
-    fit = k_subspaces.fitted(state, cluster_moments.shifts(carry["mean"]), carry["held"], affine)
+    affine, point, held = config.kind == "affine", cluster_moments.shifts(carry["mean"]), carry["held"]
+    fit = k_subspaces.fitted(state, point, held, affine)
+    if config.dimension is None and len(carry["cost"]) == 0:
+        held = subspace_dimensions.held_by(
+            fit.eigenvalue, state["n"] - int(affine), min(config.max_dimension, inputs.widths["x"] - 1)
+        )
+        fit = k_subspaces.fitted(state, point, held, affine)
     empty = torch.nonzero(state["n"] == 0).flatten()
     found = k_subspaces.repaired(fit.subspaces, empty, state["far"], affine)
     cost = torch.cat([carry["cost"], state["residual"][None]])
-    return carry | {"mean": found.mean, "basis": found.basis, "cost": cost}
+    return carry | {"mean": found.mean, "basis": found.basis, "held": held, "cost": cost}
 
 
 def finish(state: State, carry: State, inputs: Inputs, config: Config) -> tuple[Result, Arrays]:
@@ -191,7 +205,8 @@ def finish(state: State, carry: State, inputs: Inputs, config: Config) -> tuple[
     affine, point = config.kind == "affine", cluster_moments.shifts(carry["mean"])
     order = torch.argsort(-state["n"], stable=True)
     sorted_state = {name: state[name][order] for name in ("n", "s", "g")}
-    fit = k_subspaces.fitted(sorted_state, point[order], carry["held"][order], affine)
+    held = carry["held"][order]
+    fit, most = k_subspaces.fitted(sorted_state, point[order], held, affine), int(held.max())
     together, _ = k_subspaces.principal(cluster_moments.pooled(state, point, affine))
     total, n = float(together.sum()), int(state["n"].sum())
     found = agreement(state["table"][order].cpu().numpy())
@@ -201,21 +216,22 @@ def finish(state: State, carry: State, inputs: Inputs, config: Config) -> tuple[
     result = Result(
         n_rows=n,
         clusters=int((size > 0).sum()),
-        dimension=config.dimension,
+        dimension=most,
         unit_length=config.unit_length,
         rounds=len(costs),
         converged=settled,
         residual_share=fit.cost / total if total > 0 else 0.0,
-        one_subspace=float(together[config.dimension :].sum()) / total if total > 0 else 0.0,
+        one_subspace=float(together[most:].sum()) / total if total > 0 else 0.0,
         largest_share=int(size[0]) / n,
         label=config.label,
         **_agreed(found),
-        caveats=_caveats(size, settled, config),
+        caveats=_caveats(size, held, settled, config),
     )
     arrays = {
         "mean": fit.subspaces.mean,
         "basis": fit.subspaces.basis,
         "eigenvalue": fit.eigenvalue,
+        "dimension": held,
         "size": size,
         "affinity": _affinity(fit.subspaces.basis),
         "cost": costs / n,
@@ -225,20 +241,19 @@ def finish(state: State, carry: State, inputs: Inputs, config: Config) -> tuple[
 
 def _first(state: State, config: Config) -> State:
     """The best start on the sample."""
-    x, need = row_sample.values(state), config.clusters * (config.dimension + 1)
+    x, need = row_sample.values(state), config.clusters * ((config.dimension or 1) + 1)
     if len(x) < need:
         raise MethodError(f"found {len(x)} good rows, these options need at least {need}")
-    rng = torch.Generator().manual_seed(config.seed)
-    found = subspace_starts.best_draw(
-        x.cpu(), config.clusters, config.dimension, config.kind == "affine", config.starts, rng
-    )
-    held = torch.full((config.clusters,), config.dimension, device=x.device)
-    return {
-        "mean": found.mean.to(x.device),
-        "basis": found.basis.to(x.device),
-        "held": held,
-        "cost": x.new_zeros(0),
-    }
+    rng, device = torch.Generator().manual_seed(config.seed), x.device
+    how = (config.kind == "affine", config.starts, config.start == "ensemble", rng)
+    if config.dimension is None:
+        most = min(config.max_dimension, x.shape[1] - 1)
+        found, held, _ = subspace_dimensions.begun(x.cpu(), config.clusters, most, *how)
+    else:
+        found = subspace_starts.begun(x.cpu(), config.clusters, config.dimension, *how)[0].subspaces
+        held = torch.full((config.clusters,), config.dimension)
+    begun = {"mean": found.mean, "basis": found.basis, "held": held, "cost": found.mean.new_zeros(0)}
+    return {name: values.to(device) for name, values in begun.items()}
 
 
 def _settled(state: State, carry: State, config: Config) -> bool:
@@ -272,11 +287,14 @@ def _agreed(found: Agreement | None) -> dict[str, float | None]:
     return dict.fromkeys(Agreement._fields) if found is None else dict(found._asdict())
 
 
-def _caveats(size: Tensor, settled: bool, config: Config) -> tuple[str, ...]:
+def _caveats(size: Tensor, held: Tensor, settled: bool, config: Config) -> tuple[str, ...]:
     notes = []
     if not settled:
         notes.append(f"residuals still fell after {config.rounds} rounds; raise `rounds`")
-    few = int(((size > 0) & (size <= config.dimension + 1)).sum())
+    full = int((held == config.max_dimension).sum()) if config.dimension is None else 0
+    if full:
+        notes.append(f"{full} subspaces have the most dimensions that they may; raise `max_dimension`")
+    few = int(((size > 0) & (size <= held + 1)).sum())
     if few:
         notes.append(
             f"{few} subspaces have no more rows than span them: their residuals are 0 whatever the rows"
