@@ -38,14 +38,18 @@ class Fit(NamedTuple):
     """Sum of squared residuals."""
 
 
-def scaled(x: Float[Tensor, "row feature"], unit_length: bool) -> Float[Tensor, "row feature"]:
-    """As they are, or in float64 and of length 1 where that is asked; rows of zeros stay.
+def require_finite(x: Float[Tensor, "row feature"]) -> None:
+    """Refuse rows that are not.
 
     Raises:
-        MethodError: for rows that are not finite.
+        MethodError: with the first.
     """
     if not bool(x.isfinite().all()):
         moments.refuse_not_finite(x)
+
+
+def scaled(x: Float[Tensor, "row feature"], unit_length: bool) -> Float[Tensor, "row feature"]:
+    """As they are, or in float64 and of length 1 where that is asked; rows of zeros stay."""
     if not unit_length:
         return x
     x = x.double()

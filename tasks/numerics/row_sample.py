@@ -40,11 +40,17 @@ def values(sample: Sample) -> Float64[Tensor, "place number"]:
 
 def _least(key: Tensor, value: Tensor, size: int) -> Sample:
     """Equal keys (of rows of equal names in different captures) come in order of their values."""
-    for column in reversed(range(value.shape[1])):
-        order = torch.argsort(value[:, column], stable=True)
+    order = torch.argsort(key, stable=True)
+    ascending = key[order]
+    some = order[ascending <= ascending[size - 1]]  # with all that share the last key
+    key, value = key[some], value[some]
+    if bool(((key[1:] == key[:-1]) & (key[1:] < FREE)).any()):
+        for column in reversed(range(value.shape[1])):
+            order = torch.argsort(value[:, column], stable=True)
+            key, value = key[order], value[order]
+        order = torch.argsort(key, stable=True)
         key, value = key[order], value[order]
-    order = torch.argsort(key, stable=True)[:size]
-    return {"key": key[order], "value": value[order]}
+    return {"key": key[:size].clone(), "value": value[:size].clone()}
 
 
 def _hash(index: Tensor) -> Tensor:

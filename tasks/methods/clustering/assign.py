@@ -93,6 +93,7 @@ def apply(block: Block, carry: State, config: Config) -> dict[str, Tensor]:
     Raises:
         MethodError: for rows that are not finite.
     """
+    k_subspaces.require_finite(block["x"])
     x = k_subspaces.scaled(block["x"], bool(carry["unit"]))
     found = Subspaces(carry["mean"], carry["basis"])
     pieces = [_nearest(rows, found) for rows in torch.split(x, TILE_ROWS)]

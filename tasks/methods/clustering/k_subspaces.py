@@ -157,8 +157,11 @@ def partial(block: Block, carry: State, config: Config) -> State:
     """
     x = k_subspaces.scaled(block["x"], config.unit_length)
     if "basis" not in carry:
+        k_subspaces.require_finite(block["x"])
         return row_sample.of_rows(block.index, x.double(), config.start_rows)
     least, label = k_subspaces.nearest(x, Subspaces(carry["mean"], carry["basis"]))
+    if not bool(least.isfinite().all()):
+        k_subspaces.require_finite(block["x"])
     point = cluster_moments.shifts(carry["mean"])
     state = cluster_moments.partial(x, label, point, config.precision)
     counts = {"residual": least.sum(), "table": counted_classes(block, label, carry, config.clusters)}
