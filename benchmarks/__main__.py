@@ -16,6 +16,7 @@ ON_CPU = (
     "dimension",
     "geometry",
     "collapse",
+    "k_subspaces",
     "extraction",
     "overhead",
     "encoding",
