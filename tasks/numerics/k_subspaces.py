@@ -124,3 +124,14 @@ def repaired(
         elif float(row.norm()) > 0:
             basis[k, 0] = row / row.norm()
     return Subspaces(mean, basis)
+
+
+def affinity(
+    basis: Float64[Tensor, "cluster direction feature"],
+) -> Float64[Tensor, "cluster other_cluster"]:
+    """|U_k' U_l|_F over the root of the smaller number of directions; 0 beside a subspace without any."""
+    held = basis.square().sum((1, 2))
+    cosines = torch.einsum("kif,ljf->klij", basis, basis).square().sum((2, 3))
+    least = torch.minimum(held[:, None], held[None, :])
+    shares: Tensor = (cosines / least.where(least > 0, 1.0)).sqrt()
+    return shares

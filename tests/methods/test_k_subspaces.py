@@ -210,7 +210,6 @@ def test_each_subspace_gets_its_own_dimension() -> None:
             max_dimension=8,
             kind="linear",
             starts=3,
-            start="seeding",
             seed=seed,
         )
         held = answer.arrays["dimension"].tolist()

@@ -1,8 +1,8 @@
 """Each row's nearest of K subspaces that were found before, how far it is, and how much further the next: also for rows of other captures.
 
-Arrays: `cluster` (row) is the subspace, as the arrays of `clustering.k_subspaces` count them, `distance` (row) the norm of what it leaves
-out of the row, computed from that difference, and `margin` (row) 1 - distance / distance to the second nearest: 0 for a row between both,
-1 for one inside its own. Rows of failed samples have cluster -1 and NaN.
+Arrays: `cluster` (row) is the subspace, as the arrays of `clustering.k_subspaces`, `bases` or `sine_medoids` count them, `distance` (row)
+the norm of what it leaves out of the row, computed from that difference, and `margin` (row) 1 - distance / distance to the second nearest:
+0 for a row between both, 1 for one inside its own. Rows of failed samples have cluster -1 and NaN.
 """
 
 import torch
@@ -18,7 +18,12 @@ from tasks.numerics.k_subspaces import Subspaces
 
 VERSION = 1
 KIND = "map"
-READS = {"x": RowsPort(labels=True), "subspaces": ArtifactPort("clustering.k_subspaces", one_width=True)}
+READS = {
+    "x": RowsPort(labels=True),
+    "subspaces": ArtifactPort(
+        "clustering.k_subspaces", others=("clustering.bases", "clustering.sine_medoids"), one_width=True
+    ),
+}
 ARRAYS = {"cluster": ("row",), "distance": ("row",), "margin": ("row",)}
 REFERENCE = "Bradley, Mangasarian, Journal of Global Optimization 16 (2000) 23: the nearest plane"
 SEEDS = ()
@@ -76,9 +81,10 @@ def outputs(inputs: Inputs, config: Config) -> dict[str, RowOutput]:
 def start(inputs: Inputs, config: Config) -> State:
     """The subspaces, and the label to compare with."""
     found = inputs.artifacts["subspaces"]
-    some = int((found["size"] > 0).sum())  # those without rows come last
+    present = torch.nonzero(found["size"] > 0).flatten()
     unit = torch.tensor(bool(inputs.results["subspaces"]["unit_length"]))
-    carry = {"mean": found["mean"][:some].double(), "basis": found["basis"][:some].double(), "unit": unit}
+    carry = {name: found[name][present].double() for name in ("mean", "basis")}
+    carry |= {"unit": unit, "present": present, "clusters": torch.tensor(len(found["size"]))}
     if config.label is None:
         return carry | {"classes": torch.tensor(0)}
     return carry | {
@@ -98,13 +104,17 @@ def apply(block: Block, carry: State, config: Config) -> dict[str, Tensor]:
     found = Subspaces(carry["mean"], carry["basis"])
     pieces = [_nearest(rows, found) for rows in torch.split(x, TILE_ROWS)]
     cluster, distance, margin = (torch.cat([piece[n] for piece in pieces]) for n in range(3))
-    return {"cluster": cluster, "distance": distance.float(), "margin": margin.float()}
+    return {
+        "cluster": carry["present"][cluster],
+        "distance": distance.float(),
+        "margin": margin.float(),
+    }
 
 
 def partial(block: Block, outputs: dict[str, Tensor], carry: State, config: Config) -> State:
     """Sums, and rows of each cluster and class."""
     distance, margin, cluster = (outputs[name] for name in ("distance", "margin", "cluster"))
-    clusters = len(carry["mean"])
+    clusters = int(carry["clusters"])
     return {
         "size": torch.bincount(cluster, minlength=clusters),
         "table": counted_classes(block, cluster, carry, clusters),

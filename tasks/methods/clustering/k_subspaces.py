@@ -236,7 +236,7 @@ def finish(state: State, carry: State, inputs: Inputs, config: Config) -> tuple[
         "eigenvalue": fit.eigenvalue,
         "dimension": held,
         "size": size,
-        "affinity": _affinity(fit.subspaces.basis),
+        "affinity": k_subspaces.affinity(fit.subspaces.basis),
         "cost": costs / n,
     }
     return result, {name: Array(values, ARRAYS[name]) for name, values in arrays.items()}
@@ -275,15 +275,6 @@ def _far(x: Tensor, residual: Tensor, most: int) -> State:
         "far": torch.nn.functional.pad(x[order].double(), (0, 0, 0, free)),
         "far.residual": torch.nn.functional.pad(residual[order], (0, free), value=-1.0),
     }
-
-
-def _affinity(basis: Tensor) -> Tensor:
-    """|U_k' U_l|_F over the root of the smaller number of directions; 0 beside a subspace without any."""
-    held = basis.square().sum((1, 2))
-    cosines = torch.einsum("kif,ljf->klij", basis, basis).square().sum((2, 3))
-    least = torch.minimum(held[:, None], held[None, :])
-    affinity: Tensor = (cosines / least.where(least > 0, 1.0)).sqrt()
-    return affinity
 
 
 def _agreed(found: Agreement | None) -> dict[str, float | None]:
