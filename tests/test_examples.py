@@ -20,6 +20,7 @@ def run_example(name: str, root: Path, *overrides: str) -> RunOutcome:
 
 def test_every_example_is_covered() -> None:
     assert [p.stem for p in EXAMPLES] == [
+        "clusters",
         "compare",
         "demo",
         "digits",
@@ -44,6 +45,25 @@ def test_digits(tmp_path: Path) -> None:
     page = Path(outcome.report).read_text()
     assert "digits and untrained differ beyond both intervals" in page
     assert "Side by side" in page
+
+
+@pytest.mark.slow
+def test_clusters(tmp_path: Path) -> None:
+    outcome = run_example(
+        "clusters",
+        tmp_path,
+        "captures.digits.data.subset.max_samples=600",
+        "captures.texts.data.subset.max_samples=200",
+        "report.figures=[svg]",
+    )
+    assert outcome.exit_code == 0
+    found = {(a.stage, a.site): a.result for a in outcome.artifacts}
+    assert found["sparse", "hidden:out:0"]["uncertified"] == 0
+    for stage in ("parts", "nearest"):
+        assert float(found[stage, "hidden:out:0"]["accuracy"]) > 0.75
+    assert {site for stage, site in found if stage == "parts-texts"} == {
+        f"encoder.layer.{k}:out:0" for k in (0, 2, 5)
+    }
 
 
 def test_partitions(tmp_path: Path) -> None:

@@ -131,7 +131,7 @@ def _caveats(found: Embedding, graph: Graph, k: int) -> list[str]:
         )
     if gaps[k - 1] <= 2 * np.median(gaps[1:]):
         notes.append(
-            "no clear jump of the eigenvalues after this number of clusters: edges between clusters are as many as inside, as where rows "
-            "are noisy and many for their dimension; take fewer `entries`, or another method, and compare"
+            "no clear jump of the eigenvalues after this number of clusters: the graph does not tell the number by itself; where rows are "
+            "noisy and many for their dimension, take fewer `entries`, or another method, and compare"
         )
     return notes
