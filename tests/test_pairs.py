@@ -54,26 +54,26 @@ def module(seen: list[tuple[int, int]], most: int | None = None) -> Any:
 
 
 @pytest.mark.parametrize("most", [None, 1, 4, 100])
-@pytest.mark.parametrize("kept", [True, False])
-def test_all_looks_at_all_blocks_for_every_group(most: int | None, kept: bool) -> None:
+@pytest.mark.parametrize("bytes_kept", [1 << 20, 100, 0])
+def test_all_looks_at_all_blocks_for_every_group(most: int | None, bytes_kept: int) -> None:
     x = torch.arange(20, dtype=torch.float64).reshape(10, 2)
     blocks = cases.cut(block_of(x.numpy()), [3, 3, 7])
     seen: list[tuple[int, int]] = []
     method = Method(module(seen, most), Frozen(), Inputs({}, 10, 10), {})
     reads: list[Callable[[], Block]] = [partial(method.prepared, block) for block in blocks]
-    others = Others(reads, kept)
+    others = Others(reads, bytes_kept)
     found = method.outputs(method.prepared(block_of(x.numpy())), others)["total"]
     torch.testing.assert_close(found, LOOKS * 2 * x.sum() + 2 * x[:, 0])
     groups = -(-10 // (most or 10))
     assert len(seen) == groups * LOOKS * 3  # an empty block is not looked at
-    assert others.read == (4 if kept else 4 * groups * LOOKS)
+    assert others.read == (4 if bytes_kept > 160 else 4 * groups * LOOKS)
 
 
 def test_no_rows_give_no_outputs() -> None:
     seen: list[tuple[int, int]] = []
     method = Method(module(seen, 4), Frozen(), Inputs({}, 0, 0), {})
     block = rows_of(block_of(torch.ones(5, 2).numpy()), slice(0, 0))
-    assert len(method.outputs(block, Others([], True))["total"]) == 0
+    assert len(method.outputs(block, Others([], 0))["total"]) == 0
     assert seen == []
 
 

@@ -22,14 +22,15 @@ class Others:
 
     Args:
         reads: give the blocks, as the method wants them.
-        kept: whether they stay once they have been read.
+        most_bytes: of the values of all blocks, up to which they stay once they have been read.
     """
 
-    def __init__(self, reads: Sequence[Callable[[], Block]], kept: bool) -> None:
-        self.reads, self.kept = reads, kept
+    def __init__(self, reads: Sequence[Callable[[], Block]], most_bytes: int) -> None:
+        self.reads, self.most_bytes = reads, most_bytes
         self.blocks: list[Block] = []
         self.read = 0
         """Blocks read so far."""
+        self._held, self._fits = 0, True
 
     def __iter__(self) -> Iterator[Block]:
         for number, read in enumerate(self.reads):
@@ -38,10 +39,17 @@ class Others:
                 continue
             self.read += 1
             block = read()
-            if self.kept:
-                self.blocks.append(block)
+            self._keep(block)
             yield block
             del block
+
+    def _keep(self, block: Block) -> None:
+        self._held += sum(values.nbytes for values in block.rows.values())
+        self._fits = self._fits and self._held <= self.most_bytes
+        if self._fits:
+            self.blocks.append(block)
+        else:
+            self.blocks.clear()
 
 
 class Method(NamedTuple):

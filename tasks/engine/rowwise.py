@@ -10,7 +10,6 @@ from functools import partial as bind
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from schemas.artifact import Artifact
@@ -133,8 +132,7 @@ def _others(job: StageJob, ready: Prepared, carry: State) -> Others:
     def other(low: int, high: int) -> Block:
         return method.prepared(_block(job, ready, read(ready.source, low, high)))
 
-    held = n_rows(ready.source) * sum(ready.source.widths) * torch.float64.itemsize
-    return Others([bind(other, *bounds) for bounds in shard_bounds(ready.source)], held <= MOST_BYTES)
+    return Others([bind(other, *bounds) for bounds in shard_bounds(ready.source)], MOST_BYTES)
 
 
 def _add(ready: Prepared, total: Counted, block: Block, outputs: dict[str, Tensor], carry: State) -> Counted:

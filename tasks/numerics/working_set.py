@@ -18,8 +18,10 @@ from tasks.numerics.largest_products import Largest, Precision, largest, none_ye
 State = dict[str, Tensor]
 SEARCH, COLLECT, CHECK = 0, 1, 2
 """What the next look at all columns is for."""
-FLOOR = 1e-8
-"""Violations up to this, relative to tau, are rounding."""
+FLOOR = {"float64": 1e-8, "float32": 1e-5}
+"""Violations up to this, relative to tau, are rounding of products in that precision."""
+MOST_LOOKS = 100
+"""At all columns; what is not at its minimum then shows in the violation."""
 
 
 class Problem(NamedTuple):
@@ -87,7 +89,7 @@ def moved(state: State, x: Float64[Tensor, "row feature"], problem: Problem) -> 
     if aim == COLLECT:
         return _solved(state, x, problem), bool(state["open"].any())
     state = _checked(state, problem)
-    return state, bool(state["open"].any())
+    return state, bool(state["open"].any()) and int(state["looks"]) < MOST_LOOKS
 
 
 def residual(state: State, x: Float64[Tensor, "row feature"]) -> Float64[Tensor, "row feature"]:
@@ -166,7 +168,7 @@ def _checked(state: State, problem: Problem) -> State:
     order = torch.argsort(state["c"].abs(), dim=1, descending=True, stable=True)
     used = (state["c"] != 0).sum(1)
     room = problem.most - used
-    wanted = (over > FLOOR).sum(1)
+    wanted = (over > FLOOR[problem.precision]).sum(1)
     state = state | {"violation": violation, "open": state["open"] & (wanted > 0) & (room > 0)}
     rows = torch.nonzero(state["open"]).flatten()
     return _admitted(state, rows, order[rows], used[rows], torch.minimum(wanted, room)[rows])

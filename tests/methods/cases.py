@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tasks.engine.pairs import Method, Others
+from tasks.engine.pairs import MOST_BYTES, Method, Others
 from tasks.methods.contract import (
     Arrays,
     ArtifactPort,
@@ -319,7 +319,7 @@ def outputs_of(given: Case, block: Block, others: Sequence[Block], carry: State)
         return module.apply(block, carry, given.config)
     method = Method(module, given.config, given.inputs, carry)
     reads = [partial(method.prepared, other) for other in others]
-    return method.outputs(method.prepared(block), Others(reads, kept=True))
+    return method.outputs(method.prepared(block), Others(reads, MOST_BYTES))
 
 
 def run_rowwise(given: Case, blocks: Sequence[Block]) -> Answer:

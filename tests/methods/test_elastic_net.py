@@ -95,3 +95,10 @@ def test_cuts_and_groups_of_rows_change_nothing(monkeypatch: pytest.MonkeyPatch)
     whole = dense(expressed("elastic_net", x, 1))
     monkeypatch.setattr(elastic_net, "MOST_BYTES", 8 * 150 * 320 * 7)
     np.testing.assert_allclose(dense(expressed("elastic_net", x, 4)), whole, atol=1e-9)
+
+
+def test_looks_in_single_precision_end_and_are_near() -> None:
+    x, _ = union(3, 3, 4, 30, 60, noise=0.2)
+    exact, fast = (expressed("elastic_net", x, precision=p) for p in ("float64", "float32"))
+    assert fast.result.uncertified == 0
+    np.testing.assert_allclose(dense(fast), dense(exact), atol=1e-4)

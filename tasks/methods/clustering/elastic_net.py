@@ -35,8 +35,8 @@ REFERENCE = (
 SEEDS = ()
 MOST_BYTES = 512 << 20
 """Of the columns that rows work with together."""
-ENOUGH = 1e-6
-"""Violation up to which a row counts as certified."""
+ENOUGH = {"float64": 1e-6, "float32": 1e-4}
+"""Violation up to which a row counts as certified, by the precision of the looks."""
 
 
 class Config(Frozen):
@@ -54,7 +54,7 @@ class Config(Frozen):
     columns: int = Field(default=100, ge=2, le=2048)
     """Rows that each begins with; half as many more may come in at a time. No answer depends on it, but where more have coefficients."""
     precision: Literal["float64", "float32"] = "float64"
-    """Of the looks at all rows; with float32 certificates hold to about 1e-5. Minima are float64."""
+    """Of the looks at all rows; with float32 certificates hold to 1e-4. Minima are float64."""
 
 
 class Result(Frozen):
@@ -73,7 +73,7 @@ class Result(Frozen):
     largest_violation: float | None
     """Of the conditions of the minimum, relative to tau, over all rows."""
     uncertified: int
-    """Rows whose violation exceeds 1e-6: more have coefficients than they may work with; raise `columns`."""
+    """Rows whose violation exceeds 1e-6 (1e-4 where looks are float32): more have coefficients than they may work with; raise `columns`."""
 
 
 def check(inputs: Inputs, config: Config) -> None:
@@ -145,7 +145,7 @@ def partial(block: Block, outputs: dict[str, Tensor], carry: State, config: Conf
     violation = outputs["violation"].double()
     largest = violation.max() if len(block) else violation.sum()
     sums = self_expression.sums(outputs, "kept", "residual")
-    return sums | {"largest": largest, "uncertified": (violation > ENOUGH).sum()}
+    return sums | {"largest": largest, "uncertified": (violation > ENOUGH[config.precision]).sum()}
 
 
 def merge(a: State, b: State) -> State:
