@@ -8,7 +8,8 @@ tau = 1 is the LASSO of sparse subspace clustering. Signs of the coefficients ar
 solution is followed to the least objective, across zeros, and a coefficient that ends at zero leaves. Where nothing leaves any more,
 zeros whose gradient is too large enter, several at once ("feature-sign search": Lee, Battle, Raina, Ng, NIPS 2006). One that would step
 against its sign is sent back before the step; as entering ones together have a way down, never all are, and the objective falls
-in every pass, also where the sum is held. Inverses of systems lose a row and a column by one product.
+in every pass, also where the sum is held. Inverses of systems lose a row and a column by one product. Symmetric matrices are multiplied
+from the left: from the right, a single row's product has other rounding than one among many.
 """
 
 from typing import NamedTuple
@@ -112,7 +113,7 @@ def solve(
     valid = torch.ones_like(target, dtype=torch.bool) if valid is None else valid
     problem = _Problem(gram.contiguous(), target, gamma, valid, tau, affine)
     c = _begin(problem, start)
-    gradient = gamma[:, None] * (target - (gram @ c[..., None])[..., 0]) - (1 - tau) * c
+    gradient = gamma[:, None] * (target - (c[:, None] @ gram)[:, 0]) - (1 - tau) * c
     live = _certified(problem, torch.arange(len(c), device=c.device), c, gradient)
     violation, done = live.violation.clone(), 0
     live = live.of(violation > tolerance)
@@ -219,7 +220,7 @@ def _settle(
     for _ in range(4 * at.shape[1]):
         inside = sign != 0
         rest = torch.where(inside, gradient - problem.tau * sign, 0.0)
-        step = (inverse @ rest[..., None])[..., 0]
+        step = (rest[:, None] @ inverse)[:, 0]
         if problem.affine:  # what rounding leaves of its sum would stay for good
             step = step - inside * (step.sum(1) / inside.sum(1))[:, None]
         against = torch.where((at == 0) & (step * sign < 0), step.abs(), 0.0)

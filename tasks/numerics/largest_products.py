@@ -93,6 +93,14 @@ def tiles(
             yield Tile(rows, columns, products[: rows.stop - first, : columns.stop - columns.start])
 
 
+def inner(
+    values: Float64[Tensor, "row place feature"], x: Float64[Tensor, "row feature"]
+) -> Float64[Tensor, "row place"]:
+    """Products of each row with vectors of its own, added up alike for one row and for many, which products of matrices are not."""
+    products: Tensor = (values * x[:, None]).sum(2)
+    return products
+
+
 def bar(
     size: Float[Tensor, "row column"], names: Int64[Tensor, " column"], barred: Int64[Tensor, "row bar"]
 ) -> None:

@@ -12,7 +12,7 @@ from jaxtyping import Float64, Int64
 from scipy.stats import beta
 from torch import Tensor
 
-from tasks.numerics.largest_products import Precision, bar, tiles
+from tasks.numerics.largest_products import Precision, bar, inner, tiles
 
 State = dict[str, Tensor]
 DEPENDENT = 1e-10
@@ -105,7 +105,7 @@ def taken(state: State, x: Float64[Tensor, "row feature"], tolerance: float, flo
 def coefficients(state: State, x: Float64[Tensor, "row feature"]) -> tuple[Tensor, Tensor, Tensor]:
     """index [row, entry] and coefficient [row, entry], largest size first, -1 and 0 in free places; what is left over the length."""
     there = state["index"] >= 0
-    right = torch.einsum("nef,nf->ne", state["basis"], x)
+    right = inner(state["basis"], x)
     solved = torch.linalg.solve_triangular(state["triangle"], right[..., None], upper=True)[..., 0]
     solved = torch.where(there, solved, 0.0)
     order = torch.argsort(solved.abs() + there, dim=1, descending=True, stable=True)
@@ -118,7 +118,7 @@ def _orthogonal(column: Tensor, basis: Tensor) -> tuple[Tensor, Tensor]:
     """What of columns lies outside of bases, and their coordinates inside."""
     along = column.new_zeros(basis.shape[:2])
     for _ in range(2):
-        inside = torch.einsum("nef,nf->ne", basis, column)
-        column = column - torch.einsum("ne,nef->nf", inside, basis)
+        inside = inner(basis, column)
+        column = column - (inside[:, None] @ basis)[:, 0]
         along = along + inside
     return column, along

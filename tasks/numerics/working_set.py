@@ -13,7 +13,7 @@ from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from tasks.numerics.elastic_net import gamma_for, solve
-from tasks.numerics.largest_products import Largest, Precision, largest, none_yet
+from tasks.numerics.largest_products import Largest, Precision, inner, largest, none_yet
 
 State = dict[str, Tensor]
 SEARCH, COLLECT, CHECK = 0, 1, 2
@@ -94,7 +94,7 @@ def moved(state: State, x: Float64[Tensor, "row feature"], problem: Problem) -> 
 
 def residual(state: State, x: Float64[Tensor, "row feature"]) -> Float64[Tensor, "row feature"]:
     """What the coefficients leave of each row."""
-    return x - torch.einsum("ns,nsf->nf", state["c"], state["values"])
+    return x - (state["c"][:, None] @ state["values"])[:, 0]
 
 
 def _first(state: State, problem: Problem) -> State:
@@ -129,7 +129,7 @@ def _solved(state: State, x: Tensor, problem: Problem) -> State:
     values, valid = state["values"][rows], state["member"][rows] >= 0
     found = solve(
         values @ values.mT,
-        torch.einsum("nsf,nf->ns", values, x[rows]),
+        inner(values, x[rows]),
         state["gamma"][rows],
         problem.tau,
         state["c"][rows],
@@ -150,10 +150,10 @@ def _solved(state: State, x: Tensor, problem: Problem) -> State:
 def _gradient(state: State, x: Tensor, rows: Tensor, problem: Problem) -> Tensor:
     """What the product of a column with exceeds tau where the column would come in."""
     c, values = state["c"][rows], state["values"][rows]
-    delta = state["gamma"][rows, None] * (x[rows] - torch.einsum("ns,nsf->nf", c, values))
+    delta = state["gamma"][rows, None] * (x[rows] - (c[:, None] @ values)[:, 0])
     if not problem.affine:
         return delta
-    wanted = problem.tau * c.sign() + (1 - problem.tau) * c - torch.einsum("nsf,nf->ns", values, delta)
+    wanted = problem.tau * c.sign() + (1 - problem.tau) * c - inner(values, delta)
     there = c != 0
     multiplier = (wanted * there).sum(1) / there.sum(1).clamp(min=1)
     return torch.cat([delta, multiplier[:, None]], 1)
