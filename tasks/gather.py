@@ -47,7 +47,11 @@ def stage_artifact(root: Location, stage: str, artifact_id: str) -> StageArtifac
     """An artifact with its small arrays."""
     artifact = read_artifact(root, artifact_id)
     members = {len(refs) for refs in artifact.stage.series.values()}
-    small = [name for name, info in artifact.arrays.items() if _is_small(info) or _is_between(info, members)]
+    small = [
+        name
+        for name, info in artifact.arrays.items()
+        if _is_small(info) or _is_between(info, members) or _is_of_clusters(info)
+    ]
     group: Any = open_arrays(root, artifact_id) if small else {}
     return StageArtifact(stage, artifact, {name: np.asarray(group[name][:]) for name in small})
 
@@ -62,6 +66,12 @@ def _is_between(info: ArrayInfo, members: set[int]) -> bool:
     """Whether an array has a number between each two members of a series."""
     between = len(info.shape) == 2 and info.shape[0] == info.shape[1] and info.shape[0] in members
     return between and math.prod(info.shape) <= MOST_VALUES
+
+
+def _is_of_clusters(info: ArrayInfo) -> bool:
+    """Whether an array has some numbers for each cluster."""
+    of_clusters = len(info.shape) == 2 and info.dims[0] == "cluster_number"
+    return of_clusters and 0 < math.prod(info.shape) <= MOST_VALUES
 
 
 def capture_data(root: Location, name: str, capture_id: str) -> CaptureData:

@@ -11,6 +11,7 @@ from schemas.capture import CaptureSpec
 from schemas.outcome import RunOutcome
 from schemas.receipts import Failure, Fingerprint, Manifest, Receipt
 from schemas.run import RunSpec
+from tasks.cluster_illustrations import CLUSTERS, cluster_illustrations
 from tasks.comparison import comparisons
 from tasks.drawing import draw, inline
 from tasks.figures import cut
@@ -115,7 +116,8 @@ def render(data: ReportData) -> dict[str, bytes]:
     formats = data.run.report.figures if data.run.report else ("png", "svg")
     series, maps = [*series_illustrations(data.artifacts, names)], map_illustrations(data.maps)
     training = training_illustrations(data.artifacts)
-    for made in (*illustrations(rows, data.sample_map), *maps, *series, *training):
+    clusters = cluster_illustrations(data.artifacts)
+    for made in (*illustrations(rows, data.sample_map), *maps, *series, *training, *clusters):
         svg = draw(made.figure, "svg")
         for file_format in formats:
             drawn = svg if file_format == "svg" else draw(made.figure, file_format)
@@ -169,6 +171,7 @@ def html(
         depth=[name for name in shown if name.startswith("profiles") or name == "heat-map"],
         series=series,
         maps=[name for name in shown if name.startswith(MAP)],
+        clusters=[name for name in shown if name.startswith(CLUSTERS)],
         measures=measure_tables(rows),
         notes=measure_notes(rows),
         compared=[comparison_table(found) for found in comparisons(rows)],

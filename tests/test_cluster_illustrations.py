@@ -1,0 +1,52 @@
+"""Figures of clusters: which numbers, for which stages, in the page too."""
+
+import numpy as np
+import pytest
+
+from tasks.cluster_illustrations import cluster_illustrations
+from tasks.measures import StageArtifact
+from tasks.page import PAGE, render
+from tests.pages import artifact, report_data
+
+BETWEEN = np.array([[0.9, 0.1, 0.0], [0.2, 0.8, 0.0], [0.0, 0.0, 1.0]])
+
+
+def parts(site: str = "h.0:out:0", values: np.ndarray = BETWEEN) -> StageArtifact:
+    made = artifact("parts", "clustering.partition", site, {"clusters": len(values)})
+    return made._replace(arrays={"between": values, "eigenvalue": np.linspace(0, 1, 7)})
+
+
+def subspaces() -> StageArtifact:
+    made = artifact("flats", "clustering.k_subspaces", "h.0:out:0", {"clusters": 3})
+    spectra = np.array([[4.0, 2.0, 0.5], [3.0, 1.0, 0.0], [0.0, 0.0, 0.0]])
+    return made._replace(arrays={"affinity": np.eye(3), "eigenvalue": spectra})
+
+
+def test_edges_between_clusters_and_the_number_that_was_chosen() -> None:
+    (made,) = cluster_illustrations([parts()])
+    heat, spectrum, _ = made.figure.axes
+    np.testing.assert_array_equal(heat.collections[0].get_array().reshape(3, 3), BETWEEN)
+    assert spectrum.lines[1].get_xdata()[0] == pytest.approx(3.5)
+    assert "3 clusters, share of edges between two from 0.00 to 0.20" in made.description
+
+
+def test_spectra_of_clusters_leave_out_zeros() -> None:
+    (made,) = cluster_illustrations([subspaces()])
+    assert [len(line.get_xdata()) for line in made.figure.axes[1].lines] == [3, 2, 0]
+
+
+def test_a_figure_for_each_stage_and_the_first_sites() -> None:
+    found = [*cluster_illustrations([parts(f"h.{k}:out:0") for k in range(5)] + [subspaces()])]
+    assert [made.name for made in found] == ["clusters-parts", "clusters-flats"]
+    assert "first 3 of 5 sites" in found[0].caption
+    assert not [*cluster_illustrations([parts(values=np.ones((1, 1)))])]
+
+
+def test_the_page_shows_them() -> None:
+    data = report_data()
+    files = render(data._replace(artifacts=(*data.artifacts, parts(), subspaces())))
+    page = files[PAGE].decode()
+    assert 'href="#clusters"' in page
+    assert 'id="figure-clusters-parts"' in page
+    assert "figures/clusters-flats.svg" in files
+    assert 'href="#clusters"' not in render(data)[PAGE].decode()
