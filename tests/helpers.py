@@ -166,8 +166,8 @@ def stage_of(
 
 
 def _series_ref(stage: ResolvedStage) -> SeriesRef:
-    ((capture, site),) = stage.places
-    return SeriesRef(artifact=stage.id, site=site, captures=(capture,))
+    (site,) = {site for _, site in stage.places}
+    return SeriesRef(artifact=stage.id, site=site, captures=tuple(capture for capture, _ in stage.places))
 
 
 def _site(text: str) -> Site:

@@ -36,6 +36,7 @@ def test_digits(tmp_path: Path) -> None:
     assert set(outcome.captures[0].rows.values()) == {1797, 1797 * 64}
     found = {(a.stage, a.site): a.result for a in outcome.artifacts}
     assert float(found["probe", "hidden:out:0"]["accuracy"]) > 0.9
+    assert float(found["layers", "readout:out:0"]["accuracy"]) > 0.9
     nearest = [
         float(found[stage, "readout:out:0"]["nearest_is_label"])
         for stage in ("collapse", "collapse-untrained")

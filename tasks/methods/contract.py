@@ -52,6 +52,7 @@ from functools import cache
 from types import ModuleType
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
+import torch
 from torch import Tensor
 
 from schemas.errors import MethodError, SpecError, UnknownNameError, nearest
@@ -210,7 +211,14 @@ class Member:
     captures: tuple[str, ...]
     """Ids of the captures that it was made from."""
     arrays: Mapping[str, Tensor]
+    """Row-aligned ones of several captures are named `<capture>/<name>`: `along_rows`."""
     result: Mapping[str, Any]
+
+    def along_rows(self, name: str) -> Tensor:
+        """[row, ...]: a row-aligned array over all captures laid end to end, rows of failed samples included."""
+        if name in self.arrays:
+            return self.arrays[name]
+        return torch.cat([self.arrays[f"{capture}/{name}"] for capture in self.captures])
 
     @property
     def label(self) -> str:
@@ -233,6 +241,8 @@ class Inputs:
     """Artifact port -> its arrays; of an aligned port, those that are not aligned with rows."""
     results: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Artifact port -> its result."""
+    captures: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Rows port -> ids of the captures that are read, in their order."""
     series: Mapping[str, tuple[Member, ...]] = field(default_factory=dict)
     """Artifact port that takes several -> its members: stages as the run file has them, and sites in their order in each."""
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)

@@ -1,10 +1,12 @@
 """What methods share that split the graph of how rows express each other: the graph, and what is told of its clusters."""
 
+from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from pydantic import Field
+from torch import Tensor
 
 from schemas.base import Frozen
 from schemas.errors import MethodError
@@ -12,6 +14,7 @@ from tasks.methods import self_expression
 from tasks.methods.classes import class_label
 from tasks.methods.contract import Array, Arrays, ArtifactPort, Block, Inputs, RowsPort
 from tasks.numerics import graphs
+from tasks.numerics.affinity import Embedding, eigengap
 from tasks.numerics.agreement import Agreement, agreement, counted
 from tasks.numerics.doubly_stochastic import doubly_stochastic
 from tasks.numerics.graphs import Matrix
@@ -26,6 +29,9 @@ ARRAYS = {
     "size": ("cluster_number",),
     "between": ("cluster_number", "other_cluster"),
 }
+
+EVIDENCE = 5
+"""Eigenvalues, at least, beyond the number of clusters."""
 
 
 class GraphOptions(Frozen):
@@ -48,6 +54,22 @@ class GraphOptions(Frozen):
     """Refuse more rows than this: coefficients of all lie in memory."""
     seed: int = Field(default=0, ge=0)
     """Of what is drawn."""
+
+
+class NumberOptions(GraphOptions):
+    """How many clusters, and from how many starts."""
+
+    clusters: int | None = Field(default=None, ge=2)
+    """How many; None: as many as the graph has parts of like size, or where the eigenvalues jump most."""
+    max_clusters: int = Field(default=30, ge=2)
+    """Most that are looked for when `clusters` is None."""
+    starts: int = Field(default=100, ge=1)
+    """Of k-means."""
+
+    @property
+    def most(self) -> int:
+        """Clusters that may be asked for."""
+        return self.clusters or self.max_clusters
 
 
 class GraphResult(Frozen):
@@ -107,7 +129,15 @@ def graph_of(block: Block, config: GraphOptions) -> Graph:
     Raises:
         MethodError: if there is no edge.
     """
-    given, names = block.aligned["graph"], block.index.cpu().numpy()
+    return graph_from(block.aligned["graph"], block.index.cpu().numpy(), config)
+
+
+def graph_from(given: Mapping[str, Tensor], names: np.ndarray, config: GraphOptions) -> Graph:
+    """The graph of the rows of these names, ascending, with their arrays `index` and `coefficient`.
+
+    Raises:
+        MethodError: if there is no edge.
+    """
     c = graphs.coefficient_matrix(given["index"].cpu().numpy(), given["coefficient"].cpu().numpy(), names)
     if not c.nnz:
         raise MethodError("no row expresses another: found no edges; look at `zero_rows` of the preparation")
@@ -118,6 +148,39 @@ def graph_of(block: Block, config: GraphOptions) -> Graph:
     if config.affinity == "nearest":
         return Graph(c, graphs.nearest_expressions(scaled, config.neighbours), names)
     return Graph(c, graphs.symmetric(scaled), names)
+
+
+def refuse_few(n: int, config: NumberOptions) -> None:
+    """Refuse no more rows than clusters.
+
+    Raises:
+        MethodError: with both numbers.
+    """
+    need = (config.clusters or 2) + 1
+    if n < need:
+        raise MethodError(f"found {n} rows, {need - 1} clusters need at least {need}; lower `clusters`")
+
+
+def components(n: int, config: NumberOptions) -> int:
+    """Eigenvalues that are computed: some beyond the clusters, to tell a jump from what is usual."""
+    return min(n, config.most + 1 + max(EVIDENCE, config.most // 2))
+
+
+def number(found: Embedding, n: int, config: NumberOptions) -> tuple[int, str]:
+    """How many clusters, and why: `option`; `parts` of like size; or `eigengap`."""
+    if config.clusters:
+        return config.clusters, "option"
+    if 2 <= found.parts <= config.max_clusters and found.smallest_part >= n / (3 * found.parts):
+        return found.parts, "parts"
+    return eigengap(found.values[: config.max_clusters + 1])[0], "eigengap"
+
+
+def candidates(gaps: np.ndarray, k: int, chosen_by: str, config: NumberOptions) -> tuple[int, ...]:
+    """Three numbers of clusters: that of the parts where it was chosen, and those with the largest jumps, best first."""
+    gaps = gaps[: config.most if chosen_by == "option" else config.max_clusters]
+    jumps = [int(c) + 2 for c in np.argsort(-gaps[1:], kind="stable")]
+    first = [k] if chosen_by == "parts" else []
+    return tuple(dict.fromkeys([*first, *jumps]))[:3]
 
 
 def told(

@@ -90,23 +90,29 @@ def embed(graph: Matrix, components: int, seed: int) -> Embedding:
     """
     graph = graph.copy()
     graph.eliminate_zeros()
-    parts, part = connected_components(graph, directed=False)
-    order = np.argsort(-np.bincount(part), kind="stable")
-    rows = np.split(np.argsort(part, kind="stable"), np.cumsum(np.bincount(part))[:-1])
-    more = max(1, components - int(parts) + 1)
+    parts = parts_of(graph)
+    more = max(1, components - len(parts) + 1)
     values, vectors = [], []
-    for number in order[:components]:
-        inside = rows[number]
+    for inside in parts[:components]:
         value, vector = _of_part(graph[inside][:, inside], min(more, len(inside)), seed)
         values.append(value)
         vectors.append((inside, vector))
     chosen = np.argsort(np.concatenate(values), kind="stable")[:components]
-    return Embedding(
-        np.concatenate(values)[chosen],
-        _placed(vectors, chosen, graph.shape[0]),
-        int(parts),
-        int(np.bincount(part).min()),
-    )
+    placed_vectors = placed(vectors, chosen, graph.shape[0])
+    return Embedding(np.concatenate(values)[chosen], placed_vectors, len(parts), len(parts[-1]))
+
+
+def parts_of(graph: Matrix) -> list[Int64[np.ndarray, " row"]]:
+    """The rows of each connected part, the largest part first."""
+    _, part = connected_components(graph, directed=False)
+    sizes = np.bincount(part)
+    rows = np.split(np.argsort(part, kind="stable").astype(np.int64), np.cumsum(sizes)[:-1])
+    return [rows[number] for number in np.argsort(-sizes, kind="stable")]
+
+
+def start_vector(n: int, seed: int) -> Float64[np.ndarray, " row"]:
+    """With which a solver begins."""
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence(seed))).standard_normal(n)
 
 
 def _of_part(graph: Matrix, components: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -120,15 +126,14 @@ def _of_part(graph: Matrix, components: int, seed: int) -> tuple[np.ndarray, np.
     if n <= max(DENSE, 2 * components):
         values, vectors = np.linalg.eigh(matrix.toarray())
     else:
-        start = np.random.Generator(np.random.Philox(np.random.SeedSequence(seed))).standard_normal(n)
         shifted = (2 * sparse.eye_array(n) - matrix).tocsr()
-        values, vectors = eigsh(shifted, k=components, which="LA", v0=start, tol=1e-10)
+        values, vectors = eigsh(shifted, k=components, which="LA", v0=start_vector(n, seed), tol=1e-10)
         values, vectors = (2 - values)[::-1], vectors[:, ::-1]
     rest = slice(1, components)
     return np.r_[0.0, np.clip(values[rest], 0, 2)], np.hstack([first, vectors[:, rest]])
 
 
-def _placed(pieces: list[tuple[np.ndarray, np.ndarray]], chosen: np.ndarray, n: int) -> np.ndarray:
+def placed(pieces: list[tuple[np.ndarray, np.ndarray]], chosen: np.ndarray, n: int) -> np.ndarray:
     """Eigenvectors of parts among all rows, those that were chosen."""
     firsts = np.cumsum([0, *(vector.shape[1] for _, vector in pieces)])
     out = np.zeros((n, len(chosen)))

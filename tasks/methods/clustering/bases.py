@@ -27,7 +27,13 @@ KIND = "map"
 READS = {
     "x": RowsPort(),
     "clusters": ArtifactPort(
-        "clustering.partition", others=("clustering.leiden", "clustering.spectral", "clustering.sine_medoids")
+        "clustering.partition",
+        others=(
+            "clustering.leiden",
+            "clustering.multilayer",
+            "clustering.spectral",
+            "clustering.sine_medoids",
+        ),
     ),
 }
 ARRAYS = {

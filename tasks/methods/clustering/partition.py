@@ -12,13 +12,11 @@ weight of edges from a cluster into another, over all of its own.
 
 import numpy as np
 import torch
-from pydantic import Field
 
-from schemas.errors import MethodError
 from tasks.methods import graph_clusters
 from tasks.methods.contract import Array, Arrays, Block, Inputs
-from tasks.methods.graph_clusters import Graph, GraphOptions, GraphResult
-from tasks.numerics.affinity import Embedding, eigengap, embed
+from tasks.methods.graph_clusters import Graph, GraphResult, NumberOptions
+from tasks.numerics.affinity import Embedding, embed
 from tasks.numerics.partition import partition
 
 VERSION = 1
@@ -30,19 +28,10 @@ REFERENCE = (
     "arXiv:2011.14859: A-DSSC, the doubly stochastic graph; You, Li, Robinson, Vidal, CVPR (2016): nearest expressions"
 )
 SEEDS = ()
-EVIDENCE = 5
-"""Eigenvalues, at least, beyond the number of clusters, to tell a jump from what is usual."""
 
 
-class Config(GraphOptions):
+class Config(NumberOptions):
     """How coefficients become clusters."""
-
-    clusters: int | None = Field(default=None, ge=2)
-    """How many; None: as many as the graph has parts of like size, or where the eigenvalues jump most."""
-    max_clusters: int = Field(default=30, ge=2)
-    """Most that are looked for when `clusters` is None."""
-    starts: int = Field(default=100, ge=1)
-    """Of k-means."""
 
 
 class Result(GraphResult):
@@ -65,7 +54,7 @@ def check(inputs: Inputs, config: Config) -> None:
         MethodError: if there is no such label, or there are no more rows than clusters.
     """
     graph_clusters.check_label(inputs, config)
-    _refuse_few(inputs.n_rows, config)
+    graph_clusters.refuse_few(inputs.n_rows, config)
 
 
 def max_rows(config: Config) -> int:
@@ -80,45 +69,23 @@ def solve(block: Block, inputs: Inputs, config: Config) -> tuple[Result, Arrays]
         MethodError: for no more rows than clusters, or no edges.
     """
     n = len(block)
-    _refuse_few(n, config)
+    graph_clusters.refuse_few(n, config)
     graph = graph_clusters.graph_of(block, config)
-    most = config.clusters or config.max_clusters
-    found = embed(graph.weights, min(n, most + 1 + max(EVIDENCE, most // 2)), config.seed)
-    k, chosen_by = _number(found, n, config)
+    found = embed(graph.weights, graph_clusters.components(n, config), config.seed)
+    k, chosen_by = graph_clusters.number(found, n, config)
     made = partition(found.vectors[:, :k], k, config.starts, config.seed)
     gaps = np.diff(found.values)
     result = Result(
         **graph_clusters.told(graph, made.cluster, found.parts, block, inputs, config),
         chosen_by=chosen_by,
         eigengap=float(gaps[k - 1]),
-        candidates=_candidates(gaps[: most if chosen_by == "option" else config.max_clusters], k, chosen_by),
+        candidates=graph_clusters.candidates(gaps, k, chosen_by, config),
         inertia=made.inertia / n,
         caveats=(*graph_clusters.graph_caveats(graph), *_caveats(found, graph, k)),
     )
     values = torch.from_numpy(np.ascontiguousarray(found.values))
     arrays = graph_clusters.arrays_of(graph, made.cluster)
     return result, arrays | {"eigenvalue": Array(values, ARRAYS["eigenvalue"])}
-
-
-def _refuse_few(n: int, config: Config) -> None:
-    need = (config.clusters or 2) + 1
-    if n < need:
-        raise MethodError(f"found {n} rows, {need - 1} clusters need at least {need}; lower `clusters`")
-
-
-def _number(found: Embedding, n: int, config: Config) -> tuple[int, str]:
-    """How many clusters, and why."""
-    if config.clusters:
-        return config.clusters, "option"
-    if 2 <= found.parts <= config.max_clusters and found.smallest_part >= n / (3 * found.parts):
-        return found.parts, "parts"
-    return eigengap(found.values[: config.max_clusters + 1])[0], "eigengap"
-
-
-def _candidates(gaps: np.ndarray, k: int, chosen_by: str) -> tuple[int, ...]:
-    jumps = [int(c) + 2 for c in np.argsort(-gaps[1:], kind="stable")]
-    first = [k] if chosen_by == "parts" else []
-    return tuple(dict.fromkeys([*first, *jumps]))[:3]
 
 
 def _caveats(found: Embedding, graph: Graph, k: int) -> list[str]:
