@@ -22,7 +22,7 @@ def graph_of(c: np.ndarray, power: float) -> np.ndarray:
 def test_the_shape_interaction_matrix() -> None:
     x, _ = union(0, 3, 4, 30, 20)
     u = np.linalg.svd(unit(x), full_matrices=False)[0][:, :12]
-    answer = expressed("lrr", x, entries=59, power=2.0)
+    answer = expressed("lrr", x, entries=59, noise=0.0, power=2.0)
     assert answer.result.rank == 12
     np.testing.assert_allclose(dense(answer), graph_of(u @ u.T, 2.0), atol=1e-10)
 
@@ -46,7 +46,7 @@ def test_noise_shrinks_directions_as_the_minimum_does() -> None:
 
 def test_independent_subspaces_are_blocks() -> None:
     x, of = union(2, 4, 5, 40, 30)
-    answer = expressed("lrr", x)
+    answer = expressed("lrr", x, noise=0.0)
     result = parted(answer, of, clusters=4).result
     assert result.accuracy == 1
     assert result.wrong_share < 1e-12
