@@ -126,13 +126,14 @@ def _outputs(ready: Prepared, carry: State, block: Block, others: Others) -> dic
 
 
 def _others(job: StageJob, ready: Prepared, carry: State) -> Others:
-    """What a pairs method compares rows with; kept in memory, as the method wants it, where all is small enough."""
+    """What a pairs method compares rows with; kept in memory where the method prepares it and all is small enough."""
     method = Method(ready.module, ready.config, ready.inputs, carry)
 
     def other(low: int, high: int) -> Block:
         return method.prepared(_block(job, ready, read(ready.source, low, high)))
 
-    return Others([bind(other, *bounds) for bounds in shard_bounds(ready.source)], MOST_BYTES)
+    most = MOST_BYTES if hasattr(ready.module, "prepared") else 0
+    return Others([bind(other, *bounds) for bounds in shard_bounds(ready.source)], most)
 
 
 def _add(ready: Prepared, total: Counted, block: Block, outputs: dict[str, Tensor], carry: State) -> Counted:

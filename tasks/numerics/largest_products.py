@@ -3,7 +3,7 @@
 Products are taken in tiles of one shape, so that none depends on which rows it is computed with; of equal ones the smaller index is kept.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Literal, NamedTuple
 
 import torch
@@ -13,6 +13,8 @@ from torch import Tensor
 Precision = Literal["float64", "float32"]
 
 TILE_ROWS, TILE_COLUMNS = 512, 2048
+VECTOR = 64
+"""A multiple of the numbers that any processor takes at a time."""
 
 
 class Largest(NamedTuple):
@@ -91,6 +93,14 @@ def tiles(
             columns = slice(number * TILE_COLUMNS, min((number + 1) * TILE_COLUMNS, len(y)))
             products = left @ right.T
             yield Tile(rows, columns, products[: rows.stop - first, : columns.stop - columns.start])
+
+
+def alike(function: Callable[[Tensor], Tensor], values: Float64[Tensor, "*axis"]) -> Float64[Tensor, "*axis"]:
+    """A function of each number, whose last digits do not depend on where the number stands: processors take numbers several at a time, and
+    the rest, which has other rounding, is here filled up."""
+    flat = values.reshape(-1)
+    filled = torch.nn.functional.pad(flat, (0, -len(flat) % VECTOR))
+    return function(filled)[: len(flat)].reshape(values.shape)
 
 
 def inner(

@@ -1,5 +1,6 @@
-"""Each row as a sparse combination of the others: the elastic net over all rows (EnSC), at `tau` 1 the LASSO of sparse subspace clustering
-(SSC), where wanted with coefficients that sum to 1 (affine SSC); with a certificate for every row.
+"""Each row as a sparse combination of the others, with a certificate for every row: the elastic net over all rows (EnSC).
+
+At `tau` 1 it is the LASSO of sparse subspace clustering (SSC), where wanted with coefficients that sum to 1 (affine SSC).
 
     min_c  tau |c|_1 + (1 - tau) / 2 |c|^2 + gamma_i / 2 |z_i - sum_j c_j z_j|^2,   c_i = 0,
 

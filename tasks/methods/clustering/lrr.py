@@ -20,7 +20,7 @@ from schemas.base import Frozen
 from schemas.errors import MethodError
 from tasks.methods import self_expression
 from tasks.methods.contract import Arrays, Block, Inputs, RowOutput, State
-from tasks.numerics.largest_products import largest, none_yet
+from tasks.numerics.largest_products import alike, largest, none_yet
 from tasks.numerics.prepared_rows import mapped
 
 VERSION = 1
@@ -118,7 +118,10 @@ def pair(state: State, block: Block, other: Block, carry: State, config: Config)
 
 def conclude(state: State, block: Block, carry: State, config: Config) -> dict[str, Tensor]:
     """Powers of the largest entries, and their share before."""
-    coefficient, kept = state["product"].abs() ** config.power, self_expression.kept_share(state)
+    coefficient, kept = (
+        alike(lambda p: p.abs() ** config.power, state["product"]),
+        self_expression.kept_share(state),
+    )
     return {"index": state["index"], "coefficient": coefficient, "kept": kept}
 
 

@@ -1,5 +1,6 @@
-"""Clusters of rows from how rows express each other: spectral clustering of the graph of `clustering.ssc_omp`, `elastic_net`, `tsc`,
-`lsr` or `lrr`.
+"""Clusters of rows from how rows express each other: spectral clustering of their graph.
+
+The graph is that of `clustering.ssc_omp`, `elastic_net`, `tsc`, `lsr` or `lrr`.
 
 Coefficients become a symmetric graph of non-negative weights; the smallest eigenvectors of its normalised Laplacian, each connected part
 by itself, are split by k-means from many starts. The number of clusters is given, or that of the graph's parts where these are of like

@@ -13,7 +13,7 @@ from torch import Tensor
 from schemas.base import Frozen
 from tasks.methods import self_expression
 from tasks.methods.contract import Arrays, Block, Inputs, RowOutput, State
-from tasks.numerics.largest_products import largest, none_yet
+from tasks.numerics.largest_products import alike, largest, none_yet
 
 VERSION = 1
 KIND = "pairs"
@@ -84,7 +84,7 @@ def pair(state: State, block: Block, other: Block, carry: State, config: Config)
 
 def conclude(state: State, block: Block, carry: State, config: Config) -> dict[str, Tensor]:
     """Weights of the largest cosines."""
-    weight = torch.exp(-2 * torch.arccos(state["product"].abs().clamp(max=1)))
+    weight = alike(lambda p: torch.exp(-2 * torch.arccos(p.abs().clamp(max=1))), state["product"])
     return {"index": state["index"], "coefficient": weight.where(state["index"] >= 0, 0.0)}
 
 
