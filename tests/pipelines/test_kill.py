@@ -83,11 +83,14 @@ def test_a_flow_killed_ten_times_ends_like_a_quiet_one(tmp_path: Path) -> None:
     prefect = [sys.executable, "-m", "subspan", "run", str(file)]
     chance = random.Random(0)
     kept: dict[str, tuple[int, int]] = {}
+    left: set[str] = set()
     kills = 0
     for attempt in range(10):
         command = prefect if attempt % 5 == 4 else plain
         kills += kill_after_progress(command, root, capture, chance.uniform(0.0, 0.8))
-        assert len(half_done(root, spec)) <= 2, "more than one unit per worker is lost"
+        half = set(half_done(root, spec))
+        assert len(half - left) <= 2, "more than one unit per worker is lost"
+        left = half  # a unit that a kill left half done may wait for its worker while another begins
         now = finished(root, spec)
         assert {path: now[path] for path in kept} == kept, "something finished was touched"
         kept = now
