@@ -17,6 +17,7 @@ ON_CPU = (
     "geometry",
     "collapse",
     "k_subspaces",
+    "self_expression",
     "extraction",
     "overhead",
     "encoding",
