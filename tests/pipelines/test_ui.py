@@ -49,7 +49,7 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
     )
     try:
         with httpx.Client(base_url=f"http://127.0.0.1:{port}/api", timeout=30) as client:
-            wait_until(lambda: len(client.post("/deployments/filter", json={}).json()) == 2)
+            wait_until(lambda: len(asked(client, "POST", "/deployments/filter", json={})) == 2)
             yield client
     finally:
         children = psutil.Process(process.pid).children(recursive=True)
@@ -59,14 +59,21 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
         assert not alive, "something outlived `make ui`"
 
 
+def asked(api: httpx.Client, method: str, path: str, **sent: Any) -> Any:
+    """What the server answers; asked again while it says 503 (its SQLite file is locked), as Prefect's own client does."""
+    answer = wait_until(
+        lambda: None if (got := api.request(method, path, **sent)).status_code == 503 else got, 120
+    )
+    answer.raise_for_status()
+    return answer.json()
+
+
 def deployment(api: httpx.Client, name: str) -> dict[str, Any]:
-    found = api.get(f"/deployments/name/subspan-run/{name}")
-    found.raise_for_status()
-    return dict(found.json())
+    return dict(asked(api, "GET", f"/deployments/name/subspan-run/{name}"))
 
 
 def ended(api: httpx.Client, flow_run: str) -> dict[str, Any] | None:
-    run = api.get(f"/flow_runs/{flow_run}").json()
+    run = dict(asked(api, "GET", f"/flow_runs/{flow_run}"))
     return run if run["state_type"] in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED") else None
 
 
@@ -74,15 +81,12 @@ def test_a_run_from_the_form(api: httpx.Client, tmp_path: Path) -> None:
     file = tmp_path / "run.yaml"
     run = vectors_run(tmp_path / "out", n=40, stages={"summary": {"method": "spectrum.summary"}})
     file.write_text(yaml.safe_dump(run.model_dump(mode="json")))
-    asked = api.post(
-        f"/deployments/{deployment(api, 'on-demand')['id']}/create_flow_run",
-        json={"parameters": {"form": {"run_file": str(file)}}},
-    )
-    asked.raise_for_status()
-    run_id = asked.json()["id"]
+    path = f"/deployments/{deployment(api, 'on-demand')['id']}/create_flow_run"
+    run_id = asked(api, "POST", path, json={"parameters": {"form": {"run_file": str(file)}}})["id"]
     done = wait_until(lambda: ended(api, run_id))
     assert done["state_type"] == "COMPLETED", done["state"]
-    artifacts = api.post("/artifacts/filter", json={"artifacts": {"flow_run_id": {"any_": [run_id]}}}).json()
+    wanted = {"artifacts": {"flow_run_id": {"any_": [run_id]}}}
+    artifacts = asked(api, "POST", "/artifacts/filter", json=wanted)
     assert {"captures", "result-summary"} <= {artifact["key"] for artifact in artifacts}
     assert len(list((tmp_path / "out" / "captures").glob("*.manifest.json"))) == 1
 
@@ -106,5 +110,5 @@ def test_the_clock_starts_a_run(api: httpx.Client, tmp_path: Path) -> None:
         "active": True,
         "parameters": {"form": {"run_file": str(file)}},
     }
-    api.post(f"/deployments/{nightly['id']}/schedules", json=[schedule]).raise_for_status()
+    asked(api, "POST", f"/deployments/{nightly['id']}/schedules", json=[schedule])
     wait_until(lambda: list((tmp_path / "out" / "captures").glob("*.manifest.json")))
