@@ -28,7 +28,10 @@ ARRAYS = {
     "row": ("sampled",),
     "size": ("cluster_number",),
     "between": ("cluster_number", "other_cluster"),
+    "ordered": ("bin", "other_bin"),
 }
+BINS = 200
+"""Of rows in the picture of a graph."""
 
 EVIDENCE = 5
 """Eigenvalues, at least, beyond the number of clusters."""
@@ -214,6 +217,7 @@ def arrays_of(graph: Graph, cluster: np.ndarray) -> Arrays:
         "row": graph.names,
         "size": np.bincount(cluster, minlength=k).astype(np.int64),
         "between": graphs.between(graph.weights, cluster, k),
+        "ordered": graphs.ordered(graph.weights, cluster, BINS),
     }
     return {name: Array(torch.from_numpy(values), ARRAYS[name]) for name, values in found.items()}
 

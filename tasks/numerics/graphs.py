@@ -120,6 +120,18 @@ def between(graph: Matrix, cluster: Int64[np.ndarray, " row"], clusters: int) ->
     return shares
 
 
+def ordered(graph: Matrix, cluster: Int64[np.ndarray, " row"], most: int) -> Float64[np.ndarray, "bin bin"]:
+    """Mean weight of pairs of rows, rows in the order of their clusters and cut into at most so many bins of like size."""
+    n = len(cluster)
+    bins = min(n, most)
+    place = np.empty(n, dtype=np.int64)
+    place[np.argsort(cluster, kind="stable")] = np.arange(n) * bins // n
+    membership = Matrix((np.ones(n), (place, np.arange(n))), shape=(bins, n))
+    size = np.bincount(place, minlength=bins)
+    total: np.ndarray = (membership @ graph @ membership.T).toarray()
+    return total / np.outer(size, size)
+
+
 def inside(graph: Matrix, cluster: Int64[np.ndarray, " row"]) -> float:
     """Share of the weight of edges that lies inside clusters; 0 without edges."""
     row = np.repeat(np.arange(graph.shape[0]), np.diff(graph.indptr))

@@ -48,6 +48,7 @@ SHORT: dict[str, dict[str, Any]] = {
     "clustering.mlc": {"clusters": 2, "warmup": 2, "epochs": 3, "code": 6, "batch_rows": 80},
     "clustering.k_subspaces": {"clusters": 3, "starts": 2},
     "clustering.partition": {"starts": 3},
+    "clustering.stability": {"starts": 2, "parts": 3, "max_clusters": 4},
     "clustering.multilayer": {"starts": 3},
     "clustering.elastic_net": {"columns": 20, "entries": 20},
     "spectrum.dead_features": {"features": 64, "active": 4},

@@ -130,3 +130,16 @@ def test_refusals() -> None:
     with pytest.raises(MethodError, match="found no edges"):
         parted(expressed("tsc", np.eye(8), entries=2), clusters=2)
     assert not dense(expressed("tsc", np.eye(8), entries=2)).any()
+
+
+def test_the_picture_of_a_graph_has_rows_in_the_order_of_clusters() -> None:
+    rng = np.random.default_rng(0)
+    dense = rng.random((7, 7))
+    dense = np.triu(dense, 1) + np.triu(dense, 1).T
+    cluster = np.array([1, 0, 2, 0, 1, 0, 2])
+    order = np.array([1, 3, 5, 0, 4, 2, 6])
+    exact = graphs.ordered(graphs.Matrix(dense), cluster, 10)
+    np.testing.assert_allclose(exact, dense[np.ix_(order, order)])
+    found = graphs.ordered(graphs.Matrix(dense), cluster, 3)
+    bins = [order[:3], order[3:5], order[5:]]
+    np.testing.assert_allclose(found, [[dense[np.ix_(a, b)].mean() for b in bins] for a in bins])

@@ -29,6 +29,7 @@ READS = {
     "clusters": ArtifactPort(
         "clustering.partition",
         others=(
+            "clustering.stability",
             "clustering.leiden",
             "clustering.multilayer",
             "clustering.spectral",

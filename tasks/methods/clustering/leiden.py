@@ -19,7 +19,7 @@ from tasks.methods.contract import Arrays, Block, Inputs
 from tasks.methods.graph_clusters import GraphOptions, GraphResult
 from tasks.numerics.partition import by_size
 
-VERSION = 1
+VERSION = 2
 KIND = "whole"
 READS = graph_clusters.READS
 ARRAYS = graph_clusters.ARRAYS

@@ -8,7 +8,8 @@ size, or where the eigenvalues jump most, with the jumps as evidence. No label i
 
 Arrays: `cluster` and `row` (sampled) are the cluster and the row (over all captures laid end to end) of each row; `size` (cluster_number)
 the clusters' rows, largest first; `eigenvalue` (order) the smallest eigenvalues, ascending; `between` (cluster_number, other_cluster) the
-weight of edges from a cluster into another, over all of its own.
+weight of edges from a cluster into another, over all of its own; `ordered` (bin, other_bin) the mean weight of pairs of rows, rows in the
+order of their clusters and cut into at most 200 bins of like size.
 """
 
 import numpy as np
@@ -20,7 +21,7 @@ from tasks.methods.graph_clusters import Graph, GraphResult, NumberOptions
 from tasks.numerics.affinity import Embedding, embed
 from tasks.numerics.partition import partition
 
-VERSION = 1
+VERSION = 2
 KIND = "whole"
 READS = graph_clusters.READS
 ARRAYS = graph_clusters.ARRAYS | {"eigenvalue": ("order",)}

@@ -1,0 +1,71 @@
+"""The number of clusters by agreement of parts: planted numbers, nested ones, and rows without any."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from schemas.errors import MethodError
+from tasks.methods.contract import Inputs, load_method
+from tests.methods import cases
+from tests.methods.cases import Answer, Case
+from tests.methods.expressed import block_of, expressed, parted
+from tests.methods.test_k_subspaces import union
+
+
+def stable(graph: Answer, of: np.ndarray | None = None, **options: Any) -> Answer:
+    module, n = load_method("clustering.stability"), len(graph.arrays["index"])
+    names = {} if of is None else {"kind": tuple(map(str, range(int(np.max(of)) + 1)))}
+    config = module.Config(label=None if of is None else "kind", **options)
+    inputs = Inputs(
+        widths={"x": 0},
+        n_rows=n,
+        n_samples=n,
+        categories=names,
+        artifacts={"graph": {}},
+        results={"graph": graph.result.model_dump(mode="json")},
+    )
+    module.check(inputs, config)
+    block = block_of(np.zeros((n, 0)), of)
+    block = replace(block, aligned={"graph": {k: graph.arrays[k] for k in ("index", "coefficient")}})
+    return cases.run(Case(module, config, inputs, block))
+
+
+@pytest.mark.parametrize("clusters", [2, 4, 6])
+def test_planted_numbers(clusters: int) -> None:
+    x, of = union(clusters, clusters, 3, 30, 50, noise=0.05)
+    answer = stable(expressed("tsc", x, entries=8), of, max_clusters=8, parts=5)
+    assert answer.result.clusters == answer.result.candidates[0] == clusters
+    assert answer.result.accuracy == 1
+    assert answer.result.agreement == pytest.approx(1)
+    assert answer.result.caveats == ()
+
+
+def test_labels_change_nothing_but_the_comparison() -> None:
+    x, of = union(0, 3, 3, 30, 40, noise=0.05)
+    graph = expressed("tsc", x, entries=8)
+    with_label, without = stable(graph, of, parts=3, max_clusters=5), stable(graph, parts=3, max_clusters=5)
+    for name, values in without.arrays.items():
+        np.testing.assert_array_equal(with_label.arrays[name], values)
+    assert without.result.accuracy is None
+
+
+def test_rows_without_clusters_are_said_to_have_none() -> None:
+    x = np.random.default_rng(0).standard_normal((300, 40))
+    answer = stable(expressed("tsc", x, entries=8), parts=5, max_clusters=6)
+    assert answer.result.agreement < 0.7
+    assert "no number of clusters is stable" in answer.result.caveats[0]
+
+
+def test_clusters_are_those_of_the_partition() -> None:
+    x, _ = union(1, 3, 3, 30, 40, noise=0.05)
+    graph = expressed("tsc", x, entries=8)
+    answer, whole = stable(graph, parts=3, max_clusters=5), parted(graph, clusters=3)
+    for name in ("cluster", "row", "size", "between", "ordered"):
+        np.testing.assert_array_equal(answer.arrays[name], whole.arrays[name])
+
+
+def test_few_rows_are_refused() -> None:
+    with pytest.raises(MethodError, match="no more than 15 clusters; lower `max_clusters`"):
+        stable(expressed("tsc", union(0, 2, 2, 10, 8)[0], entries=3))
