@@ -1,6 +1,6 @@
 """Figures of clusters with their words: how much they have to do with each other, and the spectra that tell their number or dimensions."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -14,6 +14,7 @@ from tasks.tables import short_site
 
 CLUSTERS = "clusters-"
 """What names of these figures begin with."""
+Panel = Callable[[Figure, Axes, StageArtifact], None]
 MOST_SITES = 3
 MOST_LINES = 40
 PAIRS = {"between": "share of edges", "affinity": "root mean square cosine"}
@@ -41,10 +42,15 @@ def _pairs(made: StageArtifact) -> str | None:
 
 def _illustration(stage: str, group: Sequence[StageArtifact], n: int) -> Illustration:
     name = _pairs(group[0]) or ""
-    figure = Figure((WIDTH, 0.3 + 3.1 * len(group)), layout="constrained")
-    for (left, right), made in zip(figure.subplots(len(group), 2, squeeze=False), group, strict=True):
-        _heat(figure, left, made.arrays[name], f"{short_site(made.site)}: {PAIRS[name]}")
-        _spectrum(right, made)
+    lines = sum(-(-len(_panels(made)) // 2) for made in group)
+    figure = Figure((WIDTH, 0.3 + 3.1 * lines), layout="constrained")
+    places = iter(figure.subplots(lines, 2, squeeze=False).flat)
+    for made in group:
+        panels = _panels(made)
+        for panel in panels:
+            panel(figure, next(places), made)
+        for _ in range(len(panels) % 2):
+            next(places).set_visible(False)
     what = (
         "Share of each cluster's edges that lead into each cluster; light off the diagonal: clusters that stand apart."
         if name == "between"
@@ -57,6 +63,16 @@ def _illustration(stage: str, group: Sequence[StageArtifact], n: int) -> Illustr
     )
 
 
+def _panels(made: StageArtifact) -> list[Panel]:
+    """What is drawn of an artifact."""
+    wanted: list[tuple[str, Panel]] = [
+        ("ordered", _ordered),
+        ("eigenvalue", _spectrum),
+        ("agreement", _agreement),
+    ]
+    return [_between, *(panel for name, panel in wanted if made.arrays.get(name) is not None)]
+
+
 def _said(made: StageArtifact, name: str) -> str:
     values = np.asarray(made.arrays[name], dtype=np.float64)
     away = values[~np.eye(len(values), dtype=bool)]
@@ -66,12 +82,54 @@ def _said(made: StageArtifact, name: str) -> str:
 
 
 def _about(made: StageArtifact) -> str:
+    notes = []
+    if made.arrays.get("ordered") is not None:
+        notes.append(
+            "Pairs of rows in the order of clusters: weights of edges, dark squares along the diagonal are clusters."
+        )
     spectrum = made.arrays.get("eigenvalue")
-    if spectrum is None:
-        return ""
-    if spectrum.ndim == 1:
-        return "Right: smallest eigenvalues of the graph's Laplacian; a jump after as many as there are clusters tells their number."
-    return "Right: variances of each cluster's rows along their own principal directions; a fall tells how many directions it takes."
+    if spectrum is not None and spectrum.ndim == 1:
+        notes.append(
+            "Smallest eigenvalues of the graph's Laplacian: a jump after as many as there are clusters tells their number."
+        )
+    elif spectrum is not None:
+        notes.append(
+            "Variances of each cluster's rows along their own principal directions: a fall tells how many directions it takes."
+        )
+    if made.arrays.get("agreement") is not None:
+        notes.append("Agreement of clusterings of parts of the rows: 1 where they are the same, 0 by chance.")
+    return " ".join(notes)
+
+
+def _between(figure: Figure, axes: Axes, made: StageArtifact) -> None:
+    name = _pairs(made) or ""
+    _heat(figure, axes, made.arrays[name], f"{short_site(made.site)}: {PAIRS[name]}")
+
+
+def _ordered(figure: Figure, axes: Axes, made: StageArtifact) -> None:
+    """Roots of mean weights, so that single edges show, with the clusters' borders."""
+    values = np.sqrt(np.asarray(made.arrays["ordered"], dtype=np.float64))
+    top = float(np.quantile(values[values > 0], 0.98)) if (values > 0).any() else 1.0
+    axes.imshow(values, cmap=HEAT, vmin=0, vmax=top, interpolation="nearest", aspect="equal")
+    size = made.arrays.get("size")
+    if size is not None and len(size) <= MOST_LINES:
+        for end in np.cumsum(size)[:-1] / size.sum() * len(values) - 0.5:
+            axes.axhline(end, color=MUTED, linewidth=0.4)
+            axes.axvline(end, color=MUTED, linewidth=0.4)
+    frame(axes, title="edges, rows in the order of clusters")
+    axes.set_xticks([])
+    axes.set_yticks([])
+
+
+def _agreement(figure: Figure, axes: Axes, made: StageArtifact) -> None:
+    """With standard errors, and the number that was found."""
+    mean, error = (np.asarray(made.arrays[name]) for name in ("agreement", "error"))
+    number = np.arange(2, len(mean) + 2)
+    axes.errorbar(
+        number, mean, yerr=error, marker="o", markersize=3, linewidth=1, color=CATEGORY[0], capsize=2
+    )
+    axes.axvline(made.artifact.result["clusters"], color=MUTED, linewidth=1, linestyle="--")
+    frame(axes, title="agreement of parts", xlabel="number of clusters; dashed: the most stable")
 
 
 def _heat(figure: Figure, axes: Axes, values: Vector, title: str) -> None:
@@ -91,12 +149,9 @@ def _heat(figure: Figure, axes: Axes, values: Vector, title: str) -> None:
     color_bar(figure, axes, mesh)
 
 
-def _spectrum(axes: Axes, made: StageArtifact) -> None:
+def _spectrum(figure: Figure, axes: Axes, made: StageArtifact) -> None:
     """Eigenvalues of the graph with the chosen number, or spectra of clusters."""
-    values = made.arrays.get("eigenvalue")
-    if values is None:
-        axes.set_visible(False)
-        return
+    values = made.arrays["eigenvalue"]
     if values.ndim == 1:
         axes.plot(
             np.arange(1, len(values) + 1), values, marker="o", markersize=3, linewidth=1, color=CATEGORY[0]

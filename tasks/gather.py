@@ -9,6 +9,8 @@ import zarr
 from schemas.artifact import ArrayInfo
 from schemas.outcome import RunOutcome
 from schemas.run import RunSpec
+from tasks.cluster_examples import cluster_examples
+from tasks.cluster_maps import cluster_maps
 from tasks.findings import RowCounts
 from tasks.measures import StageArtifact
 from tasks.page import CaptureData, ReportData
@@ -30,7 +32,7 @@ MOST_STEPS = 1 << 12
 def gather(root: Location, outcome: RunOutcome, run: RunSpec) -> ReportData:
     """Everything that the page of a run needs.
 
-    Costs one read of each small array, of the outlier flags, and of at most 2 GB of one site for the map.
+    Costs one read of each small array, of the outlier flags, and of at most 2 GB of a site for the map of samples and for each of clusters.
 
     Raises:
         NotFoundError: if an artifact or capture of the outcome is gone.
@@ -40,7 +42,10 @@ def gather(root: Location, outcome: RunOutcome, run: RunSpec) -> ReportData:
     captures = tuple(capture_data(root, made.name, made.id) for made in outcome.captures)
     color_by = run.report.color_by if run.report else None
     maps = tuple(point_maps(root, artifacts, captures, color_by))
-    return ReportData(run, outcome, artifacts, captures, map_of(root, artifacts, captures, color_by), maps)
+    clusters = tuple(cluster_maps(root, artifacts, captures, color_by))
+    examples = tuple(cluster_examples(root, artifacts, captures))
+    samples = map_of(root, artifacts, captures, color_by)
+    return ReportData(run, outcome, artifacts, captures, samples, maps, clusters, examples)
 
 
 def stage_artifact(root: Location, stage: str, artifact_id: str) -> StageArtifact:
@@ -69,8 +74,8 @@ def _is_between(info: ArrayInfo, members: set[int]) -> bool:
 
 
 def _is_of_clusters(info: ArrayInfo) -> bool:
-    """Whether an array has some numbers for each cluster."""
-    of_clusters = len(info.shape) == 2 and info.dims[0] == "cluster_number"
+    """Whether an array has some numbers for each cluster, or for rows in the order of clusters."""
+    of_clusters = len(info.shape) == 2 and info.dims[0] in ("cluster_number", "bin")
     return of_clusters and 0 < math.prod(info.shape) <= MOST_VALUES
 
 

@@ -12,8 +12,10 @@ from schemas.outcome import RunOutcome
 from schemas.receipts import Failure, Fingerprint, Manifest, Receipt
 from schemas.run import RunSpec
 from tasks.cluster_illustrations import CLUSTERS, cluster_illustrations
+from tasks.cluster_map_illustrations import CLUSTER_MAP, ClusterMap, cluster_map_illustrations
 from tasks.comparison import comparisons
 from tasks.drawing import draw, inline
+from tasks.example_illustrations import EXAMPLES, StageExamples, example_illustrations, example_tables
 from tasks.figures import cut
 from tasks.findings import INTRINSIC, RowCounts, findings
 from tasks.illustrations import SampleMap, illustrations
@@ -68,6 +70,8 @@ class ReportData(NamedTuple):
     captures: tuple[CaptureData, ...] = ()
     sample_map: SampleMap | None = None
     maps: tuple[StageMaps, ...] = ()
+    cluster_maps: tuple[ClusterMap, ...] = ()
+    examples: tuple[StageExamples, ...] = ()
 
 
 class HasRun(Protocol):
@@ -116,7 +120,11 @@ def render(data: ReportData) -> dict[str, bytes]:
     formats = data.run.report.figures if data.run.report else ("png", "svg")
     series, maps = [*series_illustrations(data.artifacts, names)], map_illustrations(data.maps)
     training = training_illustrations(data.artifacts)
-    clusters = cluster_illustrations(data.artifacts)
+    clusters = (
+        *cluster_illustrations(data.artifacts),
+        *cluster_map_illustrations(data.cluster_maps),
+        *example_illustrations(data.examples),
+    )
     for made in (*illustrations(rows, data.sample_map), *maps, *series, *training, *clusters):
         svg = draw(made.figure, "svg")
         for file_format in formats:
@@ -171,7 +179,8 @@ def html(
         depth=[name for name in shown if name.startswith("profiles") or name == "heat-map"],
         series=series,
         maps=[name for name in shown if name.startswith(MAP)],
-        clusters=[name for name in shown if name.startswith(CLUSTERS)],
+        clusters=[name for name in shown if name.startswith((CLUSTERS, CLUSTER_MAP, EXAMPLES))],
+        examples=[*example_tables(data.examples)],
         measures=measure_tables(rows),
         notes=measure_notes(rows),
         compared=[comparison_table(found) for found in comparisons(rows)],

@@ -151,9 +151,7 @@ def label_dots(
     """The means with the largest classes of a label; numbers are cut into five ranges of equal counts."""
     if label is None:
         return Dots(means.xy, (), np.full(len(means.xy), -1), shares)
-    array = _array(group, f"samples/labels/{label}")
-    values = np.asarray(array[:])[means.sample]
-    names, codes = _classes(values, tuple(array.attrs.get("categories", ())))
+    names, codes = classes_of(group, label, means.sample)
     counts = np.bincount(codes[codes >= 0], minlength=len(names))
     kept = [int(c) for c in np.argsort(-counts, kind="stable")[:MOST_CLASSES] if counts[c] > 0]
     place = np.full(len(names) + 1, -1)
@@ -162,10 +160,12 @@ def label_dots(
     return Dots(means.xy, tuple(names[c] for c in kept), place[codes], shares, rest)
 
 
-def _classes(
-    values: npt.NDArray[Any], categories: tuple[str, ...]
+def classes_of(
+    group: zarr.Group, label: str, sample: npt.NDArray[np.int64]
 ) -> tuple[list[str], npt.NDArray[np.int64]]:
-    """Class names, and the code of each sample, -1 for none."""
+    """Class names of a label, and the code of each sample, -1 for none; numbers are cut into five ranges of equal counts."""
+    array = _array(group, f"samples/labels/{label}")
+    values, categories = np.asarray(array[:])[sample], tuple(array.attrs.get("categories", ()))
     if categories:
         return list(categories), np.where((values >= 0) & (values < len(categories)), values, -1).astype(
             np.int64
