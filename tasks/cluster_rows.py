@@ -135,10 +135,10 @@ def _shown(capture: CaptureData, key: str, index: int) -> Shown:
     if isinstance(found.value, str):
         text = " ".join(found.value.split())
         return Shown(key, text if len(text) <= LONGEST_TEXT else f"{text[: LONGEST_TEXT - 1]}…")
-    return Shown(key, image=_image(found.value))
+    return Shown(key, image=image_of(found.value))
 
 
-def _image(value: object) -> npt.NDArray[np.float64] | None:
+def image_of(value: object) -> npt.NDArray[np.float64] | None:
     """Of [height, width], [1, height, width] or [3, height, width]; the values' range becomes 0..1."""
     values = np.asarray(value, dtype=np.float64) if hasattr(value, "__array__") else np.zeros(0)
     if values.ndim == 3 and values.shape[0] in (1, 3):

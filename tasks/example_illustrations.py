@@ -1,4 +1,4 @@
-"""What the clusters of a stage look like: the samples nearest to each subspace, as images where they are images, and as a table."""
+"""What the clusters of a stage look like: the samples that each subspace holds best, as images where they are images, and as a table."""
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from tasks.figures import WIDTH
 from tasks.illustrations import Illustration
@@ -37,7 +38,7 @@ class ClusterExamples(NamedTuple):
     silhouette: float
     misplaced: float
     examples: tuple[Shown, ...]
-    """Those that lie most inside the subspace first."""
+    """Those of largest silhouette first."""
     doubtful: tuple[Shown, ...]
     """Those of least silhouette first."""
 
@@ -65,7 +66,7 @@ def example_tables(found: Sequence[StageExamples]) -> Iterator[Table]:
         headings = (
             ("Cluster", ""), ("Rows", ""), ("Silhouette", "mean: 1 inside the own subspace alone, 0 between two"),
             ("Misplaced", "share of rows that another subspace is nearer to"),
-            *((f"Nearest {n + 1}", "most inside the subspace") for n in range(COLUMNS)),
+            *((f"Example {n + 1}", "large silhouettes") for n in range(COLUMNS)),
             ("Most doubtful", "least silhouette"),
         )  # fmt: skip
         title = f"Clusters and their examples ({made.stage}, {short_site(made.site)})"
@@ -93,35 +94,31 @@ def _cell(shown: Shown | None) -> Cell:
 
 def _illustration(made: StageExamples, number: int) -> Illustration:
     lines = len(made.clusters)
-    figure = Figure((WIDTH, 0.4 + lines * WIDTH / (2 * IMAGES + 3)), layout="constrained")
-    grid = figure.subplots(lines, 2 * IMAGES + 1, squeeze=False)
+    height = 0.3 + lines * WIDTH / (2 * IMAGES + 2)
+    figure = Figure((WIDTH, height), layout=ConstrainedLayoutEngine(rect=(0, 0, 1, 1 - 0.25 / height)))
+    grid = figure.subplots(lines, 2 * IMAGES + 2, squeeze=False)
     for row, cluster in zip(grid, made.clusters, strict=True):
         for axes in row:
             axes.set_axis_off()
-        for axes, shown in zip(row[:IMAGES], cluster.examples, strict=False):
+        for axes, shown in zip(row[1:], cluster.examples, strict=False):
             _image(axes, shown)
-        for axes, shown in zip(row[IMAGES + 1 :], cluster.doubtful, strict=False):
+        for axes, shown in zip(row[IMAGES + 2 :], cluster.doubtful, strict=False):
             _image(axes, shown)
-        row[0].text(
-            -0.35,
-            0.5,
-            str(cluster.number),
-            transform=row[0].transAxes,
-            ha="right",
-            va="center",
-            color=INK,
-            fontsize=9,
-        )
-    for column, title in ((0, "nearest to the subspace"), (IMAGES + 1, "most doubtful")):
-        grid[0][column].set_title(title, loc="left", color=MUTED, fontsize=9)
+        row[0].text(0.9, 0.5, str(cluster.number), ha="right", va="center", color=INK, fontsize=9)
+    for column, title in (
+        (1, "far nearer to this subspace than to any other"),
+        (IMAGES + 2, "most doubtful"),
+    ):
+        axes = grid[0][column]
+        axes.text(0, 1.12, title, transform=axes.transAxes, color=MUTED, fontsize=9).set_in_layout(False)
     where = short_site(made.site)
     rest = made.n_clusters - lines
     return Illustration(
         f"{EXAMPLES}{made.stage}-{number}",
         f"Examples of clusters ({made.stage}, {where})",
         figure,
-        "A line for each cluster. Left: samples that lie most inside its subspace; right: samples that another holds about as well, "
-        f"or better.{f' {rest} smaller clusters are in the artifact.' if rest else ''}",
+        "A line for each cluster. Left: samples far nearer to its subspace than to any other; right: samples that another holds about as "
+        f"well, or better.{f' {rest} smaller clusters are in the artifact.' if rest else ''}",
         "; ".join(
             f"cluster {c.number}: {', '.join(s.key for s in c.examples[:COLUMNS])}" for c in made.clusters
         )

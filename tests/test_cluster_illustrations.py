@@ -30,6 +30,24 @@ def test_edges_between_clusters_and_the_number_that_was_chosen() -> None:
     assert "3 clusters, share of edges between two from 0.00 to 0.20" in made.description
 
 
+def test_edges_in_the_order_of_clusters_and_agreement_of_parts() -> None:
+    made = parts()
+    more = {
+        "ordered": np.eye(10),
+        "size": np.array([5, 3, 2]),
+        "agreement": np.array([0.5, 0.9, 0.7]),
+        "error": np.full(3, 0.1),
+    }
+    (shown,) = cluster_illustrations([made._replace(arrays={**made.arrays, **more})])
+    titles = {axes.get_title(loc="left"): axes for axes in shown.figure.axes}
+    picture = titles["edges, rows in the order of clusters"]
+    np.testing.assert_array_equal(picture.images[0].get_array(), np.eye(10))
+    assert [line.get_ydata()[0] for line in picture.lines[::2]] == [4.5, 7.5]
+    stable = titles["agreement of parts"]
+    assert stable.lines[0].get_xdata().tolist() == [2, 3, 4]
+    assert "Agreement of clusterings of parts" in shown.caption
+
+
 def test_spectra_of_clusters_leave_out_zeros() -> None:
     (made,) = cluster_illustrations([subspaces()])
     assert [len(line.get_xdata()) for line in made.figure.axes[1].lines] == [3, 2, 0]

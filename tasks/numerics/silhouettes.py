@@ -24,9 +24,6 @@ class Silhouettes(NamedTuple):
     own: Int64[Tensor, " row"]
     """Cluster of each."""
     silhouette: Float64[Tensor, " row"]
-    outside: Float64[Tensor, " row"]
-    """Share of a row's squared distance from its subspace's point that lies outside the subspace: 0 inside, 1 at right angles to it or at
-    the point itself, which shows no direction."""
 
 
 def silhouettes(
@@ -41,7 +38,7 @@ def silhouettes(
         tile[: len(rows)] = rows
         pieces.append(_of_tile(tile, found, some, len(rows)))
     if not pieces:
-        return Silhouettes(torch.zeros(0, dtype=torch.int64, device=x.device), x.new_zeros(0), x.new_zeros(0))
+        return Silhouettes(torch.zeros(0, dtype=torch.int64, device=x.device), x.new_zeros(0))
     return Silhouettes(*(torch.cat(values) for values in zip(*pieces, strict=True)))
 
 
@@ -50,17 +47,13 @@ def _of_tile(tile: Tensor, found: Subspaces, own: Tensor | None, n: int) -> Silh
     cluster = square.argmin(1)
     if own is not None:
         cluster[:n] = own
-    apart, far = torch.zeros_like(square[:, 0]), torch.zeros_like(square[:, 0])
+    apart = torch.zeros_like(square[:, 0])
     for k, (mean, basis) in enumerate(zip(*found, strict=True)):  # the difference itself keeps its digits
         left = tile - mean
-        length = torch.linalg.vector_norm(left, dim=1)
         left -= (left @ basis.T) @ basis
-        here = cluster == k
-        apart = torch.where(here, torch.linalg.vector_norm(left, dim=1), apart)
-        far = torch.where(here, length, far)
+        apart = torch.where(cluster == k, torch.linalg.vector_norm(left, dim=1), apart)
     other = square.scatter(1, cluster[:, None], torch.inf).amin(1).sqrt()
     larger = torch.maximum(apart, other)
     known = (larger > 0) & other.isfinite()
     silhouette = torch.where(known, (other - apart) / larger.where(known, 1.0), 0.0)
-    outside = torch.where(far > 0, (apart / far.where(far > 0, 1.0)).square(), 1.0).clamp(max=1)
-    return Silhouettes(cluster[:n], silhouette[:n], outside[:n])
+    return Silhouettes(cluster[:n], silhouette[:n])

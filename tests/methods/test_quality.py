@@ -32,18 +32,17 @@ def measured(x: np.ndarray, subspaces: Answer, pieces: int = 3, **options: Any) 
     return cases.run(Case(module, config, inputs, block), pieces_of(block, pieces))
 
 
-def by_hand(x: np.ndarray, bases: Answer, of: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Silhouettes and shares outside, a row and a cluster at a time."""
-    silhouette, outside = [], []
+def by_hand(x: np.ndarray, bases: Answer, of: np.ndarray) -> np.ndarray:
+    """Silhouettes, a row and a cluster at a time."""
+    found = []
     for row, own in zip(x, of, strict=True):
         apart = []
         for mean, basis in zip(bases.arrays["mean"].numpy(), bases.arrays["basis"].numpy(), strict=True):
             z = row - mean
             apart.append(np.linalg.norm(z - basis.T @ (basis @ z)))
         a, b = apart[own], min(v for k, v in enumerate(apart) if k != own)
-        silhouette.append((b - a) / max(a, b))
-        outside.append((a / np.linalg.norm(row - bases.arrays["mean"][own].numpy())) ** 2)
-    return np.array(silhouette), np.array(outside)
+        found.append((b - a) / max(a, b))
+    return np.array(found)
 
 
 def rate_by_hand(x: np.ndarray, distortion: float) -> float:
@@ -59,9 +58,8 @@ def test_silhouettes_and_rates_are_those_of_a_loop(kind: str) -> None:
     of[::7] = (of[::7] + 1) % 3
     bases = based(x, given(of), dimension=3, kind=kind)
     answer = measured(x, bases, distortion=0.4, examples=5)
-    silhouette, outside = by_hand(x, bases, of)
+    silhouette = by_hand(x, bases, of)
     np.testing.assert_allclose(answer.arrays["silhouette"], silhouette, atol=1e-6)
-    np.testing.assert_allclose(answer.arrays["outside"], outside, atol=1e-6)
     assert answer.result.silhouette == pytest.approx(silhouette.mean(), abs=1e-6)
     assert answer.result.misplaced == pytest.approx((silhouette < 0).mean())
     rates = [rate_by_hand(x[of == k], 0.4) for k in range(3)]
@@ -71,7 +69,7 @@ def test_silhouettes_and_rates_are_those_of_a_loop(kind: str) -> None:
     assert answer.result.rate_gain == pytest.approx(max(0, gain), rel=1e-7)
     for k in range(3):
         rows = np.flatnonzero(of == k)
-        assert answer.arrays["example"][k].tolist() == rows[np.argsort(outside[rows])][:5].tolist()
+        assert answer.arrays["example"][k].tolist() == rows[np.argsort(-silhouette[rows])][:5].tolist()
         assert answer.arrays["doubtful"][k].tolist() == rows[np.argsort(silhouette[rows])][:5].tolist()
 
 

@@ -5,12 +5,11 @@ rows, scaled to length 1, take fewer nats for when coded cluster by cluster; clu
 are, so what random clusters of the same sizes gain stands beside it. A row belongs to the cluster that it has in `clustering.bases`; with
 `clustering.k_subspaces` to the nearest.
 
-Arrays: `cluster` (row) a row's own cluster, -1 for none; `silhouette` (row); `outside` (row) the share of its squared distance from the
-subspace's point that lies outside the subspace; NaN where there is no cluster. For each cluster, in the order of the subspaces:
-`clustered` (cluster_number) its rows, `cluster_silhouette` (cluster_number) their mean, `misplaced` (cluster_number) the share of them
-that another subspace is nearer to, `cluster_rate` (cluster_number) nats a row; `example` (cluster_number, place) the rows that lie least
-outside, best first, `doubtful` (cluster_number, place) those of least silhouette. Rows are counted over all captures laid end to end; -1
-where there are fewer.
+Arrays: `cluster` (row) a row's own cluster, -1 for none; `silhouette` (row), NaN where there is none. For each cluster, in the order of the
+subspaces: `clustered` (cluster_number) its rows, `cluster_silhouette` (cluster_number) their mean, `misplaced` (cluster_number) the share
+of them that another subspace is nearer to, `cluster_rate` (cluster_number) nats a row; `example` (cluster_number, place) the rows of
+largest silhouette, `doubtful` (cluster_number, place) those of least. Rows are counted over all captures laid end to end; -1 where there
+are fewer.
 """
 
 import math
@@ -40,7 +39,6 @@ READS = {
 ARRAYS = {
     "cluster": ("row",),
     "silhouette": ("row",),
-    "outside": ("row",),
     "clustered": ("cluster_number",),
     "cluster_silhouette": ("cluster_number",),
     "misplaced": ("cluster_number",),
@@ -115,7 +113,6 @@ def outputs(inputs: Inputs, config: Config) -> dict[str, RowOutput]:
     return {
         "cluster": RowOutput("int64"),
         "silhouette": RowOutput("float32"),
-        "outside": RowOutput("float32"),
     }
 
 
@@ -143,11 +140,9 @@ def apply(block: Block, carry: State, config: Config) -> dict[str, Tensor]:
     made = silhouettes(x[there], Subspaces(carry["mean"], carry["basis"]), mine)
     cluster = torch.full_like(block.index, -1)
     cluster[there] = carry["present"][made.own]
-    return {
-        "cluster": cluster,
-        "silhouette": _filled(made.silhouette, there),
-        "outside": _filled(made.outside, there),
-    }
+    silhouette = torch.full(there.shape, torch.nan, device=there.device)
+    silhouette[there] = made.silhouette.float()
+    return {"cluster": cluster, "silhouette": silhouette}
 
 
 def partial(block: Block, outputs: dict[str, Tensor], carry: State, config: Config) -> State:
@@ -165,7 +160,7 @@ def partial(block: Block, outputs: dict[str, Tensor], carry: State, config: Conf
     for k in torch.unique(own[there]).tolist():
         add_gram(state["g"][k], x[own == k])
     state["g"] = torch.triu(state["g"])
-    for name, values in (("example", outputs["outside"].double()), ("doubtful", silhouette)):
+    for name, values in (("example", -silhouette), ("doubtful", silhouette)):
         rows = [torch.nonzero(own == k).flatten() for k in range(clusters)]
         found = [_least(values[some], block.index[some], config.examples) for some in rows]
         state |= _named(name, found)
@@ -241,13 +236,6 @@ def _rates(g: Tensor, n: Tensor, distortion: float) -> _Rates:
     known = independent and math.isfinite(sum(parts))
     gain = max(0.0, together - sum(parts)) if known else None
     return _Rates(together, float((of_cluster.nan_to_num() * share).sum()), gain, of_cluster)
-
-
-def _filled(values: Tensor, there: Tensor) -> Tensor:
-    """float32 [row]: NaN where there is none."""
-    out = torch.full(there.shape, torch.nan, device=there.device)
-    out[there] = values.float()
-    return out
 
 
 def _least(values: Tensor, row: Tensor, most: int) -> tuple[Tensor, Tensor]:
