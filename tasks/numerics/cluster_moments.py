@@ -51,9 +51,11 @@ def partial(
     }
     order = torch.argsort(label, stable=True)
     step = min(BLOCK_ROWS, max(256, BLOCK_ELEMENTS // max(1, width)))
+    taken = torch.empty((min(step, len(x)), width), dtype=x.dtype, device=x.device)
+    room = torch.empty_like(taken, dtype=getattr(torch, precision))
     for k, rows in enumerate(torch.split(order, state["n"].tolist())):
         for some in torch.split(rows, step) if len(rows) else ():
-            _add(state["g"][k], state["s"][k], x[some], point[k], precision)
+            _add(state["g"][k], state["s"][k], _taken(x, some, point[k], taken, room))
     if x.device.type != "cpu":
         state["g"].triu_()
     largest = state["g"].diagonal(dim1=1, dim2=2).max()  # of float64, and none of the products is larger
@@ -89,9 +91,16 @@ def pooled(state: State, point: Points, centred: bool) -> Float64[Tensor, "featu
     return full(state["g"].sum(0)) + across + across.T + (apart.T * n) @ apart
 
 
-def _add(g: Tensor, s: Tensor, x: Tensor, point: Tensor, precision: Precision) -> None:
-    kind = getattr(torch, precision)
-    z = (x - point).to(kind) if x.dtype == torch.float64 else x.to(kind).sub(point.to(kind))
+def _taken(x: Tensor, rows: Tensor, point: Tensor, taken: Tensor, room: Tensor) -> Tensor:
+    """Some rows less a point, in the dtype of the products and in memory that is used again."""
+    taken, z = taken[: len(rows)], room[: len(rows)]
+    torch.index_select(x, 0, rows, out=taken)
+    if x.dtype == torch.float64:
+        return z.copy_(taken.sub_(point))
+    return z.copy_(taken).sub_(point.to(z.dtype))
+
+
+def _add(g: Tensor, s: Tensor, z: Tensor) -> None:
     s += z.sum(0, dtype=torch.float64)
     if z.dtype == torch.float64:
         add_gram(g, z)

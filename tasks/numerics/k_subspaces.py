@@ -58,11 +58,23 @@ def scaled(x: Float[Tensor, "row feature"], unit_length: bool) -> Float[Tensor, 
     return unit
 
 
-def residuals(x: Float[Tensor, "row feature"], found: Subspaces) -> Float64[Tensor, "row cluster"]:
-    """Squared distances of rows to subspaces, in float64. Cost: 2 row cluster (direction + 1) feature flops."""
+def residuals(
+    x: Float[Tensor, "row feature"], found: Subspaces, room: Float64[Tensor, "place feature"] | None = None
+) -> Float64[Tensor, "row cluster"]:
+    """Squared distances of rows to subspaces, in float64.
+
+    Args:
+        x: finite rows.
+        found: the subspaces.
+        room: memory for at least as many rows, which fresh memory for each call takes longer than the products.
+
+    Cost: 2 row cluster (direction + 1) feature flops.
+    """
     clusters, directions, features = found.basis.shape
     centre = found.mean.mean(0)
-    z, point = x.double() - centre, found.mean - centre
+    z = torch.empty_like(x, dtype=torch.float64) if room is None else room[: len(x)]
+    z.copy_(x).sub_(centre)
+    point = found.mean - centre
     columns = found.basis.transpose(0, 1).reshape(
         -1, features
     )  # clusters innermost, as sums are over directions
@@ -77,7 +89,8 @@ def nearest(
     x: Float[Tensor, "row feature"], found: Subspaces
 ) -> tuple[Float64[Tensor, " row"], Int64[Tensor, " row"]]:
     """The least of the squared distances of each row, and whose it is; any number of rows at the memory of a few."""
-    parts = [residuals(rows, found).min(1) for rows in torch.split(x, TILE)]
+    room = torch.empty((min(TILE, len(x)), x.shape[1]), dtype=torch.float64, device=x.device)
+    parts = [residuals(rows, found, room).min(1) for rows in torch.split(x, TILE)]
     return torch.cat([part.values for part in parts]), torch.cat([part.indices for part in parts])
 
 
