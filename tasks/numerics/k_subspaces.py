@@ -58,15 +58,24 @@ def scaled(x: Float[Tensor, "row feature"], unit_length: bool) -> Float[Tensor, 
     return unit
 
 
-def residuals(
+class Split(NamedTuple):
+    """Squares of what rows are about each subspace's point."""
+
+    whole: Float64[Tensor, "row cluster"]
+    """Of their distances to it."""
+    along: Float64[Tensor, "row direction cluster"]
+    """Of their parts along directions."""
+
+
+def split(
     x: Float[Tensor, "row feature"], found: Subspaces, room: Float64[Tensor, "place feature"] | None = None
-) -> Float64[Tensor, "row cluster"]:
-    """Squared distances of rows to subspaces, in float64.
+) -> Split:
+    """Squares of whole rows and of their parts along directions, in float64.
 
     Args:
         x: finite rows.
         found: the subspaces.
-        room: memory for at least as many rows, which fresh memory for each call takes longer than the products.
+        room: memory for at least as many rows, where it is called often: fresh memory takes longer than the products.
 
     Cost: 2 row cluster (direction + 1) feature flops.
     """
@@ -79,9 +88,16 @@ def residuals(
         -1, features
     )  # clusters innermost, as sums are over directions
     along = z @ columns.T - torch.einsum("kdf,kf->dk", found.basis, point).flatten()
-    inside = along.view(len(z), directions, clusters).square_().sum(1)
     square = torch.linalg.vector_norm(z, dim=1, keepdim=True).square_() - 2 * z @ point.T
-    left: Tensor = square.add_(point.square().sum(1)).sub_(inside).clamp_(min=0)
+    return Split(square.add_(point.square().sum(1)), along.view(len(z), directions, clusters).square_())
+
+
+def residuals(
+    x: Float[Tensor, "row feature"], found: Subspaces, room: Float64[Tensor, "place feature"] | None = None
+) -> Float64[Tensor, "row cluster"]:
+    """Squared distances of rows to subspaces, in float64; arguments and cost are those of `split`."""
+    whole, along = split(x, found, room)
+    left: Tensor = whole.sub_(along.sum(1)).clamp_(min=0)
     return left
 
 

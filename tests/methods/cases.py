@@ -47,6 +47,7 @@ SHORT: dict[str, dict[str, Any]] = {
     "gradients.intrinsic_dimension": {"steps": 3, "dimensions": (2, 9), "draws": 2, "learning_rate": 0.02},
     "clustering.mlc": {"clusters": 2, "warmup": 2, "epochs": 3, "code": 6, "batch_rows": 80},
     "clustering.k_subspaces": {"clusters": 3, "starts": 2},
+    "clustering.mixture": {"clusters": 3, "starts": 2},
     "clustering.partition": {"starts": 3},
     "clustering.stability": {"starts": 2, "parts": 3, "max_clusters": 4},
     "clustering.multilayer": {"starts": 3},
