@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
+from schemas.errors import MethodError
 from tasks.numerics import cluster_moments, k_subspaces, subspace_starts
 from tasks.numerics.cluster_moments import Points, State
 from tasks.numerics.k_subspaces import TILE, Rows, Subspaces
@@ -24,6 +25,8 @@ LEAST_CHANCE = 1e-16
 """Chances below it are taken as 0: rows that are surely elsewhere cost nothing."""
 FLOOR = 1e-8
 """Of noise variances, as a share of the rows' variance a feature: the likelihood has no bound without one."""
+LEAST_SQUARE = 1e-100
+"""Least noise variance of clusters of equal rows: densities are finite."""
 ROUNDS = 200
 """On a sample, at most."""
 
@@ -95,6 +98,9 @@ def seen(
         outside: square of what rows have in features beyond those of x, where components have noise alone; None for none.
         width: features with those; None for those of x.
 
+    Raises:
+        MethodError: for rows that are not finite, or so large that their squares are not.
+
     Cost: 2 row cluster (direction + 1) feature flops, and the memory of a few rows beside what is returned.
     """
     rest = torch.zeros_like(x[:, 0], dtype=torch.float64) if outside is None else outside
@@ -102,7 +108,13 @@ def seen(
         _seen(rows, other, found, width or x.shape[1])
         for rows, other in zip(torch.split(x, TILE), torch.split(rest, TILE), strict=True)
     ]
-    return Seen(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
+    made = Seen(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
+    if not bool(made.log_density.isfinite().all()):
+        k_subspaces.require_finite(x)
+        raise MethodError(
+            f"squares of the rows overflow: largest value {float(x.abs().max()):g}; scale the rows"
+        )
+    return made
 
 
 def _seen(x: Tensor, outside: Tensor, found: Mixture, width: int) -> Seen:
@@ -123,7 +135,8 @@ def kept(chance: Float64[Tensor, "row cluster"]) -> Float64[Tensor, "row cluster
 
 def entropy(chance: Float64[Tensor, "row cluster"]) -> Float64[Tensor, " row"]:
     """Of each row's chances, in nats."""
-    return torch.special.entr(chance).sum(1)
+    nats: Tensor = torch.special.entr(chance).sum(1)
+    return nats
 
 
 def spectra(state: State, point: Points, most: int, affine: bool) -> Spectra:
@@ -187,6 +200,20 @@ def fitted(
     return Mixture(
         Subspaces(found.mean, found.direction[:, :most] * inside[:, :, None]), variance, noise, n / n.sum()
     )
+
+
+def implied(found: Spectra, size: Int64[Tensor, " cluster"], held: Int64[Tensor, " cluster"]) -> Mixture:
+    """The Gaussians that clusters of rows are taken for, with one noise variance, as where rows belong to the nearest subspace.
+
+    Args:
+        found: covariances of clusters.
+        size: rows of each.
+        held: dimension of each.
+    """
+    width = found.mean.shape[1]
+    squares = float(size.double() @ found.value.sum(1)) / (int(size.sum()) * width)
+    floor = max(FLOOR * squares, LEAST_SQUARE)
+    return fitted(found, size, held, Rules(affine=True, shared=True, floor=floor, width=width))
 
 
 def level(

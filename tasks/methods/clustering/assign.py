@@ -1,9 +1,16 @@
-"""Each row's nearest of K subspaces that were found before, how far it is, and how much further the next: also for rows of other captures.
+"""Each row's cluster among subspaces that were found before, how far it is, how sure and how likely: also for rows of other captures.
 
-Arrays: `cluster` (row) is the subspace, as the arrays of `clustering.k_subspaces`, `bases` or `sine_medoids` count them, `distance` (row)
-the norm of what it leaves out of the row, computed from that difference, and `margin` (row) 1 - distance / distance to the second nearest:
-0 for a row between both, 1 for one inside its own. Rows of failed samples have cluster -1 and NaN.
+Clusters are the nearest subspace of an artifact of `clustering.k_subspaces`, `bases` or `sine_medoids`, and the likeliest component of one
+of `clustering.mixture`. Posteriors and likelihoods are those of the mixture; of subspaces, those of the Gaussians that their clusters'
+sizes and spectra imply, with one noise variance for all, as nearness has it.
+
+Arrays: `cluster` (row) counts as the artifact's arrays do, `distance` (row) is the norm of what its subspace leaves out of the row,
+computed from that difference, and `margin` (row) 1 - distance / the least distance to another: 0 for a row that another holds as well, 1 for one
+inside its own. `posterior` (row) is the chance that the row belongs to its cluster, and `log_likelihood` (row) the log of its density, in
+nats: the lowest are outliers. Rows of failed samples have cluster -1 and NaN.
 """
+
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -12,20 +19,33 @@ from schemas.base import Frozen
 from schemas.errors import MethodError
 from tasks.methods.classes import carried, class_label, counted_classes
 from tasks.methods.contract import Arrays, ArtifactPort, Block, Inputs, RowOutput, RowsPort, State
-from tasks.numerics import k_subspaces
+from tasks.numerics import k_subspaces, low_rank_mixture
 from tasks.numerics.agreement import Agreement, agreement
 from tasks.numerics.k_subspaces import Subspaces
+from tasks.numerics.low_rank_mixture import Mixture, Spectra
 
-VERSION = 1
+VERSION = 2
 KIND = "map"
 READS = {
     "x": RowsPort(labels=True),
     "subspaces": ArtifactPort(
-        "clustering.k_subspaces", others=("clustering.bases", "clustering.sine_medoids"), one_width=True
+        "clustering.k_subspaces",
+        others=("clustering.bases", "clustering.sine_medoids", "clustering.mixture"),
+        one_width=True,
     ),
 }
-ARRAYS = {"cluster": ("row",), "distance": ("row",), "margin": ("row",)}
-REFERENCE = "Bradley, Mangasarian, Journal of Global Optimization 16 (2000) 23: the nearest plane"
+DTYPES = {
+    "cluster": "int64",
+    "distance": "float32",
+    "margin": "float32",
+    "posterior": "float32",
+    "log_likelihood": "float64",
+}
+ARRAYS = dict.fromkeys(DTYPES, ("row",))
+REFERENCE = (
+    "Bradley, Mangasarian, Journal of Global Optimization 16 (2000) 23: the nearest plane; Tipping, Bishop, Neural Computation 11 (1999) "
+    "443, section 4: posteriors"
+)
 SEEDS = ()
 TILE_ROWS = 512
 """Rows are multiplied in tiles of exactly this size, filled up with zeros, so that no bit depends on how rows are cut."""
@@ -48,6 +68,9 @@ class Result(Frozen):
     margin_mean: float | None
     near_ties: float | None
     """Share of rows with a margin below 0.05: another subspace holds them about as well."""
+    posterior_mean: float | None
+    log_likelihood: float | None
+    """Of a row, mean, in nats."""
     largest_share: float | None
     """Of the rows, in the largest cluster."""
     label: str | None
@@ -75,16 +98,19 @@ def check(inputs: Inputs, config: Config) -> None:
 
 def outputs(inputs: Inputs, config: Config) -> dict[str, RowOutput]:
     """What every row gets."""
-    return {"cluster": RowOutput("int64"), "distance": RowOutput("float32"), "margin": RowOutput("float32")}
+    return {name: RowOutput(dtype) for name, dtype in DTYPES.items()}
 
 
 def start(inputs: Inputs, config: Config) -> State:
-    """The subspaces, and the label to compare with."""
-    found = inputs.artifacts["subspaces"]
-    present = torch.nonzero(found["size"] > 0).flatten()
-    unit = torch.tensor(bool(inputs.results["subspaces"]["unit_length"]))
-    carry = {name: found[name][present].double() for name in ("mean", "basis")}
-    carry |= {"unit": unit, "present": present, "clusters": torch.tensor(len(found["size"]))}
+    """The mixture, and the label to compare with."""
+    found, result = inputs.artifacts["subspaces"], inputs.results["subspaces"]
+    likeliest = "weight" in found
+    present = torch.nonzero(found["weight" if likeliest else "size"] > 0).flatten()
+    mixture = _mixture(found, present)
+    carry = {"mean": mixture.subspaces.mean, "basis": mixture.subspaces.basis, "present": present}
+    carry |= {name: getattr(mixture, name) for name in ("variance", "noise", "weight")}
+    carry |= {"unit": torch.tensor(bool(result["unit_length"])), "likeliest": torch.tensor(likeliest)}
+    carry |= {"clusters": torch.tensor(len(found["size"]))}
     if config.label is None:
         return carry | {"classes": torch.tensor(0)}
     return carry | {
@@ -97,18 +123,17 @@ def apply(block: Block, carry: State, config: Config) -> dict[str, Tensor]:
     """Computed in float64.
 
     Raises:
-        MethodError: for rows that are not finite.
+        MethodError: for rows that are not finite, or so large that their squares are not.
     """
     k_subspaces.require_finite(block["x"])
     x = k_subspaces.scaled(block["x"], bool(carry["unit"]))
-    found = Subspaces(carry["mean"], carry["basis"])
-    pieces = [_nearest(rows, found) for rows in torch.split(x, TILE_ROWS)]
-    cluster, distance, margin = (torch.cat([piece[n] for piece in pieces]) for n in range(3))
-    return {
-        "cluster": carry["present"][cluster],
-        "distance": distance.float(),
-        "margin": margin.float(),
-    }
+    found = Mixture(
+        Subspaces(carry["mean"], carry["basis"]), carry["variance"], carry["noise"], carry["weight"]
+    )
+    pieces = [_tile(rows, found, bool(carry["likeliest"])) for rows in torch.split(x, TILE_ROWS)]
+    columns = [torch.cat(column) for column in zip(*pieces, strict=True)]
+    made = dict(zip(DTYPES, columns, strict=True)) | {"cluster": carry["present"][columns[0]]}
+    return {name: made[name].to(getattr(torch, dtype)) for name, dtype in DTYPES.items()}
 
 
 def partial(block: Block, outputs: dict[str, Tensor], carry: State, config: Config) -> State:
@@ -120,6 +145,8 @@ def partial(block: Block, outputs: dict[str, Tensor], carry: State, config: Conf
         "table": counted_classes(block, cluster, carry, clusters),
         "square": distance.double().square().sum(),
         "margin": margin.double().sum(),
+        "posterior": outputs["posterior"].double().sum(),
+        "log_likelihood": outputs["log_likelihood"].sum(),
         "ties": (margin < 0.05).sum(),
         "largest": distance.double().max() if len(block) else margin.double().sum(),
     }
@@ -127,7 +154,7 @@ def partial(block: Block, outputs: dict[str, Tensor], carry: State, config: Conf
 
 def merge(a: State, b: State) -> State:
     """The sums of both."""
-    added = {name: a[name] + b[name] for name in ("size", "table", "square", "margin", "ties")}
+    added = {name: a[name] + b[name] for name in a if name != "largest"}
     return added | {"largest": torch.maximum(a["largest"], b["largest"])}
 
 
@@ -140,6 +167,8 @@ def finish(state: State, carry: State, inputs: Inputs, config: Config) -> tuple[
         distance_rms=(float(state["square"]) / n) ** 0.5 if n else None,
         distance_max=float(state["largest"]) if n else None,
         margin_mean=float(state["margin"]) / n if n else None,
+        posterior_mean=float(state["posterior"]) / n if n else None,
+        log_likelihood=float(state["log_likelihood"]) / n if n else None,
         near_ties=int(state["ties"]) / n if n else None,
         largest_share=int(state["size"].max()) / n if n else None,
         label=config.label,
@@ -148,17 +177,31 @@ def finish(state: State, carry: State, inputs: Inputs, config: Config) -> tuple[
     return result, {}
 
 
-def _nearest(rows: Tensor, found: Subspaces) -> tuple[Tensor, Tensor, Tensor]:
-    """Cluster, distance and margin of at most TILE_ROWS rows."""
+def _mixture(found: Mapping[str, Tensor], present: Tensor) -> Mixture:
+    """The components, or those that clusters imply, of some numbers."""
+
+    def some(*names: str) -> list[Tensor]:
+        return [found[name][present].double() for name in names]
+
+    if "weight" in found:
+        return Mixture(Subspaces(*some("mean", "basis")), *some("variance", "noise", "weight"))
+    spectra = Spectra(*some("mean", "eigenvalue", "basis"))
+    return low_rank_mixture.implied(spectra, found["size"][present], found["dimension"][present])
+
+
+def _tile(rows: Tensor, found: Mixture, likeliest: bool) -> tuple[Tensor, ...]:
+    """Cluster, distance, margin, posterior and log likelihood of at most TILE_ROWS rows."""
     tile = rows.new_zeros(TILE_ROWS, rows.shape[1])
     tile[: len(rows)] = rows
-    square = k_subspaces.residuals(tile, found)
-    cluster = square.argmin(1)
-    distance = torch.zeros_like(square[:, 0])
-    for k, (mean, basis) in enumerate(zip(*found, strict=True)):
+    seen = low_rank_mixture.seen(tile, found)
+    cluster = seen.chance.argmax(1) if likeliest else seen.residual.argmin(1)
+    distance = torch.zeros_like(seen.residual[:, 0])
+    for k, (mean, basis) in enumerate(zip(*found.subspaces, strict=True)):
         left = tile - mean
         left -= (left @ basis.T) @ basis
         distance = torch.where(cluster == k, torch.linalg.vector_norm(left, dim=1), distance)
-    others = square.scatter(1, cluster[:, None], torch.inf).amin(1).sqrt()
+    at = cluster[:, None]
+    others = seen.residual.scatter(1, at, torch.inf).amin(1).sqrt()
     margin = (1 - distance / others.where(others > 0, torch.inf)).where(others > 0, 0.0).clamp(0, 1)
-    return cluster[: len(rows)], distance[: len(rows)], margin[: len(rows)]
+    made = (cluster, distance, margin, seen.chance.gather(1, at)[:, 0], seen.log_density)
+    return tuple(values[: len(rows)] for values in made)

@@ -177,18 +177,13 @@ def partial(block: Block, carry: State, config: Config) -> State:
     """A sample of the rows first; then the moments of each component's rows, weighted by chance, and the likelihood.
 
     Raises:
-        MethodError: for rows that are not finite, or so far from all components that no density is.
+        MethodError: for rows that are not finite, or so large that their squares are not.
     """
     x = k_subspaces.scaled(block["x"], config.unit_length)
     if "noise" not in carry:
         k_subspaces.require_finite(block["x"])
         return row_sample.of_rows(block.index, x.double(), config.start_rows)
     at = low_rank_mixture.seen(x, _carried(carry))
-    if not bool(at.log_density.isfinite().all()):
-        k_subspaces.require_finite(block["x"])
-        raise MethodError(
-            f"squares of the rows overflow: largest value {float(x.abs().max()):g}; scale the rows"
-        )
     chance, label = low_rank_mixture.kept(at.chance), at.chance.argmax(1)
     point = cluster_moments.shifts(carry["mean"])
     return cluster_moments.weighted(x, chance, point, config.precision) | {
