@@ -5,6 +5,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy.special import logsumexp
+from scipy.stats import multivariate_normal
+from sklearn.mixture import GaussianMixture
 
 from schemas.errors import MethodError
 from tasks.methods.clustering import assign
@@ -12,6 +15,7 @@ from tasks.methods.contract import Block, Inputs
 from tests.methods import cases
 from tests.methods.cases import Case
 from tests.methods.test_k_subspaces import clustered, union
+from tests.methods.test_mixture import covariances, mixed, overlapping
 
 
 def assigned(fit: cases.Answer, x: np.ndarray, of: np.ndarray | None = None) -> cases.Answer:
@@ -62,13 +66,61 @@ def test_rows_in_the_subspace_have_all_the_margin_and_rows_between_none() -> Non
     assert answer.result.accuracy is None
 
 
+@pytest.mark.parametrize("options", [{}, {"kind": "linear", "noise": "shared"}])
+def test_a_mixture_gives_each_row_its_likeliest_component(options: dict[str, Any]) -> None:
+    x, of, _ = overlapping(0, (0.2, 0.4, 0.8), each=400)
+    fit = mixed(x[:600], of[:600], clusters=3, dimension=2, starts=4, **options)
+    arrays = {name: values.numpy() for name, values in fit.arrays.items()}
+    normal = GaussianMixture(3)
+    normal.weights_, normal.means_ = arrays["weight"], arrays["mean"]
+    normal.precisions_cholesky_ = np.linalg.cholesky(np.linalg.inv(covariances(arrays)))
+    answer, chance = assigned(fit, x[600:], of[600:]), normal.predict_proba(x[600:])
+    np.testing.assert_array_equal(answer.arrays["cluster"], chance.argmax(1))
+    np.testing.assert_allclose(answer.arrays["posterior"], chance.max(1), rtol=1e-6)
+    np.testing.assert_allclose(answer.arrays["log_likelihood"], normal.score_samples(x[600:]), rtol=1e-9)
+    assert answer.result.posterior_mean == pytest.approx(chance.max(1).mean(), rel=1e-6)
+    assert answer.result.accuracy == pytest.approx(fit.result.accuracy, abs=0.05)
+    own = assigned(fit, x[:600])
+    assert own.result.log_likelihood == pytest.approx(fit.result.log_likelihood, rel=1e-12)
+    np.testing.assert_array_equal(np.bincount(own.arrays["cluster"], minlength=3), fit.arrays["size"].numpy())
+
+
+def test_posteriors_of_nearest_subspaces_are_those_of_their_clusters_spectra() -> None:
+    x, of = union(0, 3, 2, 12, 200, noise=0.4, offset=1.0)
+    fit = clustered(x, of, clusters=3, dimension=2, starts=5)
+    value, basis = fit.arrays["eigenvalue"].numpy(), fit.arrays["basis"].numpy()
+    size = fit.arrays["size"].numpy()
+    noise = (size @ value[:, 2:].sum(1)) / (10 * size.sum())
+    spread = np.einsum("kdf,kd,kdg->kfg", basis, value[:, :2] - noise, basis) + noise * np.eye(12)
+    means = fit.arrays["mean"].numpy()
+    logs = [
+        np.log(n / size.sum()) + multivariate_normal(m, c).logpdf(x)
+        for n, m, c in zip(size, means, spread, strict=True)
+    ]
+    answer = assigned(fit, x)
+    density = logsumexp(logs, 0)
+    np.testing.assert_allclose(answer.arrays["log_likelihood"], density, rtol=1e-9)
+    at = np.exp(np.array(logs)[answer.arrays["cluster"].numpy(), np.arange(len(x))] - density)
+    np.testing.assert_allclose(answer.arrays["posterior"], at, rtol=1e-5, atol=1e-12)
+
+
+def test_rows_that_fit_nothing_have_the_lowest_likelihood() -> None:
+    x, _ = union(3, 3, 2, 20, 200, noise=0.2)
+    odd = x[:10] @ np.linalg.qr(np.random.default_rng(0).standard_normal((20, 20)))[0]
+    for fit in (mixed(x, clusters=3, dimension=2, starts=4), clustered(x, clusters=3, dimension=2, starts=4)):
+        likelihood = assigned(fit, np.concatenate([x, odd])).arrays["log_likelihood"]
+        assert sorted(torch.argsort(likelihood)[:10].tolist()) == list(range(600, 610))
+
+
 def test_subspaces_without_rows_take_none() -> None:
     x = np.zeros((60, 5))
     x[:30, 0] = 1.0
     fit = clustered(x + 7, clusters=4, dimension=1)
     assert fit.result.clusters < 4
     near_origin = np.zeros((3, 5)) + 0.01
-    assert int(assigned(fit, near_origin).arrays["cluster"].max()) < fit.result.clusters
+    answer = assigned(fit, near_origin)
+    assert int(answer.arrays["cluster"].max()) < fit.result.clusters
+    assert bool(answer.arrays["log_likelihood"].isfinite().all())
 
 
 def test_refusals() -> None:

@@ -37,6 +37,39 @@ def test_pieces_add_up_to_products_about_means(dtype: torch.dtype, precision: st
     assert not cluster_moments.scatter(total, 2, centred=True).any()
 
 
+@pytest.mark.parametrize(("precision", "tolerance"), [("float64", 1e-12), ("float32", 2e-6)])
+def test_weighted_rows_count_by_their_weights(precision: str, tolerance: float) -> None:
+    rng = np.random.default_rng(1)
+    rows, weight = torch.from_numpy(rng.standard_normal((300, 6)) + 4).float(), rng.dirichlet(np.ones(3), 300)
+    weight[:, 1] = 0
+    weight[weight < 0.1] = 0
+    point, shares = cluster_moments.shifts(torch.full((3, 6), 3.9).double()), torch.from_numpy(weight)
+    total = cluster_moments.merge(
+        *(
+            cluster_moments.weighted(rows[c], shares[c], point, precision)
+            for c in (slice(0, 70), slice(70, 300))
+        )  # type: ignore[arg-type]
+    )
+    np.testing.assert_allclose(total["n"], weight.sum(0), rtol=1e-12)
+    x = rows.double().numpy()
+    for k in (0, 2):
+        z = x - np.average(x, 0, weight[:, k])
+        products = (z.T * weight[:, k]) @ z
+        found = cluster_moments.scatter(total, k, centred=True)
+        np.testing.assert_allclose(found, products, atol=tolerance * np.trace(products))
+    assert not cluster_moments.scatter(total, 1, centred=True).any()
+    z = x - np.average(x, 0, weight.sum(1))
+    pooled = (z.T * weight.sum(1)) @ z
+    np.testing.assert_allclose(
+        cluster_moments.pooled(total, point, True), pooled, atol=tolerance * np.trace(pooled)
+    )
+    label = torch.from_numpy(rng.integers(0, 3, 300))
+    hard = cluster_moments.partial(rows, label, point, "float64")
+    soft = cluster_moments.weighted(rows, torch.nn.functional.one_hot(label, 3).double(), point, "float64")
+    for name, values in hard.items():
+        np.testing.assert_allclose(soft[name], values, rtol=1e-12, atol=1e-12)
+
+
 def test_squares_that_overflow_are_refused() -> None:
     rows, of = torch.full((3, 2), 1e30), torch.zeros(3, dtype=torch.int64)
     point = torch.zeros(1, 2).double()

@@ -5,9 +5,9 @@ of `clustering.mixture`. Posteriors and likelihoods are those of the mixture; of
 sizes and spectra imply, with one noise variance for all, as nearness has it.
 
 Arrays: `cluster` (row) counts as the artifact's arrays do, `distance` (row) is the norm of what its subspace leaves out of the row,
-computed from that difference, and `margin` (row) 1 - distance / the least distance to another: 0 for a row that another holds as well, 1 for one
-inside its own. `posterior` (row) is the chance that the row belongs to its cluster, and `log_likelihood` (row) the log of its density, in
-nats: the lowest are outliers. Rows of failed samples have cluster -1 and NaN.
+computed from that difference, and `margin` (row) 1 - distance / the least distance to another subspace: 0 for a row that another holds as
+well, 1 for one inside its own. `posterior` (row) is the chance that the row belongs to its cluster, and `log_likelihood` (row) the log of
+its density, in nats: the lowest are outliers. Rows of failed samples have cluster -1 and NaN.
 """
 
 from collections.abc import Mapping

@@ -272,7 +272,8 @@ def finish(state: State, carry: State, inputs: Inputs, config: Config) -> tuple[
 
 def _need(config: Config) -> int:
     """Rows that span all components."""
-    return config.clusters * ((config.dimension or 1) + int(config.kind == "affine"))
+    means = config.kind == "affine" or config.dimension is None
+    return config.clusters * ((config.dimension or 1) + int(means))
 
 
 def _first(state: State, config: Config) -> State:
