@@ -173,6 +173,32 @@ def test_rows_without_a_density_are_refused(bad: float) -> None:
         low_rank_mixture.seen(rows, drawn(0, 3, 9, (2, 4, 1)))
 
 
+def test_a_component_that_its_rows_span_is_taken_where_there_is_no_other() -> None:
+    """Three rows far off, alone in a plane: the likeliest mixture, bounded by the floor alone."""
+    rng = np.random.default_rng(0)
+    x = np.concatenate(
+        [rng.standard_normal((200, 6)) + 8 * (np.arange(200) % 2)[:, None], 90 * np.eye(6)[:3]]
+    )
+    rows, held = torch.from_numpy(x), torch.tensor([2, 2])
+
+    def through(*parts: np.ndarray) -> Subspaces:
+        basis = [np.linalg.svd(part - part.mean(0))[2][:2] for part in parts]
+        return Subspaces(
+            torch.from_numpy(np.stack([p.mean(0) for p in parts])), torch.from_numpy(np.stack(basis))
+        )
+
+    halves, alone = through(x[:200:2], x[1:200:2]), through(x[:200], x[200:])
+    rules = Rules(True, False, 1e-8 * float(rows.var(0).mean()), 6)
+    (first, spanned, both) = (
+        low_rank_mixture.settled(rows, begun, held, rules, 1e-6)
+        for begun in ([halves], [alone], [alone, halves])
+    )
+    assert float(spanned.noise.min()) == rules.floor < float(first.noise.min())
+    likelihood = [float(low_rank_mixture.seen(rows, one).log_density.sum()) for one in (first, spanned)]
+    assert likelihood[1] > likelihood[0]
+    assert torch.equal(both.noise, first.noise)
+
+
 @pytest.mark.parametrize("each", [3, 6])
 def test_rows_that_do_not_fill_subspaces_tell_little(each: int) -> None:
     """Two subspaces of dimension 6 in 48 features: halves of 6 rows agree by chance, 0.66, those of 12 little more."""
