@@ -178,6 +178,9 @@ def partial(block: Block, carry: State, config: Config) -> State:
 
     Raises:
         MethodError: for rows that are not finite, or so large that their squares are not.
+
+    Cost: 2 row clusters (dimension + 1) feature flops, and feature (feature + 1) for each chance that is not 0: one a row where components
+    lie apart, and at most one for each component.
     """
     x = k_subspaces.scaled(block["x"], config.unit_length)
     if "noise" not in carry:
