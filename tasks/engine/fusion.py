@@ -30,7 +30,7 @@ from tasks.engine.reduction import (
 from tasks.engine.source import Rows
 from tasks.methods.contract import Block, Inputs, State, load_method
 from tasks.store.location import Location
-from tasks.store.sample_table import SampleTable, read_samples
+from tasks.store.sample_table import Labels, read_labels
 from tasks.store.states import save_state
 
 
@@ -68,7 +68,7 @@ class Fusion:
     ) -> None:
         self.root, self.spec, self.unit, self.device = root, spec, unit, device
         wants_labels = [check_fusable(call, allowed) for call in calls]
-        self._samples: SampleTable | None = read_samples(root, spec.id) if any(wants_labels) else None
+        self._labels_of_samples: Labels | None = read_labels(root, spec.id) if any(wants_labels) else None
         self._running = [
             self._start(call, layout, allowed)
             for layout in spec.layout.sites_of(unit.space)
@@ -133,7 +133,7 @@ class Fusion:
         return {path: save_state(self.root, path, state) for path, state in self.states().items()}
 
     def _start(self, call: MethodCall, layout: SiteLayout, allowed: tuple[str, ...]) -> _Running:
-        categories = self._samples.categories if self._samples else {}
+        categories = self._labels_of_samples.categories if self._labels_of_samples else {}
         carry, reduction = fused_reduction(self.spec, layout, call, categories, allowed)
         carry = {name: tensor.to(self.device) for name, tensor in carry.items()}
         ref = RowsRef(capture=self.spec.id, digest=self.spec.id, site=str(layout.site))
@@ -156,9 +156,9 @@ class Fusion:
         return block_of(rows, ("rows",), self.device, (f"{self.spec.id[:8]} {site}",))
 
     def _labels(self, sample: np.ndarray) -> dict[str, np.ndarray]:
-        if self._samples is None:
+        if self._labels_of_samples is None:
             return {}
-        return {name: column[sample] for name, column in sorted(self._samples.labels.items())}
+        return {name: column[sample] for name, column in sorted(self._labels_of_samples.values.items())}
 
 
 class Fused(NamedTuple):

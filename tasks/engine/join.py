@@ -108,7 +108,7 @@ class JoinedSource:
 
     @cached_property
     def _samples_of_y(self) -> dict[str, int]:
-        names = [key for part in self.y.parts for key in part.samples.keys]
+        names = [key for part in self.y.parts for key in part.keys]
         found = {key: number for number, key in enumerate(names)}
         if len(found) != len(names):
             raise MethodError(
@@ -120,9 +120,7 @@ class JoinedSource:
     @cached_property
     def _sample_in_y(self) -> list[np.ndarray]:
         found = self._samples_of_y
-        return [
-            np.array([found.get(k, -1) for k in part.samples.keys], dtype=np.int64) for part in self.x.parts
-        ]
+        return [np.array([found.get(k, -1) for k in part.keys], dtype=np.int64) for part in self.x.parts]
 
     @cached_property
     def _lookup(self) -> tuple[np.ndarray, np.ndarray]:

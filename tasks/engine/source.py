@@ -19,7 +19,7 @@ from schemas.stage import NETWORK, RowsRef
 from tasks.engine.fitting import check_tokens, check_widths, merged_categories, site_layout
 from tasks.engine.tokens import token_labels
 from tasks.store.location import Location
-from tasks.store.sample_table import SampleTable, read_samples
+from tasks.store.sample_table import Labels, read_keys, read_labels
 from tasks.store.sealed import open_group
 
 COLUMN_SHARDS, COLUMN_ROWS = 16, 1 << 18
@@ -70,9 +70,14 @@ class Part:
         return np.asarray(self.group["samples/ok"][:], dtype=bool)
 
     @cached_property
-    def samples(self) -> SampleTable:
-        """Keys and labels of the samples."""
-        return read_samples(self.root, self.ref.capture)
+    def labels(self) -> Labels:
+        """Of the samples."""
+        return read_labels(self.root, self.ref.capture)
+
+    @property
+    def keys(self) -> list[str]:
+        """Names of the samples; not kept, as they are the larger part of what is known of samples."""
+        return read_keys(self.root, self.ref.capture)
 
     def column(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
         """A column of `rows/<space>`, as int64, read-only; those of a few shards are read at once, as each read has a price."""
@@ -176,7 +181,7 @@ class SiteSource:
     @cached_property
     def of_rows(self) -> tuple[str, ...]:
         """The asked ones, but those that samples have a label of the same name for."""
-        return tuple(name for name in self._of_rows if not any(name in p.samples.labels for p in self.parts))
+        return tuple(name for name in self._of_rows if not any(name in p.labels.values for p in self.parts))
 
     @property
     def refs(self) -> tuple[tuple[RowsRef, ...], ...]:
@@ -196,7 +201,7 @@ class SiteSource:
     @cached_property
     def categories(self) -> dict[str, tuple[str, ...]]:
         """Names of codes over all captures: the first capture's, then what others add."""
-        return merged_categories(part.samples.categories for part in self.parts if self.with_labels)
+        return merged_categories(part.labels.categories for part in self.parts if self.with_labels)
 
     def n_ok(self, part: int, start: int, stop: int) -> int:
         """See `Source`."""
@@ -224,11 +229,11 @@ class SiteSource:
     def _labels(self) -> list[dict[str, np.ndarray]]:
         if not self.with_labels:
             return [{} for _ in self.parts]
-        shared = set.intersection(*(set(part.samples.labels) for part in self.parts))
+        shared = set.intersection(*(set(part.labels.values) for part in self.parts))
         return [{name: self._recoded(part, name) for name in sorted(shared)} for part in self.parts]
 
     def _recoded(self, part: Part, name: str) -> np.ndarray:
-        own, codes = part.samples.categories.get(name), part.samples.labels[name]
+        own, codes = part.labels.categories.get(name), part.labels.values[name]
         if own is None or own == self.categories[name][: len(own)]:
             return codes
         place = {category: code for code, category in enumerate(self.categories[name])}

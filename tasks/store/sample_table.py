@@ -73,6 +73,25 @@ def _add_column(
         array[:] = values
 
 
+class Labels(NamedTuple):
+    """What the samples of a capture carry, without their names, which are the larger part of the table."""
+
+    values: dict[str, npt.NDArray[Any]]
+    """Label to [sample] codes (integers) or numbers (floats), in order of the labels' names."""
+    categories: dict[str, tuple[str, ...]]
+    """Label to the names of its codes."""
+
+
+def read_labels(root: Location, capture_id: str) -> Labels:
+    """The labels of a capture's samples, sealed or not yet; raises as `read_samples`."""
+    return _labels(_samples_group(root, capture_id))
+
+
+def read_keys(root: Location, capture_id: str) -> list[str]:
+    """The names of a capture's samples, sealed or not yet; raises as `read_samples`."""
+    return [str(key) for key in _values(_samples_group(root, capture_id), "key")]
+
+
 def read_samples(root: Location, capture_id: str) -> SampleTable:
     """The whole sample table of a capture, sealed or not yet.
 
@@ -80,23 +99,35 @@ def read_samples(root: Location, capture_id: str) -> SampleTable:
         NotFoundError: if there is no such capture.
         DamageError: if a sealed table changed.
     """
+    group = _samples_group(root, capture_id)
+    labels = _labels(group)
+    return SampleTable(
+        keys=[str(key) for key in _values(group, "key")],
+        lengths=_values(group, "length"),
+        labels=labels.values,
+        categories=labels.categories,
+        row_start={name: np.asarray(array[:]) for name, array in _arrays(group, "row_start").items()},
+        truncated=_values(group, "truncated"),
+        source_index=_values(group, "source_index"),
+    )
+
+
+def _samples_group(root: Location, capture_id: str) -> zarr.Group:
     if is_sealed(root, capture_id):
         store: LocationStore = SealedStore(root, capture_id)
     else:
         store = LocationStore(root.child(capture_path(capture_id)), read_only=True)
     try:
-        group = zarr.open_group(store, path="samples", mode="r", zarr_format=3)
+        return zarr.open_group(store, path="samples", mode="r", zarr_format=3)
     except FileNotFoundError as error:
         raise NotFoundError(f"{store.base.url} has no sample table; create the capture first") from error
-    labels = dict(sorted(_arrays(group, "labels").items()))
-    return SampleTable(
-        keys=[str(key) for key in _values(group, "key")],
-        lengths=_values(group, "length"),
-        labels={name: np.asarray(array[:]) for name, array in labels.items()},
-        categories={n: tuple(a.attrs["categories"]) for n, a in labels.items() if "categories" in a.attrs},
-        row_start={name: np.asarray(array[:]) for name, array in _arrays(group, "row_start").items()},
-        truncated=_values(group, "truncated"),
-        source_index=_values(group, "source_index"),
+
+
+def _labels(group: zarr.Group) -> Labels:
+    arrays = dict(sorted(_arrays(group, "labels").items()))
+    return Labels(
+        {name: np.asarray(array[:]) for name, array in arrays.items()},
+        {n: tuple(a.attrs["categories"]) for n, a in arrays.items() if "categories" in a.attrs},
     )
 
 
