@@ -1,6 +1,7 @@
 """Whether stages fit the captures that they read: labels, tokens, widths, options. Refused before anything is captured for them."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from types import ModuleType
 
 from torch import Tensor
@@ -11,6 +12,7 @@ from schemas.base import Frozen
 from schemas.errors import MethodError, SubspanError, UnknownNameError, nearest
 from schemas.run import RunSpec
 from schemas.stage import NETWORK, ResolvedStage
+from tasks.engine.edges import Samples, sample_edges
 from tasks.engine.fitting import (
     Planned,
     check_spaces,
@@ -22,7 +24,7 @@ from tasks.engine.fitting import (
 from tasks.engine.kept import check_kept
 from tasks.engine.parameters import load_parameters, wanted
 from tasks.engine.reduction import reads_labels, row_labels, rows_ports
-from tasks.methods.contract import ROW_LABELS, ArtifactPort, Inputs, RowsPort, load_method
+from tasks.methods.contract import ROW_LABELS, ArtifactPort, Edges, GraphPort, Inputs, RowsPort, load_method
 from tasks.store.sample_table import SampleTable
 
 TableOf = Callable[[CapturePlan], SampleTable]
@@ -138,7 +140,16 @@ class _Fit:
         first = next(iter(places.values()), [])
         self._check_tokens(module, config, first)
         self._check_artifacts(stage, module, first)
-        self._ask(stage, module, config, places)
+        self._ask(stage, module, config, places, self._graphs(stage, first))
+
+    def _graphs(self, stage: ResolvedStage, first: Sequence[Planned]) -> dict[str, Edges]:
+        """The files of edges, whose ids must be those of samples."""
+        samples = [
+            Samples(self.table(place.ref.capture), place.space.name, place.ref.label)
+            for place in first
+            if stage.graphs
+        ]
+        return {name: sample_edges(ref, samples) for name, ref in stage.graphs.items()}
 
     def _check_tokens(self, module: ModuleType, config: Frozen, first: Sequence[Planned]) -> None:
         tables = [self.table(place.ref.capture) for place in first]
@@ -169,16 +180,23 @@ class _Fit:
                         f"port {name!r} of {stage.method} takes artifacts of one width, found features {listed}; connect sites of one width"
                     )
 
-    def _ask(self, stage: ResolvedStage, module: ModuleType, config: Frozen, places: Places) -> None:
+    def _ask(
+        self,
+        stage: ResolvedStage,
+        module: ModuleType,
+        config: Frozen,
+        places: Places,
+        graphs: Mapping[str, Edges],
+    ) -> None:
         """What the method itself says of widths, labels, weights and numbers of rows; and whether there will be any."""
         first = next(iter(stage.rows.values()), ())
         if not first:
             return
         specs = [self.captures[ref.capture].spec for ref in first]
         weights = load_parameters(specs, wanted(module, config, first[0].site))
-        if list(places) != list(module.READS):
+        if list(places) != [name for name, port in module.READS.items() if not isinstance(port, GraphPort)]:
             return
-        inputs = self._inputs(module, places, weights)
+        inputs = replace(self._inputs(module, places, weights), graphs=graphs)
         if hasattr(module, "check"):
             module.check(inputs, config)
         for place in (place for read in places.values() for place in read):

@@ -111,7 +111,7 @@ def _arrays(module: ModuleType) -> dict[str, tuple[str, ...]]:
 
 
 def _port(port: Any) -> str:
-    from tasks.methods.contract import ArtifactPort, BatchesPort
+    from tasks.methods.contract import ArtifactPort, BatchesPort, GraphPort
 
     if isinstance(port, ArtifactPort):
         made_by = "` or `".join(port.makers)
@@ -120,6 +120,8 @@ def _port(port: Any) -> str:
             if port.several
             else f"the artifact of `{made_by}`"
         )
+    if isinstance(port, GraphPort):
+        return "a file of edges between samples, at sites of one row per sample: `{edges: path}`"
     if isinstance(port, BatchesPort):
         return "the network of a capture that has a `loss`, with its samples: `{captures: [name]}`"
     several = (

@@ -18,6 +18,7 @@ from schemas.errors import DamageError, NotFoundError, OccupiedError
 from schemas.execution import Execution
 from schemas.run import RunSpec
 from schemas.stage import ResolvedStage
+from tasks.store.edges import edges_ref
 from tasks.store.location import Location
 from tasks.store.paths import capture_path, manifest_path
 from tasks.store.seal import count_receipts, is_sealed
@@ -161,10 +162,17 @@ def request_identity(run: RunSpec) -> str | None:
             return None
         captures[name] = {"request": request.model_dump(mode="json"), **prints}
     stages = {name: stage.model_dump(mode="json") for name, stage in run.stages.items()}
+    files = {given.edges for stage in run.stages.values() for given in stage.inputs.values() if given.edges}
     if any(stage.method.partition(".")[0] in _allowed() for stage in run.stages.values()):
         return None  # a method of another package: its version is known only once it is imported
     versions = {name: importlib.metadata.version(name) for name in PLANNING_PACKAGES}
-    return content_id({"captures": captures, "stages": stages, "versions": versions, "code": _code_digest()})
+    asked: dict[str, object] = {
+        "captures": captures,
+        "stages": stages,
+        "versions": versions,
+        "code": _code_digest(),
+    }
+    return content_id(asked | {"edges": {url: edges_ref(url).model_dump() for url in sorted(files)}})
 
 
 def _allowed() -> list[str]:

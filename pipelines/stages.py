@@ -10,12 +10,13 @@ from typing import Any
 from pydantic import ValidationError
 
 from pipelines.plan import CapturePlan, StagePlan
-from schemas.errors import MethodError, SpecError, UnknownNameError, nearest
+from schemas.errors import MethodError, SpecError, SubspanError, UnknownNameError, nearest
 from schemas.layout import Site
 from schemas.run import RunSpec
 from schemas.stage import (
     NETWORK,
     ArtifactRef,
+    EdgesRef,
     PortInput,
     ResolvedStage,
     RowsRef,
@@ -25,7 +26,15 @@ from schemas.stage import (
     spanning,
 )
 from tasks.extract.sites import SiteInfo, resolve
-from tasks.methods.contract import ArtifactPort, BatchesPort, RowsPort, load_method, require_packages
+from tasks.methods.contract import (
+    ArtifactPort,
+    BatchesPort,
+    GraphPort,
+    RowsPort,
+    load_method,
+    require_packages,
+)
+from tasks.store.edges import edges_ref
 
 
 def allowed_packages() -> tuple[str, ...]:
@@ -132,6 +141,7 @@ def _resolve(
     config = _config(name, request, module)
     _check_ports(name, request, module)
     ports = _ports(request, RowsPort)
+    graphs = {port: _edges(name, request, port) for port in _ports(request, GraphPort)}
     series = {port: _series(name, request, port, run, captures, made) for port in _series_ports(request)}
     if not ports:
         return [_combined(name, request, run, series, made)]
@@ -155,6 +165,7 @@ def _resolve(
             rows=row,
             artifacts=artifacts,
             series=series,
+            graphs=graphs,
         )
         plans.append(StagePlan(name=name, site=site, id=stage.id, stage=stage))
     return plans
@@ -243,11 +254,36 @@ def _hint(where: str, module: ModuleType) -> str:
 
 
 def _check_ports(name: str, request: StageRequest, module: ModuleType) -> None:
-    for port in request.inputs:
+    for port, given in request.inputs.items():
         if port not in module.READS:
             raise UnknownNameError(
                 f"stage {name!r}: {request.method} has no port {port!r}; it has {', '.join(module.READS) or 'none'}"
             )
+        if given.edges is not None and not isinstance(module.READS[port], GraphPort):
+            raise SpecError(
+                f"stage {name!r}, port {port!r} of {request.method} takes no graph, found edges: {given.edges!r}; ports that do: "
+                f"{', '.join(_ports(request, GraphPort)) or 'none'}"
+            )
+
+
+def _edges(name: str, request: StageRequest, port: str) -> EdgesRef:
+    """The file of edges of a port, as it is now.
+
+    Raises:
+        SpecError: if none is named, or something else beside it.
+        DataError: if it is of another kind.
+        NotFoundError: if it is not there.
+    """
+    given = request.inputs.get(port, PortInput())
+    if given.edges is None or given != PortInput(edges=given.edges):
+        raise SpecError(
+            f"stage {name!r}, port {port!r} of {request.method} takes a file of edges and nothing else, found "
+            f"{given.model_dump(exclude_defaults=True) or 'nothing'}; give inputs: {{{port}: {{edges: path}}}}"
+        )
+    try:
+        return edges_ref(given.edges)
+    except SubspanError as error:
+        raise type(error)(f"stage {name!r}, port {port!r}: {error}") from error
 
 
 def _rows(

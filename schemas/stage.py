@@ -39,6 +39,10 @@ class PortInput(Frozen):
     stage: str | None = None
     """For a port that takes an artifact: the stage of this run that makes it, for the same site. For a port that takes
     several: the stage or stages (`pca_*`) whose artifacts at all these `sites` it takes; left out, all stages of the method."""
+    edges: str | None = None
+    """For a port that takes a graph: path or URL of a file of edges between samples. `.csv` and `.tsv` have the header `source,target` or
+    `source,target,weight`, `.parquet` and `.npz` columns or arrays of these names. Ids are the samples' keys or, where none of them is
+    one, rows of the data, from 0. Edges have no direction; the stage's site must have one row per sample."""
 
 
 class StageRequest(MethodCall):
@@ -84,6 +88,16 @@ class SeriesRef(ArtifactRef):
     """Their ids."""
 
 
+class EdgesRef(Frozen):
+    """A file of edges, as it was when the run was planned."""
+
+    url: str
+    """Where it lies; no part of a stage's id, so that a moved file makes no other artifact."""
+    bytes: int
+    blake3: str
+    """Of its content."""
+
+
 class ResolvedStage(Frozen):
     """A question with all its inputs named. Its content id names the artifact."""
 
@@ -96,13 +110,16 @@ class ResolvedStage(Frozen):
     artifacts: dict[str, ArtifactRef] = Field(default_factory=dict)
     series: dict[str, tuple[SeriesRef, ...]] = Field(default_factory=dict)
     """Port to several artifacts, in order."""
+    graphs: dict[str, EdgesRef] = Field(default_factory=dict)
+    """Port to a file of edges between the samples of the first port of rows."""
 
     @model_serializer(mode="wrap")
-    def _without_no_series(self, plain: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
-        """Stages without a series keep the id that they had before there were any."""
+    def _without_what_is_none(self, plain: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+        """Stages without a series, or a graph, keep the id that they had before there were any."""
         found = plain(self)
-        if not self.series:
-            found.pop("series", None)
+        for name in ("series", "graphs"):
+            if not getattr(self, name):
+                found.pop(name, None)
         return found
 
     @property
@@ -129,4 +146,7 @@ class ResolvedStage(Frozen):
     @property
     def id(self) -> str:
         """The name of the artifact on disk."""
-        return content_id(self)
+        if not self.graphs:
+            return content_id(self)
+        of_content = {port: edges.model_copy(update={"url": ""}) for port, edges in self.graphs.items()}
+        return content_id(self.model_copy(update={"graphs": of_content}))

@@ -88,7 +88,11 @@ def _about(made: StageArtifact) -> str:
             "Pairs of rows in the order of clusters: weights of edges, dark squares along the diagonal are clusters."
         )
     spectrum = made.arrays.get("eigenvalue")
-    if spectrum is not None and spectrum.ndim == 1:
+    if spectrum is not None and spectrum.ndim == 1 and spectrum[0] > spectrum[-1]:
+        notes.append(
+            "Leading eigenvalues of what the objective splits: a fall after as many as there are clusters tells their number."
+        )
+    elif spectrum is not None and spectrum.ndim == 1:
         notes.append(
             "Smallest eigenvalues of the graph's Laplacian: a jump after as many as there are clusters tells their number."
         )

@@ -17,7 +17,7 @@ from schemas.data import Data, SklearnDigits
 from schemas.layout import Layout, Site, SiteLayout, Space, UnitRef
 from schemas.model import FactoryModel, Model
 from schemas.receipts import Failure, FileDigest, Fingerprint, Receipt
-from schemas.stage import ArtifactRef, ResolvedStage, RowsRef, SeriesRef
+from schemas.stage import ArtifactRef, EdgesRef, ResolvedStage, RowsRef, SeriesRef
 from tasks.extract import known
 from tasks.extract.models import network
 from tasks.store.arrays import SampleTable, ShardWriter, create_capture
@@ -149,6 +149,7 @@ def stage_of(
     rows: Mapping[str, RowsRef | Sequence[RowsRef]],
     artifacts: Mapping[str, str] | None = None,
     series: Mapping[str, Sequence[ResolvedStage]] | None = None,
+    graphs: Mapping[str, EdgesRef] | None = None,
     **options: Any,
 ) -> ResolvedStage:
     """A stage with its defaults written out, as planning does."""
@@ -162,6 +163,7 @@ def stage_of(
         rows={port: (r,) if isinstance(r, RowsRef) else tuple(r) for port, r in rows.items()},
         artifacts={port: ArtifactRef(artifact=a) for port, a in (artifacts or {}).items()},
         series={port: tuple(map(_series_ref, members)) for port, members in (series or {}).items()},
+        graphs=dict(graphs or {}),
     )
 
 

@@ -8,7 +8,7 @@ from schemas.base import Frozen
 from schemas.capture import CaptureSpec, MethodCall
 from schemas.errors import MethodError
 from tasks.engine.reduction import row_labels, rows_ports, weight_label
-from tasks.methods.contract import ArtifactPort, load_method
+from tasks.methods.contract import ArtifactPort, GraphPort, load_method
 
 
 def check_fusable(call: MethodCall, allowed: tuple[str, ...] = ()) -> bool:
@@ -36,6 +36,7 @@ def unfusable(call: MethodCall, allowed: tuple[str, ...] = ()) -> str:
         (module.KIND != "reduce", f"it is of kind {module.KIND}"),
         (reads_again(module, config), "it reads the rows several times"),
         (any(isinstance(p, ArtifactPort) for p in module.READS.values()), "it takes an artifact"),
+        (any(isinstance(p, GraphPort) for p in module.READS.values()), "it takes a graph"),
         (len(ports) != 1, f"it has {len(ports)} ports of rows"),
         (row_labels(module, config) != (), "the tokens of neighbouring shards are not there yet"),
         (hasattr(module, "parameters") and module.parameters(config), "it reads weights of the network"),

@@ -15,6 +15,7 @@ from schemas.errors import MethodError
 from schemas.stage import NETWORK, ResolvedStage, RowsRef
 from tasks.engine.aligned import ROW, AlignedSource, check_aligned
 from tasks.engine.blocks import to_tensor
+from tasks.engine.edges import Samples, sample_edges
 from tasks.engine.fusable import without_rows
 from tasks.engine.join import JoinedSource
 from tasks.engine.network import NetworkSource, open_network, trainable
@@ -23,8 +24,10 @@ from tasks.engine.reduction import aligned_ports, reads_labels, reads_values, ro
 from tasks.engine.source import SiteSource, Source, n_rows, n_samples
 from tasks.methods.contract import (
     ArtifactPort,
+    Edges,
     Inputs,
     Member,
+    Port,
     RowsPort,
     State,
     load_method,
@@ -64,7 +67,8 @@ def prepare(job: StageJob) -> Prepared:
 
     Raises:
         MethodError: if ports, captures or options do not fit the method.
-        NotFoundError: if a capture or artifact is not there.
+        NotFoundError: if a capture, artifact or file of edges is not there.
+        DataError: if a file of edges changed, or does not fit the samples.
     """
     module, config = opened(job)
     ports = rows_ports(module)
@@ -148,17 +152,26 @@ def places(source: Source) -> list[str]:
     return [" + ".join(ref.label for ref in port) for port in source.refs]
 
 
+def _taken(port: Port) -> str:
+    """What a port takes, in a word."""
+    if isinstance(port, ArtifactPort):
+        return "artifacts" if port.several else "artifact"
+    return "rows" if isinstance(port, RowsPort) else "graph"
+
+
 def _check_ports(stage: ResolvedStage, module: ModuleType) -> None:
-    wanted = {
-        name: "rows" if isinstance(port, RowsPort) else "artifacts" if port.several else "artifact"
-        for name, port in module.READS.items()
-    }
-    kinds = (stage.rows, "rows"), (stage.artifacts, "artifact"), (stage.series, "artifacts")
+    wanted = {name: _taken(port) for name, port in module.READS.items()}
+    kinds = (
+        (stage.rows, "rows"),
+        (stage.artifacts, "artifact"),
+        (stage.series, "artifacts"),
+        (stage.graphs, "graph"),
+    )
     given = {port: kind for ports, kind in kinds for port in ports}
     if given != wanted or not all((*stage.rows.values(), *stage.series.values())):
         raise MethodError(
-            f"{stage.method} has the ports {wanted}, found {given} connected: connect every port to captures or to "
-            "a stage, as it takes, and no other"
+            f"{stage.method} has the ports {wanted}, found {given} connected: connect every port to captures, a "
+            "stage or a file of edges, as it takes, and no other"
         )
     for name, port in rows_ports(module).items():
         if len(stage.rows[name]) > 1 and not port.several:
@@ -249,6 +262,7 @@ def _inputs(
         captures={name: tuple(ref.capture for ref in refs) for name, refs in job.stage.rows.items()},
         parameters=_parameters(job, source),
         shapes={name: shape for name, shape in zip(ports, source.shapes, strict=True) if shape is not None},
+        graphs=_graphs(job, source),
         weights=load_parameters(
             [part.spec for part in source.parts],
             wanted(module, config, source.refs[0][0].site),
@@ -263,6 +277,14 @@ def _parameters(job: StageJob, source: Source) -> dict[str, tuple[int, ...]]:
         return {}
     net = open_network(source.parts[0].spec, job.device)
     return {name: tuple(parameter.shape) for name, parameter in trainable(net).items()}
+
+
+def _graphs(job: StageJob, source: Source) -> dict[str, Edges]:
+    """The files of edges, over the samples of the first port of rows."""
+    captures = [
+        Samples(part.samples, part.space.name, part.ref.label) for part in source.parts if job.stage.graphs
+    ]
+    return {name: sample_edges(ref, captures) for name, ref in job.stage.graphs.items()}
 
 
 def _read(job: StageJob, name: str, artifact_id: str, makers: tuple[str, ...]) -> Artifact:

@@ -4,7 +4,7 @@ Every method module has
 
     VERSION: int         raised when the meaning of a result changes
     KIND: Kind           how the engine runs it
-    READS: dict          port name -> RowsPort, BatchesPort or ArtifactPort
+    READS: dict          port name -> RowsPort, BatchesPort, ArtifactPort or GraphPort
     ARRAYS: dict         name of an output array -> names of its axes
     REFERENCE: str       the source: paper and equation
     SEEDS: tuple         rows of the project's list of methods that it runs
@@ -118,6 +118,11 @@ class BatchesPort(RowsPort):
     several: bool = False
 
 
+@dataclass(frozen=True)
+class GraphPort:
+    """A port that takes a file of edges between the samples of the first port of rows, which has one row of each: `Inputs.graphs`."""
+
+
 @runtime_checkable
 class NetworkView(Protocol):
     """A network with one batch. Graphs may be gone through twice.
@@ -172,7 +177,7 @@ class NetworkBlock(Protocol):
         """Its samples in batches of the capture's size; the network may be used inside the loop's body only."""
 
 
-Port = RowsPort | ArtifactPort
+Port = RowsPort | ArtifactPort | GraphPort
 
 
 @dataclass(frozen=True)
@@ -227,6 +232,25 @@ class Member:
 
 
 @dataclass(frozen=True)
+class Edges:
+    """A graph of samples without direction, on the CPU: no loops, each pair once."""
+
+    ends: Tensor
+    """int64 [edge, 2]: samples as `Block.sample` counts them, over all captures laid end to end, those that failed too; the smaller
+    first, ascending."""
+    weights: Tensor
+    """float64 [edge], positive; 1 where the file has none."""
+    ids: Literal["key", "row"] = "key"
+    """What the file names samples by: their keys, or rows of the data."""
+    loops: int = 0
+    """Lines from a sample to itself, which were left out."""
+    repeated: int = 0
+    """Lines that came once more, whose weights were added; both directions of a pair are one edge, of the larger weight."""
+    weightless: int = 0
+    """Pairs of weight 0, which were left out."""
+
+
+@dataclass(frozen=True)
 class Inputs:
     """What is known before any block is read."""
 
@@ -249,6 +273,8 @@ class Inputs:
     """Rows port -> what a row is, flattened (row-major), such as the two axes of a weight; absent: a vector."""
     parameters: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     """For a `BatchesPort`: parameters that can be trained, with their shapes, in the order of the network."""
+    graphs: Mapping[str, Edges] = field(default_factory=dict)
+    """Graph port -> its edges."""
     weights: Mapping[str, Tensor] = field(default_factory=dict)
     """What `parameters(config)` names, by the name as written, in the network's dtype; linear maps are [out, in], also those of
     GPT-2, which stores them the other way."""

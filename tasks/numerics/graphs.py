@@ -139,6 +139,19 @@ def inside(graph: Matrix, cluster: Int64[np.ndarray, " row"]) -> float:
     return float(graph.data[cluster[row] == cluster[graph.indices]].sum()) / total if total else 0.0
 
 
+def conductance(
+    graph: Matrix, cluster: Int64[np.ndarray, " row"], clusters: int
+) -> Float64[np.ndarray, " cluster"]:
+    """Weight of edges that leave a cluster, over that of all edge ends in it or of all others, whichever is less; NaN where that is 0."""
+    row = np.repeat(np.arange(graph.shape[0]), np.diff(graph.indptr))
+    leaving = cluster[row] != cluster[graph.indices]
+    cut = np.bincount(cluster[row[leaving]], graph.data[leaving], minlength=clusters)
+    volume = np.bincount(cluster[row], graph.data, minlength=clusters)
+    least = np.minimum(volume, volume.sum() - volume)
+    found: np.ndarray = np.divide(cut, least, out=np.full(clusters, np.nan), where=least > 0)
+    return found
+
+
 def modularity(graph: Matrix, cluster: Int64[np.ndarray, " row"], clusters: int) -> float:
     """Weight inside clusters over all, less what random edges of the same degrees would have there (Newman, Girvan 2004)."""
     degree = np.asarray(graph.sum(axis=1)).ravel()

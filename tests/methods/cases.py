@@ -19,6 +19,8 @@ from tasks.methods.contract import (
     ArtifactPort,
     BatchesPort,
     Block,
+    Edges,
+    GraphPort,
     Inputs,
     Member,
     RowsPort,
@@ -178,7 +180,7 @@ def case(method: str, n: int = N, seed: int = 7) -> Case:
     module = load_method(method)
     config = module.Config(**short_options(method))
     read: dict[str, Tensor] = {}
-    rows, artifacts, results, series, aligned = {}, {}, {}, {}, {}
+    rows, artifacts, results, series, aligned, graphs = {}, {}, {}, {}, {}, {}
     network: TinyNetwork | None = None
     for name, port in module.READS.items():
         if isinstance(port, BatchesPort):
@@ -188,6 +190,9 @@ def case(method: str, n: int = N, seed: int = 7) -> Case:
             read[name] = rows[name] if port.values else rows[name][:, :0]
         elif isinstance(port, ArtifactPort) and port.several:
             series[name] = tuple(member(port.method, n, seed + k) for k in range(MEMBERS))
+        elif isinstance(port, GraphPort):
+            ends = edges_of(n)
+            graphs[name] = Edges(ends, torch.ones(len(ends), dtype=torch.float64))
         elif isinstance(port, ArtifactPort):
             answer = run(case(port.method, n, seed))
             of_rows = {a for a, dims in answer.dims.items() if port.aligned and dims[:1] == ("row",)}
@@ -199,17 +204,32 @@ def case(method: str, n: int = N, seed: int = 7) -> Case:
     inputs = Inputs(
         widths={name: values.shape[1] for name, values in rows.items()},
         n_rows=n,
-        n_samples=n // PER_SAMPLE,
+        n_samples=n // per_sample(module),
         categories={"side": CATEGORIES} if with_labels else {},
         artifacts=artifacts,
         results=results,
         series=series,
+        graphs=graphs,
         parameters={} if network is None else {k: tuple(p.shape) for k, p in network.parameters.items()},
         weights=weights_of(module, config),
     )
     return Case(
-        module, config, inputs, replace(_block(read, n, with_labels), network=network, aligned=aligned)
+        module,
+        config,
+        inputs,
+        replace(_block(read, n, with_labels, per_sample(module)), network=network, aligned=aligned),
     )
+
+
+def per_sample(module: ModuleType) -> int:
+    """Rows of a sample: one, where a port takes a graph of samples."""
+    return 1 if any(isinstance(port, GraphPort) for port in module.READS.values()) else PER_SAMPLE
+
+
+def edges_of(n: int) -> Tensor:
+    """int64 [edge, 2]: samples in a ring, each joined too with the next of its group of rows."""
+    ring = [(k, k + 1) for k in range(n - 1)] + [(0, n - 1)]
+    return torch.tensor(sorted(ring + [(k, k + 2 * PER_SAMPLE) for k in range(n - 2 * PER_SAMPLE)]))
 
 
 def member(method: str, n: int, seed: int) -> Member:
@@ -218,11 +238,11 @@ def member(method: str, n: int, seed: int) -> Member:
     return Member(f"site{seed}", ("capture",), answer.arrays, answer.result.model_dump(mode="json"))
 
 
-def _block(rows: dict[str, Tensor], n: int, with_labels: bool) -> Block:
+def _block(rows: dict[str, Tensor], n: int, with_labels: bool, per_sample: int) -> Block:
     index = torch.arange(n)
-    sample = index // PER_SAMPLE
+    sample = index // per_sample
     labels = {"side": sample % 2, "size": sample.double() / 3, "step": sample.double()} if with_labels else {}
-    return Block(rows=rows, sample=sample, position=index % PER_SAMPLE, index=index, labels=labels)
+    return Block(rows=rows, sample=sample, position=index % per_sample, index=index, labels=labels)
 
 
 def part(block: Block, rows: slice | Tensor) -> Block:

@@ -19,8 +19,16 @@ from schemas.model import FactoryModel
 from tasks.drive import serial
 from tasks.engine import run_stages
 from tasks.engine.parameters import wanted
-from tasks.methods.contract import ArtifactPort, BatchesPort, RowsPort, list_methods, load_method
+from tasks.methods.contract import (
+    ArtifactPort,
+    BatchesPort,
+    GraphPort,
+    RowsPort,
+    list_methods,
+    load_method,
+)
 from tasks.store.artifacts import artifact_arrays
+from tasks.store.edges import edges_ref
 from tasks.store.location import Location
 from tests.helpers import make_capture, rows_ref, stage_of
 from tests.methods import cases
@@ -129,7 +137,7 @@ class TestDeclarations:
         assert isinstance(module.REFERENCE, str)
         assert module.REFERENCE.strip()
         assert all(isinstance(seed, int) for seed in module.SEEDS)
-        assert all(isinstance(port, RowsPort | ArtifactPort) for port in module.READS.values())
+        assert all(isinstance(port, RowsPort | ArtifactPort | GraphPort) for port in module.READS.values())
         reads_rows = any(isinstance(port, RowsPort) for port in module.READS.values())
         assert reads_rows != (module.KIND == "combine")
         assert (module.__doc__ or "").strip()
@@ -342,21 +350,35 @@ class Engine:
         sites = [f"site{k}" for k in range(n_sites)]
         names = weights_wanted(method, f"{sites[0]}:out:0")
         shapes = {name: list(cases.seeded_weight(0, name).shape) for name in names}
-        key = (len(sites), shard_rows, poison, *shapes)
+        per_sample = cases.per_sample(load_method(method))
+        key = (len(sites), shard_rows, poison, per_sample, *shapes)
         root = Location("/".join([self.folder, *map(str, key)]))
         if key not in self.specs:
-            self.specs[key] = self._capture(root, sites, shard_rows, poison, shapes)
-        stages = stages_of(method, {site: rows_ref(self.specs[key], site) for site in sites})
+            self.specs[key] = self._capture(root, sites, shard_rows, poison, per_sample, shapes)
+        refs = {site: rows_ref(self.specs[key], site) for site in sites}
+        stages = stages_of(method, refs, self._edges())
         return root, run_stages(root, stages, serial)[stages[-1].id]
+
+    def _edges(self) -> str:
+        """A file of edges by rows of the data."""
+        lines = [f"{one},{other}" for one, other in cases.edges_of(cases.N).tolist()]
+        place = Location(self.folder)
+        place.write("edges.csv", "\n".join(["source,target", *lines]).encode())
+        return f"{place.url}/edges.csv"
 
     @staticmethod
     def _capture(
-        root: Location, sites: list[str], shard_rows: int, poison: int | None, shapes: dict[str, list[int]]
+        root: Location,
+        sites: list[str],
+        shard_rows: int,
+        poison: int | None,
+        per_sample: int,
+        shapes: dict[str, list[int]],
     ) -> Any:
         arrays = {site: cases.rows_of(7 + k).numpy() for k, site in enumerate(sites)}
         if poison is not None:
             arrays[sites[0]][poison, 1] = np.nan
-        sample = np.arange(cases.N) // cases.PER_SAMPLE
+        sample = np.arange(cases.N) // per_sample
         names = [cases.CATEGORIES[k % 2] for k in range(sample[-1] + 1)]
         model = (
             FactoryModel(factory="tests.factories:with_parameters", arguments={"shapes": shapes})
@@ -382,29 +404,30 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Engine:
     return Engine(str(tmp_path_factory.mktemp("engine")))
 
 
-def stages_of(method: str, refs: dict[str, Any]) -> list[Any]:
+def stages_of(method: str, refs: dict[str, Any], edges: str) -> list[Any]:
     """The stage of a method, after those of its artifact ports."""
     ports, made = load_method(method).READS, []
     rows = dict(zip((n for n, p in ports.items() if isinstance(p, RowsPort)), refs.values(), strict=False))
     artifacts, series = {}, {}
     for name, port in ports.items():
         if isinstance(port, ArtifactPort) and port.several:
-            members = [stages_of(port.method, {site: ref}) for site, ref in refs.items()]
+            members = [stages_of(port.method, {site: ref}, edges) for site, ref in refs.items()]
             made += [stage for stages in members for stage in stages]
             series[name] = [stages[-1] for stages in members]
         elif isinstance(port, ArtifactPort):
-            made += stages_of(port.method, dict(list(refs.items())[:1]))
+            made += stages_of(port.method, dict(list(refs.items())[:1]), edges)
             artifacts[name] = made[-1].id
-    return [*made, stage_of(method, rows, artifacts, series, **cases.short_options(method))]
+    graphs = {name: edges_ref(edges) for name, port in ports.items() if isinstance(port, GraphPort)}
+    return [*made, stage_of(method, rows, artifacts, series, graphs, **cases.short_options(method))]
 
 
 @pytest.mark.parametrize("method", OF_ROWS)
 def test_the_engine_gives_what_is_declared(method: str, engine: Engine) -> None:
     module, (_, artifact) = load_method(method), engine(method, 24)
     assert {name: info.dims for name, info in artifact.arrays.items()} == module.ARRAYS
-    reads_rows = module.KIND != "combine"
-    assert artifact.rows_used == (cases.N - cases.PER_SAMPLE) * reads_rows
-    assert artifact.rows_dropped == cases.PER_SAMPLE * reads_rows
+    reads_rows, failed = module.KIND != "combine", cases.per_sample(module)
+    assert artifact.rows_used == (cases.N - failed) * reads_rows
+    assert artifact.rows_dropped == failed * reads_rows
     module.Result.model_validate_json(json.dumps(artifact.result))
 
 

@@ -30,6 +30,7 @@ READS = {
         "clustering.partition",
         others=(
             "clustering.stability",
+            "clustering.attributed_graph",
             "clustering.leiden",
             "clustering.multilayer",
             "clustering.spectral",

@@ -1,0 +1,144 @@
+"""Files of edges: ids of both ends and weights, from CSV, TSV, Parquet or NumPy's archive, local or on any fsspec URL.
+
+Errors are those of a run file's author: DataError for what a file holds, NotFoundError where there is none.
+"""
+
+import io
+import zipfile
+from collections.abc import Callable
+from functools import lru_cache
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from schemas.errors import DataError, NotFoundError
+from schemas.stage import EdgesRef
+from tasks.store.location import Location, digest_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+COLUMNS, WEIGHT = ("source", "target"), "weight"
+
+
+class Lines(NamedTuple):
+    """A file's edges as they are written, not changed by who reads them."""
+
+    source: np.ndarray
+    """str [line]"""
+    target: np.ndarray
+    """str [line]"""
+    weight: np.ndarray
+    """float64 [line], not negative; 1 where the file has none."""
+
+
+def edges_ref(url: str) -> EdgesRef:
+    """The file as it is now. Reads its bytes.
+
+    Raises:
+        DataError: for a file of another kind.
+        NotFoundError: if there is none.
+    """
+    place = Location(url)
+    _reader(place.url)
+    try:
+        found = place.digest("")
+    except NotFoundError as error:
+        raise NotFoundError(
+            f"there is no file of edges {place.url}; correct the path, or the working folder it is relative to"
+        ) from error
+    return EdgesRef(url=place.url, **found.model_dump())
+
+
+@lru_cache(maxsize=2)
+def read_edges(ref: EdgesRef) -> Lines:
+    """The lines of a file; the last ones are kept, as a stage at several sites reads them for each.
+
+    Raises:
+        DataError: if the file changed, lacks a column, has no lines, or weights that are negative or no numbers.
+        NotFoundError: if it is gone.
+    """
+    data = Location(ref.url).read("")
+    if digest_of(data).blake3 != ref.blake3:
+        raise DataError(f"{ref.url} changed since the run was planned; plan the run again")
+    try:
+        table = _reader(ref.url)(data)
+    except (ValueError, KeyError, OSError, zipfile.BadZipFile) as error:  # what the formats' libraries raise
+        raise DataError(f"{ref.url} cannot be read as edges: {type(error).__name__}: {error}") from error
+    missing = [name for name in COLUMNS if name not in table]
+    if missing:
+        raise DataError(
+            f"{ref.url} has no {' and no '.join(map(repr, missing))}; found {', '.join(map(repr, table)) or 'nothing'}, expected 'source', "
+            "'target' and, if edges have weights, 'weight'"
+        )
+    if not len(table["source"]):
+        raise DataError(
+            f"{ref.url} holds no edges; expected at least one line below the names of its columns"
+        )
+    source, target = (table[name].astype(str) for name in COLUMNS)
+    return Lines(source, target, _weights(ref.url, table))
+
+
+def _weights(url: str, table: dict[str, np.ndarray]) -> np.ndarray:
+    n = len(table["source"])
+    try:
+        weight = np.asarray(table.get(WEIGHT, np.ones(n)), dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{url} has weights that are no numbers: {error}") from error
+    wrong = np.flatnonzero(~np.isfinite(weight) | (weight < 0))
+    if len(wrong):
+        raise DataError(
+            f"{url}: {len(wrong)} of {n} weights are negative or not finite, first {weight[wrong[0]]:g} in line {wrong[0]} of the edges "
+            "(from 0); weights say how strong an edge is: leave such edges out, or write positive ones"
+        )
+    return weight
+
+
+def _reader(url: str) -> Callable[[bytes], dict[str, np.ndarray]]:
+    kind = url.rpartition(".")[2].lower() if "." in url.rpartition("/")[2] else ""
+    if kind not in _READERS:
+        raise DataError(
+            f"{url} is no file of edges by its name; expected one that ends with .{', .'.join(_READERS)}"
+        )
+    return _READERS[kind]
+
+
+def _csv(data: bytes) -> dict[str, np.ndarray]:
+    return _separated(data, ",")
+
+
+def _tsv(data: bytes) -> dict[str, np.ndarray]:
+    return _separated(data, "\t")
+
+
+def _separated(data: bytes, mark: str) -> dict[str, np.ndarray]:
+    """Ids as they are written: `007` stays, and `NA` is a name."""
+    import pandas as pd
+
+    if not data.strip():
+        return {}
+    text = dict.fromkeys(COLUMNS, str)
+    return _columns(pd.read_csv(io.BytesIO(data), sep=mark, dtype=text, keep_default_na=False))
+
+
+def _parquet(data: bytes) -> dict[str, np.ndarray]:
+    import pyarrow.parquet as pq
+
+    names = [name for name in pq.read_schema(io.BytesIO(data)).names if name in (*COLUMNS, WEIGHT)]
+    return _columns(pq.read_table(io.BytesIO(data), columns=names).to_pandas())
+
+
+def _columns(table: "pd.DataFrame") -> dict[str, np.ndarray]:
+    return {str(name): table[name].to_numpy() for name in table.columns}
+
+
+def _npz(data: bytes) -> dict[str, np.ndarray]:
+    with np.load(io.BytesIO(data), allow_pickle=False) as file:
+        table = {name: file[name] for name in (*COLUMNS, WEIGHT) if name in file.files}
+    lengths = {name: values.shape for name, values in table.items()}
+    if len(set(lengths.values())) > 1 or any(len(shape) != 1 for shape in lengths.values()):
+        raise ValueError(f"found arrays of shapes {lengths}, expected one axis of one length")
+    return table
+
+
+_READERS = {"csv": _csv, "tsv": _tsv, "parquet": _parquet, "npz": _npz}
