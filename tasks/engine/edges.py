@@ -73,8 +73,8 @@ def _numbered(url: str, ids: np.ndarray, captures: Sequence[Samples]) -> tuple[I
     if keys.has_duplicates:
         twice = keys[keys.duplicated()]
         raise DataError(
-            f"{len(twice)} sample keys occur in more than one of {' + '.join(c.label for c in captures)}, such as {twice[0]!r}: it is not "
-            "clear which sample an edge means; connect captures of different samples, or one alone"
+            f"{len(twice)} sample keys occur in more than one of {' + '.join(c.label for c in captures)}, such as {str(twice[0])!r}: it is "
+            "not clear which sample an edge means; connect captures of different samples, or one alone"
         )
     found = np.asarray(keys.get_indexer(pd.Index(ids)), dtype=np.int64)
     if (found >= 0).all():
@@ -93,8 +93,8 @@ def _of_rows(url: str, ids: np.ndarray, captures: Sequence[Samples]) -> np.ndarr
     """Samples by their row in the data, of which a subset may have been drawn."""
     if len(captures) > 1:
         raise UnknownNameError(
-            f"{url} names samples by numbers, such as {ids[0]!r}, none of which is a key, and {len(captures)} captures are read: rows of "
-            f"the data could be of each; name samples by their keys, such as {captures[0].table.keys[0]!r}"
+            f"{url} names samples by numbers, such as {str(ids[0])!r}, none of which is a key, and {len(captures)} captures are read: rows "
+            f"of the data could be of each; name samples by their keys, such as {captures[0].table.keys[0]!r}"
         )
     table = captures[0].table
     rows = np.arange(len(table.keys)) if table.source_index is None else table.source_index

@@ -86,10 +86,13 @@ def one_degree(x: Float64[np.ndarray, "row feature"]) -> tuple[Float64[np.ndarra
     return unit / np.sqrt(np.where(degree > 0, degree, 1.0))[:, None], lifted
 
 
-def explicit_is_cheaper(n: int, d: int, m: int, hops: int, clusters: int) -> bool:
-    """Whether Z is made whole: fewer operations than steps along m entries of P at each product (the paper's rule)."""
-    width, products = clusters + EXTRA, 2 * (POWERS + 1)
-    return m * d * hops + products * n * d * width < products * (n * d + m * hops) * width
+def explicit_is_cheaper(features: int, clusters: int) -> bool:
+    """Whether Z is made whole rather than stepped along edges at each product.
+
+    The paper compares m d T + 2 (tau + 1) n d (k + 10) with 2 (tau + 1) (n d + m T) (k + 10), for n rows of d features, m entries of P, T
+    hops and tau = 7 powers of k + 10 directions; n, m and T cancel.
+    """
+    return features < 2 * (POWERS + 1) * (clusters + EXTRA)
 
 
 def spread(
@@ -180,7 +183,8 @@ def _objective(rows: np.ndarray, cluster: np.ndarray) -> float:
 
 
 def _leading(apply: Callable[[np.ndarray], np.ndarray], n: int, count: int, seed: int) -> Directions:
-    """Largest eigenpairs of a symmetric matrix that is given as a product."""
+    """Largest eigenpairs of a symmetric matrix that is given as a product. Signs are such that cubes of entries add up to no less than 0,
+    in whatever order rows are."""
     if n <= max(DENSE, 2 * count + 2):
         whole = apply(np.eye(n))
         values, vectors = np.linalg.eigh((whole + whole.T) / 2)
@@ -191,7 +195,8 @@ def _leading(apply: Callable[[np.ndarray], np.ndarray], n: int, count: int, seed
         values, vectors = eigsh(operator, count, which="LA", v0=start)
         order = np.argsort(-values, kind="stable")
         values, vectors = values[order], vectors[:, order]
-    return Directions(np.ascontiguousarray(vectors), np.ascontiguousarray(values))
+    upright = np.where((vectors**3).sum(axis=0) < 0, -1.0, 1.0)
+    return Directions(np.ascontiguousarray(vectors * upright), np.ascontiguousarray(values))
 
 
 def _series(p: Matrix, f: np.ndarray, power: float, hops: int) -> np.ndarray:

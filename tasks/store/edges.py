@@ -7,16 +7,13 @@ import io
 import zipfile
 from collections.abc import Callable
 from functools import lru_cache
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from schemas.errors import DataError, NotFoundError
 from schemas.stage import EdgesRef
 from tasks.store.location import Location, digest_of
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 COLUMNS, WEIGHT = ("source", "target"), "weight"
 
@@ -63,7 +60,7 @@ def read_edges(ref: EdgesRef) -> Lines:
         raise DataError(f"{ref.url} changed since the run was planned; plan the run again")
     try:
         table = _reader(ref.url)(data)
-    except (ValueError, KeyError, OSError, zipfile.BadZipFile) as error:  # what the formats' libraries raise
+    except (ValueError, EOFError, OSError, zipfile.BadZipFile) as error:  # what the formats' libraries raise
         raise DataError(f"{ref.url} cannot be read as edges: {type(error).__name__}: {error}") from error
     missing = [name for name in COLUMNS if name not in table]
     if missing:
@@ -112,24 +109,22 @@ def _tsv(data: bytes) -> dict[str, np.ndarray]:
 
 
 def _separated(data: bytes, mark: str) -> dict[str, np.ndarray]:
-    """Ids as they are written: `007` stays, and `NA` is a name."""
+    """Ids as they are written: `007` stays, and `NA` is a name. Lines longer than the first are refused."""
     import pandas as pd
 
     if not data.strip():
         return {}
-    text = dict.fromkeys(COLUMNS, str)
-    return _columns(pd.read_csv(io.BytesIO(data), sep=mark, dtype=text, keep_default_na=False))
+    text = io.BytesIO(data)
+    table = pd.read_csv(text, sep=mark, header=None, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+    return {str(table[n].iloc[0]): table[n].iloc[1:].to_numpy() for n in table.columns}
 
 
 def _parquet(data: bytes) -> dict[str, np.ndarray]:
     import pyarrow.parquet as pq
 
     names = [name for name in pq.read_schema(io.BytesIO(data)).names if name in (*COLUMNS, WEIGHT)]
-    return _columns(pq.read_table(io.BytesIO(data), columns=names).to_pandas())
-
-
-def _columns(table: "pd.DataFrame") -> dict[str, np.ndarray]:
-    return {str(name): table[name].to_numpy() for name in table.columns}
+    table = pq.read_table(io.BytesIO(data), columns=names).to_pandas()
+    return {name: table[name].to_numpy() for name in names}
 
 
 def _npz(data: bytes) -> dict[str, np.ndarray]:

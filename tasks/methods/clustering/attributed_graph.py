@@ -261,8 +261,7 @@ def _rows(block: Block, config: Config) -> _Rows:
 
 def _spread(graph: _Graph, rows: _Rows, config: Config, hops: int) -> Spread:
     p = attributed_graphs.propagation(graph.weights)
-    n, d = rows.f.shape
-    whole = hops == 0 or attributed_graphs.explicit_is_cheaper(n, d, p.nnz, hops, config.most)
+    whole = hops == 0 or attributed_graphs.explicit_is_cheaper(rows.f.shape[1], config.most)
     return attributed_graphs.spread(p, rows.f, config.power, hops, whole)
 
 
