@@ -48,6 +48,14 @@ def test_edges_in_the_order_of_clusters_and_agreement_of_parts() -> None:
     assert "Agreement of clusterings of parts" in shown.caption
 
 
+def test_eigenvalues_that_fall_are_told_as_such() -> None:
+    rising, falling = parts(), parts()
+    falling = falling._replace(arrays={"between": BETWEEN, "eigenvalue": np.linspace(1, 0, 7)})
+    (one,), (other,) = cluster_illustrations([rising]), cluster_illustrations([falling])
+    assert "Smallest eigenvalues of the graph's Laplacian" in one.caption
+    assert "Leading eigenvalues of what the objective splits: a fall after" in other.caption
+
+
 def test_spectra_of_clusters_leave_out_zeros() -> None:
     (made,) = cluster_illustrations([subspaces()])
     assert [len(line.get_xdata()) for line in made.figure.axes[1].lines] == [3, 2, 0]

@@ -1,6 +1,7 @@
 """A file of edges -> the graph of a stage's samples: ids become indices, of the captures laid end to end. Asked by the plan, and again
 of the captures as they are opened."""
 
+import bisect
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
@@ -15,6 +16,10 @@ from tasks.store.edges import Lines, read_edges
 from tasks.store.sample_table import SampleTable
 
 Ids = Literal["key", "row"]
+DIGITS = 18
+"""Of a row's number, at most."""
+MOST_KEYS = 10_000
+"""Keys that are all looked through for the nearest one; of more, those beside it in alphabetical order."""
 SHOWN = 3
 """Ids that a message has."""
 
@@ -37,10 +42,13 @@ def sample_edges(ref: EdgesRef, captures: Sequence[Samples]) -> Edges:
         DataError: if the file cannot be read, changed, or joins nothing.
         UnknownNameError: for ids that no sample has.
     """
+    import pandas as pd
+
     for capture in captures:
         _refuse_several_rows(capture)
     lines = read_edges(ref)
-    ids, place = np.unique(np.concatenate([lines.source, lines.target]), return_inverse=True)
+    place, names = pd.factorize(np.concatenate([lines.source, lines.target]), use_na_sentinel=False)
+    ids = np.array([str(name) for name in names], dtype=object)
     kind, found = _numbered(ref.url, ids, captures)
     source, target = found[place].reshape(2, -1)
     made = undirected(source, target, lines.weight)
@@ -84,8 +92,8 @@ def _numbered(url: str, ids: np.ndarray, captures: Sequence[Samples]) -> tuple[I
     unknown = ids[found < 0].tolist()
     raise UnknownNameError(
         f"{len(unknown)} of {len(ids)} ids in {url} are keys of no sample of {' + '.join(c.label for c in captures)}: "
-        f"{_named(unknown)}; nearest to the first: {nearest(unknown[0], keys)}; name samples by their keys, or all by rows of the data "
-        "(from 0), and leave out edges of samples that are not captured"
+        f"{_named(unknown)}; nearest to the first: {nearest(unknown[0], _around(unknown[0], keys.tolist()))}; name samples by their "
+        "keys, or all by rows of the data (from 0), and leave out edges of samples that are not captured"
     )
 
 
@@ -93,24 +101,35 @@ def _of_rows(url: str, ids: np.ndarray, captures: Sequence[Samples]) -> np.ndarr
     """Samples by their row in the data, of which a subset may have been drawn."""
     if len(captures) > 1:
         raise UnknownNameError(
-            f"{url} names samples by numbers, such as {str(ids[0])!r}, none of which is a key, and {len(captures)} captures are read: rows "
+            f"{url} names samples by numbers, such as {ids[0]!r}, none of which is a key, and {len(captures)} captures are read: rows "
             f"of the data could be of each; name samples by their keys, such as {captures[0].table.keys[0]!r}"
         )
     table = captures[0].table
     rows = np.arange(len(table.keys)) if table.source_index is None else table.source_index
     order = np.argsort(rows, kind="stable")
-    wanted = np.array([int(name) for name in ids.tolist()], dtype=object)
-    large = max(wanted.tolist()) > int(rows.max())
-    asked = np.array([min(number, int(rows.max()) + 1) for number in wanted.tolist()], dtype=np.int64)
+    beyond = int(rows.max()) + 1
+    asked = np.array([int(name) if len(name) <= DIGITS else beyond for name in ids.tolist()], dtype=np.int64)
     place = np.minimum(np.searchsorted(rows[order], asked), len(rows) - 1)
     unknown = ids[rows[order][place] != asked].tolist()
     if unknown:
-        cure = "count from 0" if large else "leave out edges of samples that were not drawn from the data"
+        cure = (
+            "count from 0"
+            if asked.max() >= beyond
+            else "leave out edges of samples that were not drawn from the data"
+        )
         raise UnknownNameError(
             f"{len(unknown)} of {len(ids)} ids in {url} are neither keys nor rows of the data at {captures[0].label}: {_named(unknown)}; "
             f"its {len(rows)} samples are rows {rows.min()} to {rows.max()} and have keys such as {table.keys[0]!r}; {cure}, or use keys"
         )
     return np.asarray(order[place], dtype=np.int64)
+
+
+def _around(name: str, keys: list[str]) -> list[str]:
+    if len(keys) <= MOST_KEYS:
+        return keys
+    ordered = sorted(keys)
+    at = bisect.bisect(ordered, name)
+    return ordered[max(0, at - MOST_KEYS // 2) : at + MOST_KEYS // 2]
 
 
 def _is_number(name: str) -> bool:

@@ -22,9 +22,9 @@ class Lines(NamedTuple):
     """A file's edges as they are written, not changed by who reads them."""
 
     source: np.ndarray
-    """str [line]"""
+    """[line]: names, as text or as numbers."""
     target: np.ndarray
-    """str [line]"""
+    """[line]: likewise."""
     weight: np.ndarray
     """float64 [line], not negative; 1 where the file has none."""
 
@@ -72,8 +72,7 @@ def read_edges(ref: EdgesRef) -> Lines:
         raise DataError(
             f"{ref.url} holds no edges; expected at least one line below the names of its columns"
         )
-    source, target = (table[name].astype(str) for name in COLUMNS)
-    return Lines(source, target, _weights(ref.url, table))
+    return Lines(table["source"], table["target"], _weights(ref.url, table))
 
 
 def _weights(url: str, table: dict[str, np.ndarray]) -> np.ndarray:
