@@ -50,7 +50,7 @@ def test_a_number_that_is_too_long_is_unknown(root: Location) -> None:
 
 
 def test_rows_that_were_not_drawn_are_unknown(root: Location) -> None:
-    with pytest.raises(UnknownNameError, match=r"'3', '4', '5' and 1 more; .* rows 2 to 9 .* were not drawn"):
+    with pytest.raises(UnknownNameError, match=r"'4', '6', '3' and 1 more; .* rows 2 to 9 .* were not drawn"):
         ends(root, [(2, 3), (4, 5), (6, 9)], samples(["a", "b"], [2, 9]))
 
 

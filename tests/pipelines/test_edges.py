@@ -90,7 +90,7 @@ def test_a_stage_without_a_graph_is_written_as_before() -> None:
         (
             [(0, 1), (0, 60), (61, 62)],
             UnknownNameError,
-            "3 of 5 ids in .* are keys of no sample .*'60', '61', '62'; nearest",
+            "3 of 5 ids in .* are keys of no sample .*'61', '60', '62'; nearest",
         ),
         ([("a", 1)], UnknownNameError, "1 of 2 ids"),
         ([], DataError, "holds no edges"),
