@@ -35,6 +35,7 @@ from tasks.methods.contract import (
 )
 from tasks.store.artifacts import artifact_arrays, read_artifact
 from tasks.store.location import Location
+from tasks.store.sample_table import read_samples
 
 MOST_SERIES_BYTES = 1 << 32
 """Of the arrays of all members of a series, which lie in memory together."""
@@ -282,7 +283,9 @@ def _parameters(job: StageJob, source: Source) -> dict[str, tuple[int, ...]]:
 def _graphs(job: StageJob, source: Source) -> dict[str, Edges]:
     """The files of edges, over the samples of the first port of rows."""
     captures = [
-        Samples(part.samples, part.space.name, part.ref.label) for part in source.parts if job.stage.graphs
+        Samples(read_samples(part.root, part.ref.capture), part.space.name, part.ref.label)
+        for part in source.parts
+        if job.stage.graphs
     ]
     return {name: sample_edges(ref, captures) for name, ref in job.stage.graphs.items()}
 

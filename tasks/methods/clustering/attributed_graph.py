@@ -13,7 +13,7 @@ Rows with negative entries have negative products: they get one more feature, a 
 Arrays: `cluster` and `row` (sampled) are the cluster and the row (over all captures laid end to end) of each row; `size` (cluster_number)
 the clusters' rows, largest first; `eigenvalue` (order) squares of the singular values, the first that of all rows together, or the
 eigenvalues of the modularity matrix, descending; `between` (cluster_number, other_cluster) the weight of edges from a cluster into
-another, over all of its own; `alone` (sampled) the clusters of the rows alone, numbered by themselves.
+another, over all of its own; `ordered` (bin, other_bin) the mean weight of pairs of rows, in the order of clusters; `alone` (sampled) the clusters of the rows alone, numbered by themselves.
 """
 
 from typing import Literal, NamedTuple
@@ -27,6 +27,7 @@ from schemas.base import Frozen
 from schemas.errors import MethodError
 from tasks.methods.classes import class_label
 from tasks.methods.contract import Array, Arrays, Block, Edges, GraphPort, Inputs, RowsPort
+from tasks.methods.graph_clusters import BINS
 from tasks.numerics import attributed_graphs, graphs
 from tasks.numerics.agreement import agreement, counted
 from tasks.numerics.attributed_graphs import Directions, Rounded, Spread
@@ -41,6 +42,7 @@ ARRAYS = {
     "size": ("cluster_number",),
     "eigenvalue": ("order",),
     "between": ("cluster_number", "other_cluster"),
+    "ordered": ("bin", "other_bin"),
     "alone": ("sampled",),
 }
 REFERENCE = (
@@ -315,6 +317,7 @@ def _arrays(block: Block, graph: _Graph, made: Rounded, alone: Rounded, found: D
         "size": np.bincount(made.cluster, minlength=k).astype(np.int64),
         "eigenvalue": found.values,
         "between": graphs.between(graph.weights, made.cluster, k),
+        "ordered": graphs.ordered(graph.weights, made.cluster, BINS),
         "alone": alone.cluster,
     }
     return {name: Array(torch.from_numpy(array), ARRAYS[name]) for name, array in values.items()}
