@@ -28,14 +28,15 @@ def found(folder: Path | None, names: list[str] | None = None) -> Iterator[tuple
     for name, load in SETS.items():
         if names and name not in names:
             continue
+        place, needs = FOLDERS.get(name, name), NEEDS.get(name)
         if name == "digits":
             yield name, load(Path())
-        elif folder is None or not (folder / name).is_dir():
-            print(f"{name}: not below {folder}, left out", flush=True)
-        elif name == "usps" and importlib.util.find_spec("h5py") is None:
-            print(f"{name}: its file needs h5py, left out", flush=True)
+        elif folder is None or not (folder / place).is_dir():
+            print(f"{name}: {place} is not below {folder}, left out", flush=True)
+        elif needs and importlib.util.find_spec(needs) is None:
+            print(f"{name}: needs {needs}, left out", flush=True)
         else:
-            yield name, load(folder / name)
+            yield name, load(folder / place)
 
 
 def digits(folder: Path) -> Rows:
@@ -91,6 +92,23 @@ def mnist(folder: Path) -> Rows:
         return rows(x, np.frombuffer(file.read()[8:], dtype=np.uint8))
 
 
+def mnist_scatter(folder: Path) -> Rows:
+    """10,000 x 500: scattering coefficients of those digits (three scales, eight angles), along leading directions, not centred."""
+    import scipy.special
+
+    if not hasattr(scipy.special, "sph_harm"):
+        scipy.special.sph_harm = None  # kymatio imports it for volumes, which are not used here
+    from kymatio.numpy import Scattering2D  # type: ignore[import-not-found, import-untyped, unused-ignore]
+
+    pixels, kind = mnist(folder)
+    images = np.pad(pixels.reshape(-1, 28, 28) / 255, ((0, 0), (2, 2), (2, 2)))
+    transform = Scattering2D(J=3, shape=(32, 32))
+    parts = [transform(some.astype(np.float32)) for some in np.array_split(images, 50)]
+    x = np.concatenate(parts).reshape(len(images), -1).astype(np.float64)
+    _, directions = np.linalg.eigh(x.T @ x)
+    return rows(x @ directions[:, ::-1][:, :500], kind)
+
+
 def rows(x: np.ndarray, kind: np.ndarray) -> Rows:
     """Float32 rows, and classes counted from 0."""
     return Rows(np.ascontiguousarray(x, dtype=np.float32), np.unique(np.ravel(kind), return_inverse=True)[1])
@@ -105,4 +123,9 @@ SETS: dict[str, Callable[[Path], Rows]] = {
     "usps": usps,
     "mvtec_resnet18": mvtec_resnet18,
     "mnist": mnist,
+    "mnist_scatter": mnist_scatter,
 }
+FOLDERS = {"mnist_scatter": "mnist"}
+"""Where a set's folder has another name."""
+NEEDS = {"usps": "h5py", "mnist_scatter": "kymatio"}
+"""Packages that reading a set takes."""

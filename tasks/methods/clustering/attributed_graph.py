@@ -13,7 +13,8 @@ Rows with negative entries have negative products: they get one more feature, a 
 Arrays: `cluster` and `row` (sampled) are the cluster and the row (over all captures laid end to end) of each row; `size` (cluster_number)
 the clusters' rows, largest first; `eigenvalue` (order) squares of the singular values, the first that of all rows together, or the
 eigenvalues of the modularity matrix, descending; `between` (cluster_number, other_cluster) the weight of edges from a cluster into
-another, over all of its own; `ordered` (bin, other_bin) the mean weight of pairs of rows, in the order of clusters; `alone` (sampled) the clusters of the rows alone, numbered by themselves.
+another, over all of its own; `ordered` (bin, other_bin) the mean weight of pairs of rows, in the order of clusters; `alone` (sampled) the
+clusters of the rows alone, numbered by themselves.
 """
 
 from typing import Literal, NamedTuple
