@@ -53,6 +53,7 @@ SHORT: dict[str, dict[str, Any]] = {
     "clustering.partition": {"starts": 3},
     "clustering.stability": {"starts": 2, "parts": 3, "max_clusters": 4},
     "clustering.multilayer": {"starts": 3},
+    "clustering.layerwise": {"starts": 3},
     "clustering.elastic_net": {"columns": 20, "entries": 20},
     "spectrum.dead_features": {"features": 64, "active": 4},
     "geometry.alignment": {"groups": 4, "iterations": 5},

@@ -33,6 +33,7 @@ READS = {
             "clustering.attributed_graph",
             "clustering.leiden",
             "clustering.multilayer",
+            "clustering.layerwise",
             "clustering.spectral",
             "clustering.sine_medoids",
         ),

@@ -27,9 +27,10 @@ from pydantic import Field
 
 from schemas.base import Frozen
 from schemas.errors import MethodError
-from tasks.methods import graph_clusters, self_expression
+from tasks.methods import graph_clusters, layer_series, self_expression
 from tasks.methods.contract import Array, Arrays, ArtifactPort, Block, Inputs, RowsPort
 from tasks.methods.graph_clusters import NumberOptions
+from tasks.methods.layer_series import rand
 from tasks.numerics import graphs
 from tasks.numerics.affinity import Embedding
 from tasks.numerics.agreement import Agreement, agreement, counted
@@ -57,8 +58,6 @@ REFERENCE = (
     "IEEE TSP 62 (2014) 905, eq. 8"
 )
 SEEDS = (218,)
-APART = 0.1
-"""Adjusted Rand index below which a layer has little to do with the fused clusters."""
 
 
 class Config(NumberOptions):
@@ -128,7 +127,7 @@ class _Found(NamedTuple):
     @property
     def rand(self) -> tuple[float, ...]:
         """Of the mean graph's and the layers' clusters with the fused ones."""
-        return tuple(_rand(own, self.clusters[0], self.k) for own in self.clusters[1:])
+        return tuple(rand(own, self.clusters[0], self.k) for own in self.clusters[1:])
 
     @property
     def shared(self) -> int:
@@ -146,14 +145,7 @@ def check(inputs: Inputs, config: Config) -> None:
     """
     graph_clusters.check_label(inputs, config)
     graph_clusters.refuse_few(inputs.n_rows, config)
-    for member in inputs.series["graphs"]:
-        n = len(member.along_rows("index"))
-        if n != inputs.n_rows:
-            raise MethodError(
-                f"the graph of {member.label} is of {n} rows, port 'x' has {inputs.n_rows}; connect graphs of the rows that 'x' reads, "
-                "such as sites of one row space"
-            )
-        _refuse_order(member.captures, inputs)
+    layer_series.check_members(inputs, "graphs", "index")
 
 
 def max_rows(config: Config) -> int:
@@ -194,14 +186,6 @@ def solve(block: Block, inputs: Inputs, config: Config) -> tuple[Result, Arrays]
         caveats=tuple(_caveats(found, inputs)),
     )
     return result, _arrays(found, block)
-
-
-def _refuse_order(captures: tuple[str, ...], inputs: Inputs) -> None:
-    read = inputs.captures.get("x", captures)
-    if captures != read and sorted(captures) == sorted(read):
-        raise MethodError(
-            f"a graph was made over the captures {' + '.join(captures)}, port 'x' reads {' + '.join(read)}; expected one order"
-        )
 
 
 def _layers(block: Block, inputs: Inputs, config: Config) -> list[Layer]:
@@ -255,14 +239,9 @@ def _arrays(found: _Found, block: Block) -> Arrays:
         "size": np.bincount(found.clusters[0], minlength=k).astype(np.int64),
         "eigenvalue": found.fused.values,
         "layer_cluster": np.stack(own),
-        "between_layers": np.array([[_rand(a, b, k) for b in own] for a in own]),
+        "between_layers": np.array([[rand(a, b, k) for b in own] for a in own]),
     }
     return {name: Array(torch.from_numpy(values[name]), dims) for name, dims in ARRAYS.items()}
-
-
-def _rand(a: np.ndarray, b: np.ndarray, k: int) -> float:
-    found = agreement(counted(a, b, k, k))
-    return 0.0 if found is None else found.adjusted_rand
 
 
 def _gap(values: np.ndarray, k: int) -> float:
@@ -275,17 +254,8 @@ def _alone(graph: graphs.Matrix) -> int:
 
 
 def _caveats(found: _Found, inputs: Inputs) -> list[str]:
-    notes, gaps, k = [], np.diff(found.mean.values), found.k
-    members = inputs.series["graphs"]
-    for member, rand in zip(members, found.rand[1:], strict=True):
-        if rand < APART:
-            notes.append(
-                f"{member.label} has clusters of its own (adjusted Rand index {rand:.2f} with the fused ones): leave it out and compare"
-            )
-    if len({member.captures for member in members} | set(inputs.captures.values())) > 1:
-        notes.append(
-            "layers are of several captures: rows are matched by their place, which nothing has checked"
-        )
+    notes = layer_series.member_caveats(inputs, "graphs", found.rand[1:])
+    gaps, k = np.diff(found.mean.values), found.k
     if found.shared < k:
         notes.append(
             f"all layers share {found.shared} of the {k} directions: clusters beyond these are those of some layers, be they right or wrong"
