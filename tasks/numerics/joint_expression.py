@@ -24,7 +24,8 @@ from torch import Tensor
 SWEEP = 10
 """Steps between two looks at what they brought; the tangents of stage 2 are renewed there."""
 TOLERANCE = 0.1
-"""A stage ends where a sweep lowers its sum by at most this share of it: about 1% a step."""
+"""A stage ends where a sweep changes C by at most this share of its length: about 1% a step. The loss is no measure: where rows can
+express each other without any, it falls by some share for ever."""
 MOST_SWEEPS = 100
 """Of a stage, at most."""
 MATRICES = 8
@@ -124,6 +125,14 @@ def leading(c: Square, entries: int) -> tuple[Int64[Tensor, "row entry"], Float6
     return index, c.gather(1, index)
 
 
+def change(old: Square, new: Square) -> float:
+    """Length of the difference over that of the new one; 0 where both are 0."""
+    length, difference = float(new.norm()), float((new - old).norm())
+    if length > 0:
+        return difference / length
+    return float("inf") if difference else 0.0
+
+
 def balance(z: Float64[Tensor, "row feature"], c: Square, apart: Square) -> float:
     """The weight with which the norm is as large as the loss; 0 where the norm is."""
     norm = structured_norm(c, apart)
@@ -135,9 +144,9 @@ def _swept(z: Tensor, c: Tensor, apart: Tensor | None, weight: float, tolerance:
     sums = [loss(z, c) + (0.0 if apart is None else weight * structured_norm(c, apart))]
     for _ in range(most if largest > 0 else 0):
         penalty = None if apart is None else _tangent(c, apart, weight)
-        c = _sweep(z, c, penalty, largest)
+        old, c = c, _sweep(z, c, penalty, largest)
         sums.append(loss(z, c) + (0.0 if apart is None else weight * structured_norm(c, apart)))
-        if sums[-2] - sums[-1] <= tolerance * sums[-2]:
+        if change(old, c) <= tolerance:
             return Stage(c, tuple(sums), True)
     return Stage(c, tuple(sums), largest == 0)
 

@@ -147,8 +147,17 @@ def test_a_stage_that_has_not_settled_says_so() -> None:
     assert not joint.express(z, tolerance=0.0, most=2).settled
     found = joint.express(z)
     assert found.settled
-    last = [1 - b / a for a, b in pairwise(found.sums)]
-    assert last[-1] <= joint.TOLERANCE < min(last[:-1], default=1)
+    sweeps = len(found.sums) - 1
+    cut = [joint.express(z, tolerance=-1, most=n).c for n in (sweeps - 2, sweeps - 1, sweeps)]
+    torch.testing.assert_close(cut[2], found.c)
+    assert joint.change(cut[1], cut[2]) <= joint.TOLERANCE < joint.change(cut[0], cut[1])
+
+
+def test_the_change_of_nothing_is_none() -> None:
+    nothing, some = torch.zeros(2, 2, dtype=torch.float64), torch.ones(2, 2, dtype=torch.float64)
+    assert joint.change(nothing, nothing) == 0
+    assert joint.change(some, nothing) == float("inf")
+    assert joint.change(some, 2 * some) == 0.5
 
 
 def test_leading_entries_are_those_of_largest_size() -> None:

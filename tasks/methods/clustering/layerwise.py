@@ -111,7 +111,7 @@ class Result(Frozen):
     steps: int
     """Before fine-tuning."""
     stopped: str
-    """`settled`: a sweep of steps lowered the loss by no more than the tolerance; `sweeps`: after the most sweeps."""
+    """`settled`: a sweep of steps changed the coefficients by no more than the tolerance; `sweeps`: after the most sweeps."""
     weight: float
     """Of the norm: that with which it began as large as the loss."""
     tuning_steps: int
@@ -260,14 +260,10 @@ def _split(z: Tensor, clusters: int | None, config: Config) -> _Split:
         following = _partition(after, number[0], config)
         if rand(following.cluster, made.cluster, number[0]) == 1:
             stopped = "labels"
-        elif _change(c, tuned[-1].c) <= joint_expression.TOLERANCE:
+        elif joint_expression.change(c, tuned[-1].c) <= joint_expression.TOLERANCE:
             stopped = "coefficients"
         c, made = tuned[-1].c, following
     return _Split(first, before, number, expressed, tuned, weight or 0.0, stopped, after, made)
-
-
-def _change(old: Tensor, new: Tensor) -> float:
-    return float((new - old).norm() / old.norm().clamp(min=torch.finfo(old.dtype).tiny))
 
 
 def _graph(c: Tensor, config: Config) -> _Graph:
@@ -370,7 +366,9 @@ def _caveats(found: _Split, rands: tuple[float, ...], inputs: Inputs) -> list[st
     notes = layer_series.member_caveats(inputs, "layers", rands[2:])
     gaps, k = np.diff(found.before.embedding.values), found.number[0]
     if not found.first.settled:
-        notes.append("the loss had not settled after the most sweeps: coefficients are those of that moment")
+        notes.append(
+            "the coefficients had not settled after the most sweeps of steps: they are those of that moment"
+        )
     if found.stopped == "rounds":
         notes.append("clusters still changed with the last round of fine-tuning: look at `expressed_rand`")
     if found.after.alone:
