@@ -6,6 +6,7 @@ A set is looked for as `<folder>/<name>/<file>`; one that is not there is left o
 import gzip
 import importlib.util
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -84,6 +85,12 @@ def mvtec_resnet18(folder: Path) -> Rows:
     return rows(np.concatenate(parts), np.repeat(np.arange(len(parts)), [len(part) for part in parts]))
 
 
+def motion(folder: Path, name: str) -> Rows:
+    """Points of a film, each with its places in all frames: 77 x 60 of an arm, 297 x 62 of cars."""
+    made = scipy.io.loadmat(folder / f"{name}.mat")
+    return rows(made["x"][:2].transpose(1, 2, 0).reshape(made["x"].shape[1], -1), made["s"])
+
+
 def mnist(folder: Path) -> Rows:
     """10,000 x 784: the pixels of handwritten digits, those of the test."""
     with gzip.open(folder / "t10k-images-idx3-ubyte.gz") as file:
@@ -122,10 +129,12 @@ SETS: dict[str, Callable[[Path], Rows]] = {
     "extended_yaleb": extended_yaleb,
     "usps": usps,
     "mvtec_resnet18": mvtec_resnet18,
+    "arm": partial(motion, name="arm"),
+    "cars10": partial(motion, name="cars10"),
     "mnist": mnist,
     "mnist_scatter": mnist_scatter,
 }
-FOLDERS = {"mnist_scatter": "mnist"}
+FOLDERS = {"mnist_scatter": "mnist", "arm": "hopkins_sample", "cars10": "hopkins_sample"}
 """Where a set's folder has another name."""
 NEEDS = {"usps": "h5py", "mnist_scatter": "kymatio"}
 """Packages that reading a set takes."""

@@ -202,14 +202,14 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Location:
     return Location(str(tmp_path_factory.mktemp("layers")))
 
 
-def through(root: Location, captures: list[list[Any]], x: list[Any]) -> Any:
+def through(root: Location, captures: list[list[Any]], x: list[Any], components: int | None = None) -> Any:
     """Coordinates over the captures' sites, joined by an engine; each list is a layer's captures, all read as one."""
     stages, members = [], []
     for refs in captures:
-        stages.append(stage_of("spectrum.pca", {"x": refs}))
+        stages.append(stage_of("spectrum.pca", {"x": refs}, components=components))
         stages.append(stage_of("spectrum.project", {"x": refs}, {"basis": stages[-1].id}))
         members.append(stages[-1])
-    options = {"clusters": 3, "starts": 10, "label": "kind"}
+    options: dict[str, Any] = {"clusters": 3, "starts": 10, "label": "kind"}
     last = stage_of("clustering.layerwise", {"x": x}, series={"layers": members}, **options)
     run_stages(root, [*stages, last], serial)
     return last.id
@@ -245,3 +245,14 @@ def test_an_engine_over_two_captures_with_a_failed_sample(root: Location) -> Non
         through(root, refs, refs[0][::-1])
     with pytest.raises(MethodError, match=r"is of 180 rows, port 'x' has 90"):
         through(root, refs, refs[0][:1])
+
+
+def test_coordinates_that_leave_much_out_are_told(root: Location) -> None:
+    layers, of = planted(1)
+    sites = {f"layer{k}": rows for k, rows in enumerate(layers)}
+    spec = make_capture(root, sites, None, {"kind": [f"kind {k}" for k in of]}, name="cut")
+    refs = [[rows_ref(spec, site)] for site in sites]
+    caveats = read_artifact(root, through(root, refs, refs[0], 2)).result["caveats"]
+    assert sum("coordinates hold 0." in note for note in caveats) == 3
+    caveats = read_artifact(root, through(root, refs, refs[0])).result["caveats"]
+    assert not any("coordinates hold" in note for note in caveats)

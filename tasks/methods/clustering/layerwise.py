@@ -1,14 +1,15 @@
 """One clustering of rows from how they express each other in several layers at once, without labels, without anything to tune, and with a
 stop of its own.
 
-Connect coordinates of the same rows at several sites (`spectrum.project` in all components of `spectrum.pca`, which keeps the inner
-products of centred rows; with its `center` off, those of the rows as they are), and at `x` one site, which names the rows and their
-labels. Layers may differ in width; each is divided so that its rows have the mean squared length 1. One matrix of coefficients, rows by
-rows, expresses the rows of all layers; its largest entries make a graph, whose spectral clustering gives the rows of Q; the coefficients
-are fine-tuned with the subspace-structured norm of Q, and Q is made anew, until no label changes or the coefficients change little
-(`tasks.numerics.joint_expression`). Stages follow each other, and the norm starts as large as the loss: no weights. The tolerance is a
-constant. Beside the clusters stand those before fine-tuning, each layer's own by the same procedure, and those of the layers side by
-side by `clustering.lsr`'s closed form. No label is read but to compare. `clustering.bases` of the clusters, then `assign`, label new rows.
+Connect coordinates of the same rows at several sites (`spectrum.project` in the components of `spectrum.pca`: with as many as features
+they have the inner products of centred rows, with its `center` off those of the rows as they are; unless asked it keeps 64), and at `x`
+one site, which names the rows and their labels. Layers may differ in width; each is divided so that its rows have the mean squared length
+1. One matrix of coefficients, rows by rows, expresses the rows of all layers; its largest entries make a graph, whose spectral clustering
+gives the rows of Q; the coefficients are fine-tuned with the subspace-structured norm of Q, and Q is made anew, until no label changes or
+the coefficients change little (`tasks.numerics.joint_expression`). Stages follow each other, and the norm starts as large as the loss: no
+weights. The tolerance is a constant. Beside the clusters stand those before fine-tuning, each layer's own by the same procedure, and
+those of the layers side by side by `clustering.lsr`'s closed form. No label is read but to compare. `clustering.bases` of the clusters,
+then `assign`, label new rows.
 
 Of the source it runs the loss over layers with one matrix, the structured norm, the sequence of stages, the stop by relative error and
 the fixed number of leading coefficients. It does not train an encoder: the network is given and stays as it is, so neither the source's
@@ -71,6 +72,8 @@ REFERENCE = (
 SEEDS = (33,)
 RIDGE = 0.1
 """Of the layers side by side: what `clustering.lsr` has unless asked."""
+HELD = 0.95
+"""Share of a layer's squared lengths below which its coordinates leave much out."""
 MOST_ROUNDS = 10
 """Times that Q is made."""
 
@@ -365,6 +368,12 @@ def _arrays(found: _Split, own: list[np.ndarray], block: Block) -> Arrays:
 def _caveats(found: _Split, rands: tuple[float, ...], inputs: Inputs) -> list[str]:
     notes = layer_series.member_caveats(inputs, "layers", rands[2:])
     gaps, k = np.diff(found.before.embedding.values), found.number[0]
+    for member in inputs.series["layers"]:
+        if (member.result.get("explained") or 1.0) < HELD:
+            notes.append(
+                f"{member.label}: coordinates hold {member.result['explained']:.2f} of the squared distances from the mean; raise "
+                "`components` of `spectrum.pca`"
+            )
     if not found.first.settled:
         notes.append(
             "the coefficients had not settled after the most sweeps of steps: they are those of that moment"
