@@ -55,7 +55,8 @@ def unit_scaled(layer: Float[Tensor, "row feature"]) -> Float64[Tensor, "row fea
     """Divided so that the mean squared length of rows is 1; a layer of zeros stays."""
     rows = layer.double()
     length = float(rows.square().sum(1).mean().sqrt())
-    return rows / length if length > 0 else rows
+    scaled: Tensor = rows / (length or 1.0)
+    return scaled
 
 
 def joined(layers: Sequence[Float[Tensor, "row _"]]) -> Float64[Tensor, "row feature"]:

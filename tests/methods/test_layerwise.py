@@ -23,14 +23,18 @@ from tests.methods.expressed import block_of
 
 
 def joined(
-    layers: list[np.ndarray], of: np.ndarray | None = None, rows: int | None = None, **options: Any
+    layers: list[np.ndarray],
+    of: np.ndarray | None = None,
+    rows: int | None = None,
+    explained: float = 1.0,
+    **options: Any,
 ) -> Answer:
-    """The clusters of several layers; `rows`: of the port of rows, where it has others."""
+    """The clusters of several layers; `rows`: of the port of rows, where it has others; `explained`: what coordinates hold of a layer."""
     module, n = load_method("clustering.layerwise"), rows or len(layers[0])
     names = {} if of is None else {"kind": tuple(map(str, range(int(np.max(of)) + 1)))}
     config = module.Config(label=None if of is None else "kind", **({"starts": 10} | options))
     members = tuple(
-        Member(f"layer{k}", ("capture",), {"coordinates": torch.from_numpy(x)}, {})
+        Member(f"layer{k}", ("capture",), {"coordinates": torch.from_numpy(x)}, {"explained": explained})
         for k, x in enumerate(layers)
     )
     inputs = Inputs(
@@ -175,6 +179,13 @@ def test_a_constant_layer_says_nothing_and_does_no_harm() -> None:
     assert any(note.startswith("capture layer3 has clusters of its own") for note in result.caveats)
 
 
+def test_coordinates_that_leave_much_out_are_told() -> None:
+    layers, _ = planted(1)
+    caveats = joined(layers, clusters=3, explained=0.9).result.caveats
+    assert sum("coordinates hold 0.90 of" in note for note in caveats) == 3
+    assert not any("coordinates hold" in note for note in joined(layers, clusters=3).result.caveats)
+
+
 def test_refusals() -> None:
     layers, _ = planted(0)
     with pytest.raises(MethodError, match=r"capture layer1 is of 100 rows, port 'x' has 180"):
@@ -202,11 +213,11 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Location:
     return Location(str(tmp_path_factory.mktemp("layers")))
 
 
-def through(root: Location, captures: list[list[Any]], x: list[Any], components: int | None = None) -> Any:
+def through(root: Location, captures: list[list[Any]], x: list[Any]) -> Any:
     """Coordinates over the captures' sites, joined by an engine; each list is a layer's captures, all read as one."""
     stages, members = [], []
     for refs in captures:
-        stages.append(stage_of("spectrum.pca", {"x": refs}, components=components))
+        stages.append(stage_of("spectrum.pca", {"x": refs}))
         stages.append(stage_of("spectrum.project", {"x": refs}, {"basis": stages[-1].id}))
         members.append(stages[-1])
     options: dict[str, Any] = {"clusters": 3, "starts": 10, "label": "kind"}
@@ -245,14 +256,3 @@ def test_an_engine_over_two_captures_with_a_failed_sample(root: Location) -> Non
         through(root, refs, refs[0][::-1])
     with pytest.raises(MethodError, match=r"is of 180 rows, port 'x' has 90"):
         through(root, refs, refs[0][:1])
-
-
-def test_coordinates_that_leave_much_out_are_told(root: Location) -> None:
-    layers, of = planted(1)
-    sites = {f"layer{k}": rows for k, rows in enumerate(layers)}
-    spec = make_capture(root, sites, None, {"kind": [f"kind {k}" for k in of]}, name="cut")
-    refs = [[rows_ref(spec, site)] for site in sites]
-    caveats = read_artifact(root, through(root, refs, refs[0], 2)).result["caveats"]
-    assert sum("coordinates hold 0." in note for note in caveats) == 3
-    caveats = read_artifact(root, through(root, refs, refs[0])).result["caveats"]
-    assert not any("coordinates hold" in note for note in caveats)

@@ -8,7 +8,7 @@ one site, which names the rows and their labels. Layers may differ in width; eac
 gives the rows of Q; the coefficients are fine-tuned with the subspace-structured norm of Q, and Q is made anew, until no label changes or
 the coefficients change little (`tasks.numerics.joint_expression`). Stages follow each other, and the norm starts as large as the loss: no
 weights. The tolerance is a constant. Beside the clusters stand those before fine-tuning, each layer's own by the same procedure, and
-those of the layers side by side by `clustering.lsr`'s closed form. No label is read but to compare. `clustering.bases` of the clusters,
+those of the layers side by side by least squares with a ridge. No label is read but to compare. `clustering.bases` of the clusters,
 then `assign`, label new rows.
 
 Of the source it runs the loss over layers with one matrix, the structured norm, the sequence of stages, the stop by relative error and
@@ -71,7 +71,7 @@ REFERENCE = (
 )
 SEEDS = (33,)
 RIDGE = 0.1
-"""Of the layers side by side: what `clustering.lsr` has unless asked."""
+"""Of the layers side by side, whose rows have the mean squared length 1."""
 HELD = 0.95
 """Share of a layer's squared lengths below which its coordinates leave much out."""
 MOST_ROUNDS = 10
