@@ -61,7 +61,7 @@ def unit_scaled(layer: Float[Tensor, "row feature"]) -> Float64[Tensor, "row fea
 
 def joined(layers: Sequence[Float[Tensor, "row _"]]) -> Float64[Tensor, "row feature"]:
     """Rows whose inner products are the mean of those of the scaled layers: loss(C) = |Z - C Z|^2. At most as wide as there are rows."""
-    z = torch.hstack([unit_scaled(layer) for layer in layers]) / len(layers) ** 0.5
+    z: Tensor = torch.hstack([unit_scaled(layer) for layer in layers]) / len(layers) ** 0.5
     if z.shape[1] <= z.shape[0]:
         return z
     triangle: Tensor = torch.linalg.qr(z.T, mode="r").R
