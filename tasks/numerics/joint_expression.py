@@ -28,8 +28,10 @@ TOLERANCE = 0.1
 express each other without any, it falls by some share for ever."""
 MOST_SWEEPS = 100
 """Of a stage, at most."""
-MATRICES = 8
-"""Matrices of rows by rows that are held at once, at most."""
+TINY = 1e-150
+"""Below which a size is as good as 0, and its slope finite."""
+MATRICES = 10
+"""Matrices of rows by rows that are held at once, about."""
 Square = Float64[Tensor, "row other"]
 
 
@@ -75,7 +77,8 @@ def loss(z: Float64[Tensor, "row feature"], c: Square) -> float:
 
 def loss_slope(z: Float64[Tensor, "row feature"], c: Square) -> Square:
     """The derivative of the loss; the diagonal is left out."""
-    return _slope(z, z - c @ z)
+    slope: Tensor = -2 * (z - c @ z) @ z.T
+    return slope.fill_diagonal_(0)
 
 
 def distances(q: Float64[Tensor, "row component"]) -> Square:
@@ -86,7 +89,7 @@ def distances(q: Float64[Tensor, "row component"]) -> Square:
 
 def structured_norm(c: Square, apart: Square) -> float:
     """tr(Q' L Q), of the squared distances of the rows of Q."""
-    return float((_sizes(c).sqrt() * apart).sum() / 2)
+    return float(torch.dot(_sizes(c).sqrt_().flatten(), apart.flatten())) / 2
 
 
 def express(
@@ -141,7 +144,7 @@ def balance(z: Float64[Tensor, "row feature"], c: Square, apart: Square) -> floa
 
 
 def _swept(z: Tensor, c: Tensor, apart: Tensor | None, weight: float, tolerance: float, most: int) -> Stage:
-    largest = float(torch.linalg.matrix_norm(z, 2)) ** 2
+    largest = float(torch.linalg.eigvalsh(z.T @ z)[-1].clamp(min=0))
     sums = [loss(z, c) + (0.0 if apart is None else weight * structured_norm(c, apart))]
     for _ in range(most if largest > 0 else 0):
         penalty = None if apart is None else _tangent(c, apart, weight)
@@ -158,20 +161,20 @@ def _sweep(z: Tensor, c: Tensor, penalty: Tensor | None, largest: float) -> Tens
     t = 1.0
     for _ in range(SWEEP):
         following = (1 + (1 + 4 * t * t) ** 0.5) / 2
-        push = (t - 1) / following
-        new = _step(
-            z, now.c + push * (now.c - old.c), now.left + push * (now.left - old.left), penalty, largest
-        )
-        if new.total > now.total and push > 0:
+        ahead = 1 + (t - 1) / following
+        c, left = torch.lerp(old.c, now.c, ahead), torch.lerp(old.left, now.left, ahead)
+        new = _step(z, c, left, penalty, largest)
+        if new.total > now.total and ahead > 1:
             following, new = 1.0, _step(z, now.c, now.left, penalty, largest)
         old, now, t = now, new if new.total <= now.total else now, following
     return now.c
 
 
 def _step(z: Tensor, c: Tensor, left: Tensor, penalty: Tensor | None, largest: float) -> _Point:
-    moved = c - _slope(z, left) / (2 * largest)
+    moved = torch.addmm(c, left, z.T, alpha=1 / largest).fill_diagonal_(0)
     if penalty is not None:
-        moved = moved.sign() * (moved.abs() - penalty / (2 * largest)).clamp(min=0)
+        size = moved.abs().sub_(penalty, alpha=1 / (2 * largest)).clamp_(min=0)
+        moved = size.copysign_(moved)
     return _point(z, moved, penalty)
 
 
@@ -179,18 +182,15 @@ def _point(z: Tensor, c: Tensor, penalty: Tensor | None) -> _Point:
     left = z - c @ z
     total = float(left.square().sum())
     if penalty is not None:
-        total += float(torch.where(c != 0, penalty * c.abs(), 0.0).sum())
+        total += float(torch.dot(penalty.flatten(), c.abs().flatten()))
     return _Point(c, left, total)
 
 
-def _slope(z: Tensor, left: Tensor) -> Tensor:
-    return (-2 * left @ z.T).fill_diagonal_(0)
-
-
 def _sizes(c: Tensor) -> Tensor:
-    return c.abs() + c.abs().T
+    size = c.abs()
+    return size + size.T
 
 
 def _tangent(c: Tensor, apart: Tensor, weight: float) -> Tensor:
-    """Weights of the 1-norm that touches the structured norm at C from above."""
-    return torch.where(apart > 0, weight * apart / (2 * _sizes(c).sqrt()), 0.0)
+    """Weights of the 1-norm that touches the structured norm at C from above; for entries that are 0 larger than anything."""
+    return weight * apart / _sizes(c).sqrt_().mul_(2).clamp_(min=TINY)

@@ -204,6 +204,8 @@ def test_refusals() -> None:
     few[0] = few[1] = 1
     with pytest.raises(MethodError, match="found 2 rows with an edge, 2 clusters need at least 3"):
         joined([few, few], clusters=2)
+    with pytest.raises(MethodError, match="capture layer1: found 2 rows with an edge"):
+        joined([layers[0][:9], few], clusters=2)
     with pytest.raises(MethodError, match="no row expresses another"):
         joined([np.eye(8), np.eye(8)], clusters=2)
 
