@@ -1,5 +1,4 @@
-"""One clustering of rows from how they express each other in several layers at once, without labels, without anything to tune, and with a
-stop of its own.
+"""One clustering of rows from how they express each other in several layers at once, with nothing to tune and a stop of its own.
 
 Connect coordinates of the same rows at several sites (`spectrum.project` in the components of `spectrum.pca`: with as many as features
 they have the inner products of centred rows, with its `center` off those of the rows as they are; unless asked it keeps 64), and at `x`
