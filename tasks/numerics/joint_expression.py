@@ -25,7 +25,8 @@ SWEEP = 10
 """Steps between two looks at what they brought; the tangents of stage 2 are renewed there."""
 TOLERANCE = 0.1
 """A stage ends where a sweep changes C by at most this share of its length: about 1% a step. The loss is no measure: where rows can
-express each other without any, it falls by some share for ever."""
+express each other without any, it falls by some share for ever. On digits in layers of small networks half of this changes the mean
+accuracy of clusters by -0.02 to +0.04: it is no sharp choice, and none that labels should make."""
 MOST_SWEEPS = 100
 """Of a stage, at most."""
 TINY = 1e-150
