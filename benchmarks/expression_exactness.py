@@ -133,7 +133,7 @@ def of_least_squares(place: Stored, z: np.ndarray) -> dict[str, float]:
     ridge = RIDGE * np.trace(gram) / len(z)
     inverse = np.linalg.inv(gram + ridge * np.eye(len(z)))
     found = {}
-    for form, theirs in (("lsr1", -inverse / np.diag(inverse)), ("lsr2", inverse @ gram)):
+    for form, theirs in (("lsr1", -inverse / np.diag(inverse)[:, None]), ("lsr2", inverse @ gram)):
         theirs = theirs - np.diag(np.diag(theirs))
         ours, _ = expressed(place, "lsr", ridge=RIDGE, form=form, entries=entries)
         found[f"{form} coefficient"] = float(np.abs(ours - theirs).max())

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from sklearn.linear_model import Ridge
 
 from tests.methods.expressed import dense, expressed, parted
 from tests.methods.test_k_subspaces import union
@@ -10,7 +11,7 @@ from tests.methods.test_k_subspaces import union
 def by_hand(x: np.ndarray, ridge: float, form: str) -> np.ndarray:
     unit = x / np.linalg.norm(x, axis=1, keepdims=True)
     inverse = np.linalg.inv(unit @ unit.T + ridge * np.eye(len(x)))
-    c = inverse @ (unit @ unit.T) if form == "lsr2" else -inverse / inverse.diagonal()
+    c = inverse @ (unit @ unit.T) if form == "lsr2" else -inverse / inverse.diagonal()[:, None]
     np.fill_diagonal(c, 0)
     return c
 
@@ -23,6 +24,16 @@ def test_the_coefficients_of_the_inverse(n: int, width: int, form: str) -> None:
         answer = expressed("lsr", x, ridge=ridge, form=form, entries=n - 1)
         np.testing.assert_allclose(dense(answer), by_hand(x, ridge, form), atol=1e-9)
         np.testing.assert_allclose(answer.arrays["kept"], 1, rtol=1e-6)
+
+
+def test_each_row_is_a_regression_on_the_others() -> None:
+    x = np.random.default_rng(2).standard_normal((30, 8))
+    answer = expressed("lsr", x, ridge=0.3, entries=29)
+    unit = x / np.linalg.norm(x, axis=1, keepdims=True)
+    for i, coefficient in enumerate(dense(answer)):
+        others = np.delete(unit, i, 0)
+        found = Ridge(alpha=0.3, fit_intercept=False).fit(others.T, unit[i]).coef_
+        np.testing.assert_allclose(np.delete(coefficient, i), found, atol=1e-9)
 
 
 def test_the_largest_coefficients_and_their_share() -> None:

@@ -1,7 +1,7 @@
 """Least squares regression of each row on all others, with the largest coefficients kept: exact, and no matrix of rows by rows.
 
 With the rows Z [row, feature] and S = (Z'Z + ridge I)^-1, which is feature by feature, C = Z S Z' is (G + ridge I)^-1 G of G = ZZ' (form
-`lsr2`); with no row in its own expression, C_ij = z_i S z_j / (1 - z_j S z_j) (`lsr1`). So coefficients are products of rows, of which the
+`lsr2`); with no row in its own expression, C_ij = z_i S z_j / (1 - z_i S z_i) (`lsr1`). So coefficients are products of rows, of which the
 largest are searched block by block.
 
 Arrays: `index` (row, entry) and `coefficient` (row, entry), largest size first; `kept` (row) is the share of the sum of sizes of all
@@ -21,7 +21,7 @@ from tasks.methods.contract import Arrays, Block, Inputs, RowOutput, State
 from tasks.numerics.largest_products import largest, none_yet
 from tasks.numerics.prepared_rows import mapped
 
-VERSION = 1
+VERSION = 2
 KIND = "pairs"
 READS = self_expression.READS
 ARRAYS = self_expression.ARRAYS | {"kept": ("row",)}
@@ -92,7 +92,7 @@ def prepared(block: Block, carry: State, config: Config) -> Block:
     z = self_expression.prepared(block, carry, config)["x"]
     x = mapped(z, carry["inverse"])
     own = (x * z).sum(1, keepdim=True) if config.form == "lsr1" else 0.0
-    return replace(block, rows={"x": x, "by": z / (1 - own)})
+    return replace(block, rows={"x": x / (1 - own), "by": z})
 
 
 def begin(block: Block, carry: State, config: Config) -> State:
