@@ -37,7 +37,7 @@ EXPRESSED = {
     "elastic_net": Expressed("elastic_net", {"gamma": 50.0, "tau": 0.9}),
     "ssc": Expressed("elastic_net", {"gamma": 50.0, "tau": 1.0}),
     "lsr": Expressed("lsr", {}),
-    "a_dssc": Expressed("lsr", {}, "doubly_stochastic"),
+    "a_dssc": Expressed("lsr", {"entries": 80}, "doubly_stochastic"),
     "lrr": Expressed("lrr", {}),
     "ssc affine": Expressed(
         "elastic_net",
