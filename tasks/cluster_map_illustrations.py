@@ -27,37 +27,24 @@ class ClusterMap(NamedTuple):
 
 
 def cluster_map_illustrations(maps: Sequence[ClusterMap]) -> Iterator[Illustration]:
-    """One for each stage, its sites below each other."""
-    for stage in dict.fromkeys(made.stage for made in maps):
-        yield _illustration(stage, [made for made in maps if made.stage == stage])
+    """One for each map: clusters and colours are those of its site alone."""
+    for number, made in enumerate(maps):
+        yield _illustration(made, number)
 
 
-def _illustration(stage: str, maps: Sequence[ClusterMap]) -> Illustration:
-    both = all(made.classes is not None for made in maps)
-    grid = [_line(made, both) for made in maps]
-    first = maps[0]
-    beside = (
-        f" Right: the same rows by {first.label}; a class has the colour of the cluster it is matched with."
-        if both
-        else ""
-    )
-    counts = "; ".join(
-        f"{short_site(made.site)}: {len(made.clusters.xy):,} of {made.n_rows:,} rows" for made in maps
-    )
-    return Illustration(
-        f"{CLUSTER_MAP}{stage}",
-        f"Map of clusters ({stage})",
-        panels(grid),
-        f"{counts}, on two principal components of the rows shown; grey: smaller clusters.{beside} Clusters that overlap here may "
-        "be apart in other directions.",
-        f"Scatter plots of clusters. {counts}.",
-    )
-
-
-def _line(made: ClusterMap, both: bool) -> list[Panel]:
+def _illustration(made: ClusterMap, number: int) -> Illustration:
     shares = made.clusters.shares or (0.0, 0.0)
-    note = f"{percent(sum(shares))} of variance"
-    line = [Panel(f"{short_site(made.site)}: clusters", "", made.clusters, note)]
-    if both and made.classes is not None:
+    line = [Panel("clusters", "", made.clusters, f"{percent(sum(shares))} of variance")]
+    beside = ""
+    if made.classes is not None:
         line.append(Panel(str(made.label), "", made.classes, ""))
-    return line
+        beside = f" Right: the same rows by {made.label}; a class has the colour of the cluster it is matched with, others are grey."
+    count = f"{len(made.clusters.xy):,} of {made.n_rows:,} rows"
+    return Illustration(
+        f"{CLUSTER_MAP}{made.stage}-{number}",
+        f"Map of clusters ({made.stage}, {short_site(made.site)})",
+        panels([line]),
+        f"{count}, on two principal components of those that are shown; grey: smaller clusters.{beside} Clusters that overlap here may be "
+        "apart in other directions.",
+        f"Scatter plot of {count} at {short_site(made.site)}, coloured by {len(made.clusters.names)} clusters.",
+    )

@@ -69,7 +69,8 @@ def _map(
     xy, shares = principal_plane(found.values)
     mine = cluster[found.place]
     group = open_group(root, members[0].id)
-    label = label_of(group, color_by)
+    compared = made.artifact.stage.config.get("label")
+    label = label_of(group, str(compared) if compared else color_by)
     known = None if label is None else _classes(root, members, found, label)
     dots, classes = matched(xy, shares, mine, known)
     return ClusterMap(made.stage, made.site, dots, classes, label, len(row))

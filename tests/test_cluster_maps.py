@@ -129,7 +129,7 @@ def test_the_figure_says_how_many_rows_are_shown(tmp_path: Path) -> None:
     made = stored(root, [spec], "clustering.partition", clustered(np.arange(40) % 2, np.arange(40)))
     (shown,) = cluster_map_illustrations([*cluster_maps(root, [made], known(root, spec), None)])
     assert "40 of 40 rows" in shown.caption
-    assert [axes.get_title(loc="left") for axes in shown.figure.axes] == ["h: clusters", "kind"]
+    assert [axes.get_title(loc="left") for axes in shown.figure.axes] == ["clusters", "kind"]
     assert MOST_DOTS > 40
 
 
@@ -202,3 +202,14 @@ def test_images_are_drawn_and_texts_are_escaped() -> None:
 def test_what_is_an_image(value: object, shape: tuple[int, ...] | None) -> None:
     found = image_of(value)
     assert (None if found is None else found.shape) == shape
+
+
+def test_the_label_that_a_stage_compares_with_comes_first(tmp_path: Path) -> None:
+    root = Location(str(tmp_path))
+    labels = {"kind": [*KIND], "other": ["x", "y"] * 20}
+    spec = make_capture(root, {"h": ROWS}, labels=labels)
+    arrays = clustered(np.arange(40) % 2, np.arange(40))
+    made = stored(root, [spec], "clustering.partition", arrays, label="other")
+    (found,) = cluster_maps(root, [made], known(root, spec), "kind")
+    assert found.label == "other"
+    assert found.clusters.names == ("0: x", "1: y")
