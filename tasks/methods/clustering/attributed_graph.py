@@ -10,6 +10,9 @@ compare.
 Rows with negative entries have negative products: they get one more feature, a constant of the same length, so that products are
 (1 + cosine) / 2; `modularity` weighs rows by the sums of their features and refuses them. Edges of samples without rows are left out.
 
+Sums along edges need clusters whose rows point about one way: of a subspace through the origin, rows point both ways along each
+direction and cancel, and what the edges know is lost with them. The result compares with the rows alone, not with the edges alone.
+
 Arrays: `cluster` and `row` (sampled) are the cluster and the row (over all captures laid end to end) of each row; `size` (cluster_number)
 the clusters' rows, largest first; `eigenvalue` (order) squares of the singular values, the first that of all rows together, or the
 eigenvalues of the modularity matrix, descending; `between` (cluster_number, other_cluster) the weight of edges from a cluster into

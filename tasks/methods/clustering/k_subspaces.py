@@ -53,7 +53,8 @@ class Config(Frozen):
     clusters: int = Field(default=8, ge=1)
     """How many subspaces."""
     dimension: int | None = Field(default=4, ge=1)
-    """Of each; `eigenvalue` shows where another would be better. None: each its own, as many as stand out of white noise."""
+    """Of each; `eigenvalue` shows where another would be better; too few cost much, so take None where nothing is known.
+    None: each its own, as many as stand out of white noise."""
     max_dimension: int = Field(default=16, ge=1)
     """Of any where each has its own."""
     kind: Literal["affine", "linear"] = "affine"

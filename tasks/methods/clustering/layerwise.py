@@ -1,14 +1,17 @@
 """One clustering of rows from how they express each other in several layers at once, with nothing to tune and a stop of its own.
 
-Connect coordinates of the same rows at several sites (`spectrum.project` in the components of `spectrum.pca`: with as many as features
-they have the inner products of centred rows, with its `center` off those of the rows as they are; unless asked it keeps 64), and at `x`
-one site, which names the rows and their labels. Layers may differ in width; each is divided so that its rows have the mean squared length
-1. One matrix of coefficients, rows by rows, expresses the rows of all layers; its largest entries make a graph, whose spectral clustering
-gives the rows of Q; the coefficients are fine-tuned with the subspace-structured norm of Q, and Q is made anew, until no label changes or
-the coefficients change little (`tasks.numerics.joint_expression`). Stages follow each other, and the norm starts as large as the loss: no
-weights. The tolerance is a constant. Beside the clusters stand those before fine-tuning, each layer's own by the same procedure, and
-those of the layers side by side by least squares with a ridge. No label is read but to compare. `clustering.bases` of the clusters,
-then `assign`, label new rows.
+Connect coordinates of the same rows at several sites, and at `x` one site, which names the rows and their labels:
+`inputs: {x: {captures: [base], sites: readout}, layers: {stage: coordinates, sites: "{hidden,readout}"}}`. Coordinates are those of
+`spectrum.project` in the components of `spectrum.pca`, which keeps 64 unless its `components` says more: with as many as features they
+have the inner products of centred rows, with `center: false` of `spectrum.pca` those of the rows as they are. Sites of several row spaces,
+as of convolutions and what follows them, have the same rows in a capture with `rows: {pooling: mean}`.
+
+Layers may differ in width; each is divided so that its rows have the mean squared length 1. One matrix of coefficients, rows by rows,
+expresses the rows of all layers; its largest entries make a graph, whose spectral clustering gives the rows of Q; the coefficients are
+fine-tuned with the subspace-structured norm of Q, and Q is made anew, until no label changes or the coefficients change little
+(`tasks.numerics.joint_expression`). Stages follow each other, and the norm starts as large as the loss: no weights. The tolerance is a
+constant. Beside the clusters stand those before fine-tuning, each layer's own by the same procedure, and those of the layers side by side
+by least squares with a ridge. No label is read but to compare. `clustering.bases` of the clusters, then `assign`, label new rows.
 
 Of the source it runs the loss over layers with one matrix, the structured norm, the sequence of stages, the stop by relative error and
 the fixed number of leading coefficients. It does not train an encoder: the network is given and stays as it is, so neither the source's

@@ -1,12 +1,15 @@
 """One clustering of rows from the graphs of several layers, in which some clusters may show in one layer and others in another.
 
 Connect graphs of the same rows at several sites (`clustering.tsc`, `ssc_omp`, `elastic_net`, `lsr` or `lrr`, of one kind or of several),
-and at `x` one site, which names the rows and their labels; the answer does not depend on which. The embedding is that of the mean of the
-layers' normalised Laplacians, drawn by `gamma` towards the span of each layer's own; k-means of its rows gives the clusters. Beside them
-stand each layer's own clusters and those of the mean graph. No label is read but to compare. Rows are matched by their place: layers of
-several captures must be of the same samples in the same order. `clustering.bases` of the clusters, then `assign`,
-label new rows. A fusion can be worse than its best layer: where layers share fewer directions than there are clusters, the cleaner
-layer wins, be it right or wrong.
+and at `x` one site, which names the rows and their labels; the answer does not depend on which:
+`inputs: {x: {captures: [base], sites: readout}, graphs: {stage: sparse, sites: "{hidden,readout}"}}`. Sites of several row spaces, as of
+convolutions and what follows them, have the same rows in a capture with `rows: {pooling: mean}`.
+
+The embedding is that of the mean of the layers' normalised Laplacians, drawn by
+`gamma` towards the span of each layer's own; k-means of its rows gives the clusters. Beside them stand each layer's own clusters and those
+of the mean graph. No label is read but to compare. Rows are matched by their place: layers of several captures must be of the same samples
+in the same order. `clustering.bases` of the clusters, then `assign`, label new rows. A fusion can be worse than its best layer: where
+layers share fewer directions than there are clusters, the cleaner layer wins, be it right or wrong.
 
 The form is that of Dong et al.: min tr U'(sum L_l - gamma sum U_l U_l')U with U_l the eigenvectors of the k smallest eigenvalues of the
 Laplacian L_l; in shifted Laplacians 2I - L_l = I + D^(-1/2) A_l D^(-1/2) it is the k largest of sum (2I - L_l) + gamma sum U_l U_l'. With

@@ -2,7 +2,8 @@
 
 The graph of `clustering.ssc_omp`, `elastic_net`, `tsc`, `lsr` or `lrr` is cut down to random parts of the rows, each part is clustered for
 itself as by `clustering.partition` for every number of clusters, and parts are compared on the rows that they share. Rows are not
-expressed anew without those that are left out. No label is read but to compare.
+expressed anew without those that are left out. The most stable number is the largest of those that agree as well as the best within the
+best's standard error: of nested clusters the finest. No label is read but to compare.
 
 Arrays, one for each number of clusters from 2 on: `agreement` (number) the mean adjusted Rand index of two parts, `error` (number) its
 standard error over parts, `eigenvalue` (order) the smallest eigenvalues of the whole graph's Laplacian; `cluster` and `row` (sampled),
@@ -56,7 +57,7 @@ class Result(GraphResult):
     error: float
     """Its standard error."""
     candidates: tuple[int, ...]
-    """Three numbers of clusters, the most stable first."""
+    """Three numbers of clusters: the most stable, as above, then those that agree best."""
     eigengap: int
     """The number after which the eigenvalues of the whole graph jump most; two evidences that agree are more than one."""
 
