@@ -66,6 +66,16 @@ TELLING = (
     "accuracy",
     "cka",
     "adjusted_rand",
+    "silhouette",
+    "rate_gain",
+    "rate_gain_random",
+    "bic",
+    "agreement",
+    "clusters",
+    "eigengap",
+    "residual_share",
+    "one_subspace",
+    "margin_mean",
     "explained",
     "share",
     "dimension",
@@ -108,7 +118,11 @@ def show_results(artifacts: Sequence[ArtifactOutcome], most: int = 5) -> None:
 def _of_method(artifacts: Sequence[ArtifactOutcome], most: int) -> None:
     """One row per site; where the method runs in several stages, one per stage and site."""
     stages = list(dict.fromkeys(made.stage for made in artifacts))
-    columns = _fields(artifacts)[:most] if len(stages) > 1 else telling_columns(artifacts)[:most]
+    columns = (
+        _fields(artifacts)[:most]
+        if len(stages) > 1
+        else (telling_columns(artifacts) or _fields(artifacts))[:most]
+    )
     if not columns:
         return
     method, shown = artifacts[0].method, artifacts[:MOST_ROWS]
@@ -132,14 +146,24 @@ def _fields(artifacts: Sequence[ArtifactOutcome]) -> list[str]:
 
 def show_caveats(artifacts: Sequence[ArtifactOutcome]) -> None:
     """What results say of their own numbers, each sentence once."""
-    found: dict[str, list[str]] = {}
+    found: dict[str, list[ArtifactOutcome]] = {}
     for made in artifacts:
         for text in made.result.get("caveats") or ():
-            found.setdefault(str(text), []).append(made.stage)
-    for text, stages in list(found.items())[:MOST_CAVEATS]:
-        write_line(f"{', '.join(dict.fromkeys(stages))}: {text}")
+            found.setdefault(str(text), []).append(made)
+    for text, of in list(found.items())[:MOST_CAVEATS]:
+        stages = dict.fromkeys(made.stage for made in of)
+        write_line(f"{', '.join(_stage_with_sites(stage, of, artifacts) for stage in stages)}: {text}")
     if len(found) > MOST_CAVEATS:
         write_line(f"{len(found) - MOST_CAVEATS} more caveats are in the artifacts.")
+
+
+def _stage_with_sites(stage: str, of: Sequence[ArtifactOutcome], every: Sequence[ArtifactOutcome]) -> str:
+    """The stage, with the sites that a caveat is of where it is not of all."""
+    mine = [made.place for made in of if made.stage == stage]
+    if len(mine) == sum(made.stage == stage for made in every):
+        return stage
+    more = f" and {len(mine) - 3} more" if len(mine) > 3 else ""
+    return f"{stage} at {', '.join(mine[:3])}{more}"
 
 
 def telling_columns(artifacts: Sequence[ArtifactOutcome]) -> list[str]:

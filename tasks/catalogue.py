@@ -181,7 +181,7 @@ MEASURES = (
     ),
     Measure(
         "accuracy", "classes", "Probe accuracy",
-        (Source("accuracy", "probe.linear", "baseline"), Source("accuracy")),
+        (Source("accuracy", "probe.linear", "baseline"),),
         "share of unseen rows whose class a linear map finds", share=True, null="most frequent class", drawn=True,
     ),
     Measure(

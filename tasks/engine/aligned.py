@@ -122,9 +122,11 @@ def check_aligned(
         allowed: packages outside the project whose methods may run.
 
     Raises:
-        MethodError: naming both, if captures, their order or sites differ, or if the maker gives rows nothing.
+        MethodError: naming both, if captures, their order or sites differ, or if the maker gives rows nothing and is not among the port's
+            `others`.
     """
-    if load_method(artifact.stage.method, allowed).KIND not in ("map", "pairs"):
+    gives_rows = load_method(artifact.stage.method, allowed).KIND in ("map", "pairs")
+    if not gives_rows and artifact.stage.method not in port.others:
         raise MethodError(
             f"{stage.method}, port {name!r}: {artifact.stage.method} gives rows nothing, only map and pairs methods do; read its "
             "artifact whole"

@@ -103,7 +103,8 @@ class ArtifactPort:
     """Whether they must be made of rows as wide as each other's, and as those of the first port of rows."""
     aligned: bool = False
     """Whether its row-aligned arrays come block by block with the rows, as `Block.aligned`, rather than whole in `Inputs.artifacts`.
-    It must be made over the captures and site of the first port of rows, in their order."""
+    It must be made over the captures and site of the first port of rows, in their order. Of `others` that give rows nothing all arrays come
+    in `Inputs.artifacts`."""
 
     @property
     def makers(self) -> tuple[str, ...]:

@@ -178,6 +178,12 @@ def number(found: Embedding, n: int, config: NumberOptions) -> tuple[int, str]:
     return eigengap(found.values[: config.max_clusters + 1])[0], "eigengap"
 
 
+def is_clear(gaps: np.ndarray, k: int) -> bool:
+    """Whether eigenvalues jump after k clusters by more than twice what is usual before it and a little beyond, whoever chose k."""
+    usual = gaps[1 : k + max(EVIDENCE, k // 2)]
+    return len(gaps) >= k and bool(gaps[k - 1] > 2 * np.median(usual))
+
+
 def candidates(gaps: np.ndarray, k: int, chosen_by: str, config: NumberOptions) -> tuple[int, ...]:
     """Three numbers of clusters: that of the parts where it was chosen, and those with the largest jumps, best first."""
     gaps = gaps[: config.most if chosen_by == "option" else config.max_clusters]

@@ -31,7 +31,7 @@ from schemas.base import Frozen
 from schemas.errors import MethodError
 from tasks.methods.classes import class_label
 from tasks.methods.contract import Array, Arrays, Block, Edges, GraphPort, Inputs, RowsPort
-from tasks.methods.graph_clusters import BINS
+from tasks.methods.graph_clusters import BINS, is_clear
 from tasks.numerics import attributed_graphs, graphs
 from tasks.numerics.agreement import agreement, counted
 from tasks.numerics.attributed_graphs import Directions, Rounded, Spread
@@ -344,7 +344,7 @@ def _caveats(graph: _Graph, rows: _Rows, edges: Edges, made: Rounded, falls: np.
         )
     if len(np.unique(made.cluster)) < k:
         notes.append(f"{k - len(np.unique(made.cluster))} of {k} clusters stay empty; lower `clusters`")
-    if falls[k - 2] <= 2 * np.median(falls):
+    if not is_clear(np.r_[0.0, falls], k):
         notes.append(
             "no clear fall of the eigenvalues after this number of clusters: the data do not tell the number by themselves"
         )

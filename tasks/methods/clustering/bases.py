@@ -22,7 +22,7 @@ from tasks.methods.grouped_moments import each
 from tasks.numerics import k_subspaces, moments, subspace_dimensions
 from tasks.numerics.symmetric import full
 
-VERSION = 1
+VERSION = 2
 KIND = "map"
 READS = {
     "x": RowsPort(),
@@ -85,6 +85,7 @@ class Result(Frozen):
     """Sum of squared residuals over the rows' sum of squares about their mean (about the origin where subspaces are linear)."""
     one_subspace: float
     """The same for one subspace of the largest dimension for all rows: what clusters gain is below it."""
+    caveats: tuple[str, ...]
 
 
 def check(inputs: Inputs, config: Config) -> None:
@@ -166,6 +167,7 @@ def finish(state: State, carry: State, inputs: Inputs, config: Config) -> tuple[
         unit_length=config.unit_length,
         residual_share=fit.cost / total if total > 0 else 0.0,
         one_subspace=float(all_values[most:].sum()) / total if total > 0 else 0.0,
+        caveats=_caveats(n, held, config),
     )
     arrays = {
         "mean": fit.subspaces.mean,
@@ -176,6 +178,19 @@ def finish(state: State, carry: State, inputs: Inputs, config: Config) -> tuple[
         "affinity": k_subspaces.affinity(fit.subspaces.basis),
     }
     return result, {name: Array(values, ARRAYS[name]) for name, values in arrays.items()}
+
+
+def _caveats(n: Tensor, held: Tensor, config: Config) -> tuple[str, ...]:
+    notes = []
+    full = int((held == config.max_dimension).sum()) if config.dimension is None else 0
+    if full:
+        notes.append(f"{full} of the subspaces have the most dimensions that they may; raise `max_dimension`")
+    few = int(((n > 0) & (n <= held + 1)).sum())
+    if few:
+        notes.append(
+            f"{few} of the subspaces have no more rows than span them: these lie in them whatever they are"
+        )
+    return tuple(notes)
 
 
 def _together(groups: list[State], affine: bool) -> tuple[float, Tensor]:

@@ -26,7 +26,7 @@ from tasks.numerics import cluster_moments, k_subspaces, row_sample, subspace_di
 from tasks.numerics.agreement import Agreement, agreement
 from tasks.numerics.k_subspaces import Subspaces
 
-VERSION = 2
+VERSION = 3
 KIND = "reduce"
 READS = {"x": RowsPort(labels=True)}
 ARRAYS = {
@@ -52,9 +52,8 @@ class Config(Frozen):
 
     clusters: int = Field(default=8, ge=1)
     """How many subspaces."""
-    dimension: int | None = Field(default=4, ge=1)
-    """Of each; `eigenvalue` shows where another would be better; too few cost much, so take None where nothing is known.
-    None: each its own, as many as stand out of white noise."""
+    dimension: int | None = Field(default=None, ge=1)
+    """Of each; too few cost much: `eigenvalue` shows where more would be better. None: each its own, what stands out of white noise."""
     max_dimension: int = Field(default=16, ge=1)
     """Of any where each has its own."""
     kind: Literal["affine", "linear"] = "affine"

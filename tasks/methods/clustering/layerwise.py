@@ -408,7 +408,7 @@ def _caveats(found: _Split, rands: tuple[float, ...], inputs: Inputs) -> list[st
             f"the graph has {found.after.embedding.parts} parts for {k} clusters: some are joined that no edge joins; raise `entries` or "
             "`clusters`"
         )
-    if len(gaps) < k or gaps[k - 1] <= 2 * np.median(gaps[1:]):
+    if not graph_clusters.is_clear(gaps, k):
         notes.append(
             "no clear jump of the eigenvalues after this number of clusters; try others, or fewer layers"
         )

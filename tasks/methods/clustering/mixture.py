@@ -65,7 +65,7 @@ class Config(Frozen):
 
     clusters: int = Field(default=8, ge=1)
     """How many components."""
-    dimension: int | None = Field(default=4, ge=1)
+    dimension: int | None = Field(default=None, ge=1)
     """Directions of each with a variance of their own. None: each its own, as many as stand out of white noise."""
     max_dimension: int = Field(default=16, ge=1)
     """Of any where each has its own."""

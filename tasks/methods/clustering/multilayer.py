@@ -270,7 +270,7 @@ def _caveats(found: _Found, inputs: Inputs) -> list[str]:
         notes.append(
             f"no layer joins {found.fused.parts} parts, for {k} clusters: some are joined that no edge joins; raise `entries` or `clusters`"
         )
-    if gaps[k - 1] <= 2 * np.median(gaps[1:]):
+    if not graph_clusters.is_clear(gaps, k):
         notes.append(
             "no clear jump of the mean graph's eigenvalues after this number of clusters; try others, or fewer layers"
         )

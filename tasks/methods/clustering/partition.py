@@ -98,7 +98,7 @@ def _caveats(found: Embedding, graph: Graph, k: int) -> list[str]:
             f"the graph has {found.parts} parts for {k} clusters, {alone} of them single rows: parts are joined that no edge joins; raise "
             "`entries` or `clusters`"
         )
-    if gaps[k - 1] <= 2 * np.median(gaps[1:]):
+    if not graph_clusters.is_clear(gaps, k):
         notes.append(
             "no clear jump of the eigenvalues after this number of clusters: the graph does not tell the number by itself; where rows are "
             "noisy and many for their dimension, take fewer `entries`, or another method, and compare"

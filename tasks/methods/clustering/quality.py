@@ -3,7 +3,7 @@
 A row's silhouette compares its distance to its own cluster's subspace with that to the nearest other one. The coding-rate gain is what
 rows, scaled to length 1, take fewer nats for when coded cluster by cluster; clusters that say nothing gain too, the more the smaller they
 are, so what random clusters of the same sizes gain stands beside it. A row belongs to the cluster that it has in `clustering.bases`; with
-`clustering.k_subspaces` to the nearest.
+`clustering.k_subspaces`, `mixture` or `sine_medoids` to the nearest subspace.
 
 Arrays: `cluster` (row) a row's own cluster, -1 for none; `silhouette` (row), NaN where there is none. For each cluster, in the order of the
 subspaces: `clustered` (cluster_number) its rows, `cluster_silhouette` (cluster_number) their mean, `misplaced` (cluster_number) the share
@@ -33,7 +33,10 @@ KIND = "map"
 READS = {
     "x": RowsPort(),
     "subspaces": ArtifactPort(
-        "clustering.bases", others=("clustering.k_subspaces",), aligned=True, one_width=True
+        "clustering.bases",
+        others=("clustering.k_subspaces", "clustering.mixture", "clustering.sine_medoids"),
+        aligned=True,
+        one_width=True,
     ),
 }
 ARRAYS = {
@@ -257,7 +260,7 @@ def _caveats(n: Tensor, dimension: Tensor, rates: _Rates) -> tuple[str, ...]:
     few = int(((n > 0) & (n < FEW * (dimension + 1))).sum())
     if few:
         notes.append(
-            f"{few} clusters have fewer than {FEW} rows for each direction of their subspace, fitted to them: distances say little"
+            f"{few} of the clusters have fewer than {FEW} rows for each direction of their subspace, fitted to them: distances say little"
         )
     gain = rates.together - rates.clusters
     if rates.random_gain is not None and gain <= rates.random_gain:

@@ -58,7 +58,7 @@ class Result(GraphResult):
     """Its standard error."""
     candidates: tuple[int, ...]
     """Three numbers of clusters: the most stable, as above, then those that agree best."""
-    eigengap: int
+    by_eigengap: int
     """The number after which the eigenvalues of the whole graph jump most; two evidences that agree are more than one."""
 
 
@@ -102,7 +102,7 @@ def solve(block: Block, inputs: Inputs, config: Config) -> tuple[Result, Arrays]
         agreement=float(found.agreement[k - 2]),
         error=float(found.error[k - 2]),
         candidates=_candidates(k, found),
-        eigengap=eigengap(whole.values)[0],
+        by_eigengap=eigengap(whole.values)[0],
         caveats=(*graph_clusters.graph_caveats(graph), *_caveats(k, found, config)),
     )
     arrays = {
@@ -138,9 +138,10 @@ def _candidates(k: int, found: Stability) -> tuple[int, ...]:
 
 def _caveats(k: int, found: Stability, config: Config) -> list[str]:
     notes = []
-    if found.agreement[k - 2] < CLEAR:
+    best = int(np.argmax(found.agreement))
+    if found.agreement[best] < CLEAR:
         notes.append(
-            f"two parts agree by {found.agreement[k - 2]:.2f} at most: no number of clusters is stable; take another graph, or none"
+            f"two parts agree by {found.agreement[best]:.2f} at most, for {best + 2} clusters: no number is stable; take another graph"
         )
     if k == config.max_clusters:
         notes.append("the most stable number is the largest that was tried; raise `max_clusters`")
