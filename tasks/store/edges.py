@@ -16,6 +16,8 @@ from schemas.stage import EdgesRef
 from tasks.store.location import Location, digest_of
 
 COLUMNS, WEIGHT = ("source", "target"), "weight"
+IDS = (str, int, np.integer)
+"""What an id may be."""
 
 
 class Lines(NamedTuple):
@@ -72,13 +74,35 @@ def read_edges(ref: EdgesRef) -> Lines:
         raise DataError(
             f"{ref.url} holds no edges; expected at least one line below the names of its columns"
         )
-    return Lines(table["source"], table["target"], _weights(ref.url, table))
+    source, target = (_ids(ref.url, name, table[name]) for name in COLUMNS)
+    return Lines(source, target, _weights(ref.url, table))
+
+
+def _ids(url: str, name: str, ids: np.ndarray) -> np.ndarray:
+    """As they are.
+
+    Raises:
+        DataError: if they are neither text nor whole numbers, or some are missing.
+    """
+    if ids.dtype.kind == "O":
+        wrong = [name for name in ids if not isinstance(name, IDS)]
+    else:
+        wrong = [] if ids.dtype.kind in "Uiu" else ids[:1].tolist()
+    if wrong:
+        raise DataError(
+            f"{url} has ids that are neither text nor whole numbers, such as {wrong[0]} in {name!r} ({ids.dtype}); expected the keys of "
+            "samples, or rows of the data, and none missing"
+        )
+    return ids
 
 
 def _weights(url: str, table: dict[str, np.ndarray]) -> np.ndarray:
     n = len(table["source"])
+    given = table.get(WEIGHT, np.ones(n))
+    if given.dtype.kind in "cmMV":
+        raise DataError(f"{url} has weights that are no numbers: found {given.dtype}")
     try:
-        weight = np.asarray(table.get(WEIGHT, np.ones(n)), dtype=np.float64)
+        weight = np.asarray(given, dtype=np.float64)
     except (TypeError, ValueError) as error:
         raise DataError(f"{url} has weights that are no numbers: {error}") from error
     wrong = np.flatnonzero(~np.isfinite(weight) | (weight < 0))
@@ -86,6 +110,10 @@ def _weights(url: str, table: dict[str, np.ndarray]) -> np.ndarray:
         raise DataError(
             f"{url}: {len(wrong)} of {n} weights are negative or not finite, first {weight[wrong[0]]:g} in line {wrong[0]} of the edges "
             "(from 0); weights say how strong an edge is: leave such edges out, or write positive ones"
+        )
+    if n and weight.max() > np.finfo(np.float64).max / (4 * n):
+        raise DataError(
+            f"{url} has weights up to {weight.max():g}, whose sums are no numbers; divide all by the largest"
         )
     return weight
 
@@ -115,7 +143,11 @@ def _separated(data: bytes, mark: str) -> dict[str, np.ndarray]:
         return {}
     text = io.BytesIO(data)
     table = pd.read_csv(text, sep=mark, header=None, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    return {str(table[n].iloc[0]): table[n].iloc[1:].to_numpy() for n in table.columns}
+    names = [str(name) for name in table.iloc[0]]
+    twice = [name for name in (*COLUMNS, WEIGHT) if names.count(name) > 1]
+    if twice:
+        raise ValueError(f"found several columns {twice[0]!r}, expected one")
+    return {name: table[n].iloc[1:].to_numpy() for n, name in enumerate(names)}
 
 
 def _parquet(data: bytes) -> dict[str, np.ndarray]:

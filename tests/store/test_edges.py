@@ -20,6 +20,10 @@ def packed(**arrays: object) -> bytes:
     return out.getvalue()
 
 
+def parquet(**columns: object) -> bytes:
+    return bytes(pd.DataFrame(columns).to_parquet(index=False))
+
+
 def content(kind: str) -> bytes:
     if kind == "parquet":
         return bytes(TABLE.assign(note="x").to_parquet(index=False))
@@ -62,6 +66,26 @@ def test_numbers_are_ids_and_weights_may_be_left_out(root: Location) -> None:
         ("e.csv", b"source,target,weight\na,b,inf\n", "not finite"),
         ("e.csv", b"source,target,weight\na,b\n", "weights that are no numbers"),
         ("e.csv", b"source,target,weight\na,b,much\n", "weights that are no numbers"),
+        ("e.csv", b"source,target,source\na,b,c\n", "several columns 'source', expected one"),
+        (
+            "e.csv",
+            b"source,target,weight\na,b,1.7e308\nb,c,1.7e308\n",
+            "up to 1.7e.308, whose sums .* divide all",
+        ),
+        (
+            "e.npz",
+            packed(source=[0.0, 1.0], target=[1, 2]),
+            "neither text nor whole numbers, such as 0.0 in 'source'",
+        ),
+        ("e.npz", packed(source=np.zeros(1, [("a", int)]), target=[1]), "neither text nor whole numbers"),
+        (
+            "e.npz",
+            packed(source=[1], target=[2], weight=[1j]),
+            "weights that are no numbers: found complex128",
+        ),
+        ("e.npz", packed(source=[1], target=[2], weight=np.array([1], "M8[s]")), "found datetime64"),
+        ("e.parquet", parquet(source=["a", None], target=["b", "c"]), "neither text .* none missing"),
+        ("e.parquet", parquet(source=[["a"]], target=["b"]), "neither text nor whole numbers"),
         ("e.npz", b"", "cannot be read as edges: EOFError"),
         ("e.npz", b"PK\x03\x04 no zip", "cannot be read as edges: BadZipFile"),
         ("e.npz", packed(source=[1, 2], target=[3]), "expected one axis of one length"),
