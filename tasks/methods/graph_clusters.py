@@ -149,8 +149,19 @@ def graph_from(given: Mapping[str, Tensor], names: np.ndarray, config: GraphOpti
         return _stochastic(c, given["index"].shape[1], names, config)
     scaled = graphs.row_scaled(c, config.scale)
     if config.affinity == "nearest":
-        return Graph(c, graphs.nearest_expressions(scaled, config.neighbours), names)
+        return Graph(c, _nearest(scaled, config), names)
     return Graph(c, graphs.symmetric(scaled), names)
+
+
+def _nearest(scaled: Matrix, config: GraphOptions) -> Matrix:
+    """Rows with like coefficients joined; rows whose coefficients are on no common row are not alike."""
+    found = graphs.nearest_expressions(scaled, config.neighbours)
+    if not found.nnz:
+        raise MethodError(
+            "no two rows are expressed by a common row: `nearest` joins none; raise `entries` of the coefficients, or set affinity: "
+            "symmetric"
+        )
+    return found
 
 
 def refuse_few(n: int, config: NumberOptions) -> None:

@@ -143,3 +143,10 @@ def test_the_picture_of_a_graph_has_rows_in_the_order_of_clusters() -> None:
     found = graphs.ordered(graphs.Matrix(dense), cluster, 3)
     bins = [order[:3], order[3:5], order[5:]]
     np.testing.assert_allclose(found, [[dense[np.ix_(a, b)].mean() for b in bins] for a in bins])
+
+
+def test_rows_that_share_no_expression_have_no_nearest_graph() -> None:
+    """Pairs of like rows, each expressed by the other alone: no two rows are expressed by a common one."""
+    graph = expressed("tsc", np.repeat(np.eye(4), 2, axis=0), entries=1)
+    with pytest.raises(MethodError, match=r"no two rows are expressed by a common row.*affinity: symmetric"):
+        parted(graph, affinity="nearest")
