@@ -26,7 +26,8 @@ def prepared_rows(
 ) -> Float64[Tensor, "row component"]:
     """Rows ready to be compared; those without length stay zeros.
 
-    A length below 1e-12 of the row's own is rounding, and counts as none.
+    A length below 1e-12 of the row's own is rounding, and counts as none; along directions that are scaled, it is measured as if they had
+    length 1.
 
     Cost: 2 row feature component flops where there are directions.
     """
@@ -38,7 +39,7 @@ def prepared_rows(
     for start in range(0, len(x), TILE_ROWS):
         some = x[start : start + TILE_ROWS].double()
         z = some - mean if directions is None else mapped(some - mean, directions.T)
-        out[start : start + TILE_ROWS] = _unit(z, some, mean) if unit_length else z
+        out[start : start + TILE_ROWS] = _unit(z, some, preparation) if unit_length else z
     return out
 
 
@@ -54,9 +55,11 @@ def mapped(
     return torch.cat(pieces)
 
 
-def _unit(z: Tensor, x: Tensor, mean: Tensor) -> Tensor:
+def _unit(z: Tensor, x: Tensor, preparation: Preparation) -> Tensor:
+    mean, directions, _ = preparation
     length = torch.linalg.vector_norm(z, dim=1, keepdim=True)
+    along = z if directions is None else z / torch.linalg.vector_norm(directions, dim=1)
     size = torch.linalg.vector_norm(x, dim=1, keepdim=True) + torch.linalg.vector_norm(mean)
-    there = length > 1e-12 * size
+    there = torch.linalg.vector_norm(along, dim=1, keepdim=True) > 1e-12 * size
     unit: Tensor = torch.where(there, z / torch.where(there, length, 1.0), 0.0)
     return unit

@@ -62,3 +62,16 @@ def test_refusals() -> None:
     flat[2, 1] = np.inf
     with pytest.raises(MethodError, match="infinit"):
         prepared(flat)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e30])
+def test_whitened_rows_do_not_depend_on_their_scale(scale: float) -> None:
+    """Directions that are divided by a large deviation leave small numbers, which are no rounding."""
+    x = rows()
+    found, expected = (
+        prepared(some, components=3, whiten=True, center=True) for some in (x.astype(np.float64) * scale, x)
+    )
+    assert found.result.zero_rows == expected.result.zero_rows == 0
+    np.testing.assert_allclose(
+        found.arrays["second_moment"], expected.arrays["second_moment"], atol=1e-4 * len(x)
+    )
