@@ -1,6 +1,7 @@
 """Quality of clusters without labels: against loops over rows and clusters, and where clusters are right, wrong and random."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,12 +9,21 @@ import pytest
 import torch
 
 from schemas.errors import MethodError
+from tasks.drive import serial
+from tasks.engine import run_stages
 from tasks.methods.contract import Inputs, load_method
+from tasks.store.location import Location
+from tests.helpers import make_capture, rows_ref, stage_of
 from tests.methods import cases
 from tests.methods.cases import Answer, Case
 from tests.methods.expressed import block_of, pieces_of
 from tests.methods.test_bases import based, given
 from tests.methods.test_k_subspaces import union
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Location:
+    return Location(str(tmp_path))
 
 
 def measured(x: np.ndarray, subspaces: Answer, pieces: int = 3, **options: Any) -> Answer:
@@ -107,6 +117,29 @@ def test_rows_of_k_subspaces_belong_to_the_nearest() -> None:
     answer = measured(x, found)
     assert answer.result.misplaced == 0
     assert answer.arrays["clustered"].tolist() == found.arrays["size"].tolist()
+
+
+def test_stages_measure_k_subspaces_and_bases(root: Location) -> None:
+    """One gives rows nothing, the other their clusters."""
+    x, of = union(3, 3, 2, 12, 60, noise=0.05)
+    spec = make_capture(root, {"a": x}, labels={"kind": [f"kind {k}" for k in of]})
+    ready = stage_of("clustering.preparation", {"x": rows_ref(spec)}, center=False)
+    near = stage_of("clustering.tsc", {"x": rows_ref(spec)}, {"preparation": ready.id})
+    parts = stage_of("clustering.partition", {"x": rows_ref(spec)}, {"graph": near.id}, clusters=3)
+    bases = stage_of("clustering.bases", {"x": rows_ref(spec)}, {"clusters": parts.id}, dimension=2)
+    nearest = stage_of("clustering.k_subspaces", {"x": rows_ref(spec)}, clusters=3, dimension=2)
+    measures = [
+        stage_of("clustering.quality", {"x": rows_ref(spec)}, {"subspaces": made.id})
+        for made in (nearest, bases)
+    ]
+    found = run_stages(root, [ready, near, parts, bases, nearest, *measures], serial)
+    for stage in measures:
+        assert found[stage.id].result["clusters"] == 3
+        assert found[stage.id].result["silhouette"] > 0.7
+    again = make_capture(root, {"a": x}, name="again")
+    other = stage_of("clustering.quality", {"x": rows_ref(again)}, {"subspaces": nearest.id})
+    with pytest.raises(MethodError, match="expected the same captures"):
+        run_stages(root, [other], serial)
 
 
 def test_rows_without_a_cluster_are_left_out() -> None:
