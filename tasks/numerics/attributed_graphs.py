@@ -99,16 +99,11 @@ def spread(
     p: Matrix, f: Float64[np.ndarray, "row feature"], power: float, hops: int, explicit: bool
 ) -> Spread:
     """Z = (1 - a) / (1 - a^(T+1)) sum_t a^t P^t F. Cost: hops products with P, once or at each product."""
-    scale = 1 / sum(power**t for t in range(hops + 1))
+    share = _shares(power, hops)
     if explicit:
-        z = scale * _series(p, f, power, hops)
+        z = _series(p, f, share)
         return Spread(lambda v: z @ v, lambda u: z.T @ u, len(f), True)
-    return Spread(
-        lambda v: scale * _series(p, f @ v, power, hops),
-        lambda u: scale * (f.T @ _series(p, u, power, hops)),
-        len(f),
-        False,
-    )
+    return Spread(lambda v: _series(p, f @ v, share), lambda u: f.T @ _series(p, u, share), len(f), False)
 
 
 def by_conductance(z: Spread, count: int, seed: int) -> Directions:
@@ -199,8 +194,16 @@ def _leading(apply: Callable[[np.ndarray], np.ndarray], n: int, count: int, seed
     return Directions(np.ascontiguousarray(vectors * upright), np.ascontiguousarray(values))
 
 
-def _series(p: Matrix, f: np.ndarray, power: float, hops: int) -> np.ndarray:
-    total = f
-    for _ in range(hops):
-        total = f + power * (p @ total)
+def _shares(power: float, hops: int) -> Float64[np.ndarray, " step"]:
+    """Of walks of each length, the largest of which is reckoned as 1 first: powers of 1000 hops are beyond float64."""
+    length = np.arange(hops + 1.0)
+    weight = power ** (length - hops if power > 1 else length)
+    share: np.ndarray = weight / weight.sum()
+    return share
+
+
+def _series(p: Matrix, f: np.ndarray, share: Float64[np.ndarray, " step"]) -> np.ndarray:
+    total = share[-1] * f
+    for each in share[-2::-1]:
+        total = each * f + p @ total
     return np.asarray(total)

@@ -45,6 +45,20 @@ def test_both_forms_are_the_sum_as_it_is_written(explicit: bool, power: float, h
     np.testing.assert_allclose(z.backward(np.eye(len(x))), expected.T, atol=1e-12)
 
 
+@pytest.mark.parametrize("explicit", [False, True])
+@pytest.mark.parametrize("power", [3.0, 1e-6])
+def test_powers_beyond_float64_are_the_sum_too(explicit: bool, power: float) -> None:
+    """Along the eigenvectors of P, with shares of walks in a wider format."""
+    graph, x = given()
+    values, vectors = np.linalg.eigh(ag.propagation(graph).toarray())
+    share = np.longdouble(power) ** np.arange(1001)
+    share = (share / share.sum()).astype(np.float64)
+    factor = np.polynomial.polynomial.polyval(values, share)
+    expected = vectors * factor @ vectors.T @ ag.one_degree(x)[0]
+    found = spread(graph, x, explicit, power, 1000).forward(np.eye(x.shape[1]))
+    np.testing.assert_allclose(found, expected, atol=1e-10)
+
+
 @pytest.mark.parametrize("n", [30, 420])
 def test_directions_are_left_singular_vectors(n: int) -> None:
     graph, x = given(1, n)
