@@ -6,6 +6,7 @@ Equal figures give equal bytes: no dates, and ids from a fixed salt.
 import io
 import logging
 import re
+import warnings
 
 import matplotlib
 from markupsafe import Markup, escape
@@ -25,7 +26,10 @@ def draw(figure: Figure, file_format: str) -> bytes:
     """The figure as a file on white paper: `png` (160 dpi) or `svg`."""
     buffer = io.BytesIO()
     metadata = {"Date": None, "Creator": "subspan"} if file_format == "svg" else {"Software": "subspan"}
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
+        warnings.filterwarnings(
+            "ignore", "Glyph .* missing from font"
+        )  # scripts that the font lacks are boxes
         figure.savefig(buffer, format=file_format, facecolor=PAPER, dpi=160, metadata=metadata)
     figure.set_layout_engine("none")  # the layout is found; another format keeps it
     return buffer.getvalue()

@@ -306,5 +306,7 @@ def cut(text: str, most: int = 30) -> str:
 
 
 def shortened(text: str, most: int = 30) -> str:
-    """A name for a figure, cut in its middle, as it is: dollar signs begin no formula."""
-    return cut(text, most).replace("$", r"\$")
+    """A name for a figure, cut in its middle, as it is: dollar signs begin no formula; what cannot be seen, such as a line's end, is a
+    space."""
+    seen = "".join(letter if letter.isprintable() else " " for letter in text)
+    return cut(seen, most).replace("$", r"\$")

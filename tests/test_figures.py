@@ -1,5 +1,7 @@
 """Figures: what is drawn is what was given."""
 
+from xml.etree import ElementTree
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -248,7 +250,17 @@ def test_a_percentage_is_right_to_two_digits(share: float) -> None:
 @given(st.text(max_size=80), st.integers(8, 40))
 def test_a_shortened_name_fits(text: str, most: int) -> None:
     assert len(figures.cut(text, most)) <= most
-    assert figures.shortened(text, most).replace(r"\$", "$") == figures.cut(text, most)
+    shown = figures.shortened(text, most).replace(r"\$", "$")
+    assert shown.isprintable()
+    if text.isprintable():
+        assert shown == figures.cut(text, most)
+
+
+def test_names_in_any_script_are_drawn_without_a_warning() -> None:
+    """What the font lacks is a box; what is no letter, such as the character 0, would make the SVG unreadable."""
+    names = ("漢字", "two\nlines", "\x00\x1b[31m", "$x_{")
+    svg = draw(scatter.sample_map(Dots(np.eye(4)[:, :2], names, np.arange(4))), "svg")
+    assert len(ElementTree.fromstring(svg)) > 0
 
 
 def test_the_dots_of_the_map_are_drawn_in_a_png() -> None:
