@@ -253,6 +253,17 @@ def graph_caveats(graph: Graph) -> list[str]:
     return notes
 
 
+def parts_caveats(graph: Graph, parts: int, k: int, option: str) -> list[str]:
+    """Whether clusters are fewer than the graph's connected parts; an option gives more of them."""
+    if parts <= k:
+        return []
+    alone = int((np.diff(graph.weights.indptr) == 0).sum())
+    return [
+        f"the graph has {parts} parts for {k} clusters, {alone} of them single rows: parts are joined that no edge joins; raise "
+        f"`entries` or `{option}`"
+    ]
+
+
 def _stochastic(c: Matrix, entries: int, names: np.ndarray, config: GraphOptions) -> Graph:
     size = graphs.symmetric(c)
     found = doubly_stochastic(size, graphs.slack_of(size, config.edges))

@@ -58,6 +58,15 @@ def test_rows_without_clusters_are_said_to_have_none() -> None:
     assert "no number is stable" in answer.result.caveats[0]
 
 
+def test_fewer_clusters_than_parts_are_told() -> None:
+    """Each row joined with one other: pairs and chains, of which any two are as far apart."""
+    graph = expressed("tsc", union(0, 3, 3, 30, 40, noise=0.05)[0], entries=1)
+    result = stable(graph, parts=3, max_clusters=4).result
+    assert result.parts > result.clusters
+    assert any(f"{result.parts} parts for {result.clusters} clusters" in note for note in result.caveats)
+    assert any("raise `entries` or `max_clusters`" in note for note in result.caveats)
+
+
 def test_clusters_are_those_of_the_partition() -> None:
     x, _ = union(1, 3, 3, 30, 40, noise=0.05)
     graph = expressed("tsc", x, entries=8)

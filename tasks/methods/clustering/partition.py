@@ -91,13 +91,7 @@ def solve(block: Block, inputs: Inputs, config: Config) -> tuple[Result, Arrays]
 
 
 def _caveats(found: Embedding, graph: Graph, k: int) -> list[str]:
-    notes, gaps = [], np.diff(found.values)
-    alone = int((np.diff(graph.weights.indptr) == 0).sum())
-    if found.parts > k:
-        notes.append(
-            f"the graph has {found.parts} parts for {k} clusters, {alone} of them single rows: parts are joined that no edge joins; raise "
-            "`entries` or `clusters`"
-        )
+    notes, gaps = graph_clusters.parts_caveats(graph, found.parts, k, "clusters"), np.diff(found.values)
     if not graph_clusters.is_clear(gaps, k):
         notes.append(
             "no clear jump of the eigenvalues after this number of clusters: the graph does not tell the number by itself; where rows are "

@@ -103,7 +103,11 @@ def solve(block: Block, inputs: Inputs, config: Config) -> tuple[Result, Arrays]
         error=float(found.error[k - 2]),
         candidates=_candidates(k, found),
         by_eigengap=eigengap(whole.values)[0],
-        caveats=(*graph_clusters.graph_caveats(graph), *_caveats(k, found, config)),
+        caveats=(
+            *graph_clusters.graph_caveats(graph),
+            *graph_clusters.parts_caveats(graph, whole.parts, k, "max_clusters"),
+            *_caveats(k, found, config),
+        ),
     )
     arrays = {
         "agreement": found.agreement,
