@@ -113,6 +113,17 @@ def test_rows_of_zeros_and_duplicates_are_taken() -> None:
     assert clustered(x, clusters=2, center=False).result.n_rows == 100
 
 
+def test_rows_without_a_class_agree_with_nothing() -> None:
+    x, target = directions(3, 60, 3, 0.05)
+    some = np.where(np.arange(60) % 2 == 0, target, -1)
+    result = clustered(x, some, label="kind", clusters=3, center=False).result
+    assert result.adjusted_rand == result.normalised_mutual_information == 1
+    result = clustered(x, np.full(60, -1), label="kind", clusters=3, center=False).result
+    assert result.adjusted_rand is None
+    assert result.normalised_mutual_information is None
+    assert clustered(x, np.arange(60), label="kind", clusters=3, center=False).result.adjusted_rand == 0
+
+
 def test_wrong_questions_are_refused() -> None:
     x, target = directions(0, 10, 2, 0.3)
     with pytest.raises(UnknownNameError, match="nearest: kind"):

@@ -8,12 +8,12 @@ graph's normalised Laplacian, ascending.
 import numpy as np
 import torch
 from pydantic import Field
-from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
 from schemas.base import Frozen
 from schemas.errors import MethodError, UnknownNameError, nearest
 from tasks.methods.contract import Array, Arrays, Block, Inputs, RowsPort
 from tasks.numerics.affinity import Embedding, cosine_graph, eigengap, embed
+from tasks.numerics.agreement import agreement, counted
 from tasks.numerics.partition import partition
 
 VERSION = 1
@@ -63,7 +63,7 @@ class Result(Frozen):
     parts: int
     """Connected parts of the graph; more parts than clusters join parts that no edge joins."""
     adjusted_rand: float | None
-    """Agreement with the label, corrected for chance; None without a label."""
+    """Agreement with the label, corrected for chance; None without labelled rows."""
     normalised_mutual_information: float | None
     caveats: tuple[str, ...]
 
@@ -111,9 +111,9 @@ def solve(block: Block, inputs: Inputs, config: Config) -> tuple[Result, Arrays]
 def _result(
     found: Embedding, k: int, cluster: np.ndarray, truth: np.ndarray | None, config: Config
 ) -> Result:
-    gaps = np.diff(found.values)
-    known = None if truth is None else truth >= 0
-    notes = []
+    gaps, notes = np.diff(found.values), []
+    classes = 0 if truth is None else int(truth.max()) + 1
+    agreed = agreement(counted(cluster, truth, k, classes)) if truth is not None and classes else None
     if found.parts > k:
         notes.append(f"the graph has {found.parts} parts for {k} clusters; raise `neighbours` or `clusters`")
     if gaps[k - 1] < 0.1 * max(gaps.max(), 1e-12):
@@ -125,10 +125,8 @@ def _result(
         eigengap=float(gaps[k - 1]),
         candidates=tuple(int(c) + 2 for c in np.argsort(-gaps[1:], kind="stable")[:3]),
         parts=found.parts,
-        adjusted_rand=None if truth is None else float(adjusted_rand_score(truth[known], cluster[known])),
-        normalised_mutual_information=None
-        if truth is None
-        else float(normalized_mutual_info_score(truth[known], cluster[known])),
+        adjusted_rand=agreed and agreed.adjusted_rand,
+        normalised_mutual_information=agreed and agreed.normalised_mutual_information,
         caveats=tuple(notes),
     )
 
