@@ -28,6 +28,8 @@ FIRST_ROUNDS = 3
 MORE = 5
 """Times as many draws in an ensemble."""
 JOINED = (5, 20)
+ROUNDING = 64 * torch.finfo(torch.float64).eps
+"""Of squared residuals, over squares of rows."""
 TURNS = 2
 """Steps of orthogonal iteration a round."""
 
@@ -140,15 +142,29 @@ def improved(
         rounds: at most.
     """
     exact, before = False, None
+    rounding = ROUNDING * (x - x.mean(0) if affine else x).square().sum(1)
     for _ in range(rounds):
-        least, label = residuals(x, found).min(1)
+        least, label = _moved(x, found, before, rounding)
         still = before is not None and torch.equal(label, before)
         if still and exact:
             break
         exact, before = still, label
         found = refitted(x, label, least, found, held, affine, exact)
-    least, label = residuals(x, found).min(1)
+    least, label = _moved(x, found, before, rounding)
     return Start(found, label, float(least.sum()))
+
+
+def _moved(
+    x: Rows, found: Subspaces, before: Int64[Tensor, " row"] | None, rounding: Float64[Tensor, " row"]
+) -> tuple[Float64[Tensor, " row"], Int64[Tensor, " row"]]:
+    """Least residuals, and whose they are. A row stays where it was unless that lowers its residual by more than rounding: rows that
+    several subspaces hold would move for ever."""
+    every = residuals(x, found)
+    least, label = every.min(1)
+    if before is None:
+        return least, label
+    gain = every.gather(1, before[:, None])[:, 0] - least
+    return least, torch.where(gain > rounding, label, before)
 
 
 def refitted(

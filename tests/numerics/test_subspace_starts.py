@@ -59,3 +59,24 @@ def test_an_ensemble_is_no_worse_than_its_draws() -> None:
     assert runs[0].cost <= runs[1].cost
     for run in runs:
         assert float(k_subspaces.nearest(x, run.subspaces)[0].sum()) >= run.cost * (1 - 1e-9)
+
+
+@pytest.mark.parametrize("affine", [True, False])
+def test_rows_that_every_subspace_holds_do_not_move_for_ever(
+    affine: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows on one line, in planes: residuals are rounding, and so is whose is the least."""
+    rng = np.random.default_rng(0)
+    x = torch.from_numpy(np.outer(rng.standard_normal(60), rng.standard_normal(8)))
+    rounds = []
+
+    def refitted(*given: object) -> k_subspaces.Subspaces:
+        rounds.append(1)
+        return fit(*given)  # type: ignore[arg-type]
+
+    fit = subspace_starts.refitted
+    monkeypatch.setattr(subspace_starts, "refitted", refitted)
+    begun = subspace_starts.drawn(x, 8, 2, affine, torch.Generator().manual_seed(0))
+    end = subspace_starts.improved(x, begun, torch.full((8,), 2), affine)
+    assert len(rounds) < 10
+    assert end.cost < 1e-12 * float(x.square().sum())
