@@ -25,9 +25,9 @@ class Training(Frozen):
     """Length of codes: room for all clusters' dimensions together."""
     hidden: int = Field(default=0, ge=0)
     """Rectified units of each head beside its linear map; 0: linear heads."""
-    distortion: float = Field(default=0.5, gt=0)
+    distortion: float = Field(default=0.5, ge=1e-9, le=1e3)
     """Root mean square error that codes of length 1 may have: epsilon."""
-    smoothing: float = Field(default=0.2, gt=0)
+    smoothing: float = Field(default=0.2, gt=0, allow_inf_nan=False)
     """Price of the shares' entropy: eta. Around 1 / ln(batch_rows) a row's share in itself is that of all rows that do not look like it."""
     batch_rows: int = Field(default=256, ge=2)
     """Rows per step; smaller batches, at the end of shards, take steps smaller in proportion."""
@@ -35,7 +35,7 @@ class Training(Frozen):
     """Passes over the rows that raise R alone."""
     epochs: int = Field(default=30, ge=1)
     """Passes that raise R - R_c; the step size falls linearly from one to the next."""
-    rate: float = Field(default=0.01, gt=0)
+    rate: float = Field(default=0.01, gt=0, allow_inf_nan=False)
     """Step size of Adam at first."""
 
 

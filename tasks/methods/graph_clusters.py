@@ -55,7 +55,7 @@ class GraphOptions(Frozen):
     """A label with classes, to compare the clusters with; nothing else reads it."""
     most_rows: int = Field(default=1_000_000, ge=3)
     """Refuse more rows than this: coefficients of all lie in memory."""
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**32)
     """Of what is drawn."""
 
 

@@ -81,8 +81,9 @@ def slack_of(size: Matrix, edges: int) -> float:
     row = np.repeat(np.arange(size.shape[0]), np.diff(size.indptr))
     order = np.lexsort((-size.data, row))
     rank = np.arange(len(order)) - np.repeat(size.indptr[:-1], np.diff(size.indptr))
-    top = np.zeros((size.shape[0], edges))
-    some = rank < edges
+    most = min(edges, size.shape[0])  # of which a row has less: the last is 0 then, as beyond
+    top = np.zeros((size.shape[0], most))
+    some = rank < most
     top[row[order][some], rank[some]] = size.data[order][some]
     slack = (top - top[:, -1:]).sum(1)
     return float(np.median(slack[slack > 0])) if (slack > 0).any() else float(size.data.max())

@@ -1,12 +1,16 @@
 """Clusters of graphs: parts, numbers of clusters, orders of rows, labels that are only compared with, and doubtful graphs."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 from scipy import sparse
 from sklearn.metrics import adjusted_rand_score
 
 from schemas.errors import MethodError
+from tasks.methods.contract import list_methods, load_method
 from tasks.numerics import graphs
 from tasks.numerics.affinity import embed
 from tasks.numerics.graphs import Matrix
@@ -150,3 +154,26 @@ def test_rows_that_share_no_expression_have_no_nearest_graph() -> None:
     graph = expressed("tsc", np.repeat(np.eye(4), 2, axis=0), entries=1)
     with pytest.raises(MethodError, match=r"no two rows are expressed by a common row.*affinity: symmetric"):
         parted(graph, affinity="nearest")
+
+
+def test_more_edges_than_rows_are_as_many_as_rows() -> None:
+    graph = expressed("lsr", union(2, 3, 4, 10, 12)[0], entries=11)
+    few, many = (
+        parted(graph, clusters=3, affinity="doubly_stochastic", edges=n, starts=2) for n in (36, 10**12)
+    )
+    assert few.result == many.result
+
+
+def test_options_beyond_what_can_be_computed_are_refused() -> None:
+    """k-means takes no larger seeds, a noise above all singular values leaves nothing, and no number is made with infinite ones."""
+    family = {name for name in list_methods() if name.startswith("clustering.")}
+    for name in family - {"clustering.lsr"}:
+        config = load_method(name).Config
+        options = {
+            option: math.inf for option, field in config.model_fields.items() if field.annotation is float
+        }
+        options |= {"seed": 2**32} if "seed" in config.model_fields else {}
+        options |= {"noise": 1.0} if name == "clustering.lrr" else {}
+        for option, value in options.items():
+            with pytest.raises(ValidationError, match=r"less than|finite"):
+                config(**{option: value})

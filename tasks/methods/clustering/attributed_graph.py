@@ -72,7 +72,7 @@ class Config(Frozen):
     """Steps along edges, at most (the paper's T); 0: the rows alone."""
     power: float = Field(default=0.9, gt=0, le=3)
     """Walks of t steps count as its power t (the paper's alpha); above 1, long ones count more."""
-    resolution: float = Field(default=1.0, ge=0)
+    resolution: float = Field(default=1.0, ge=0, allow_inf_nan=False)
     """Weight of what random edges of the same degrees would have, for `modularity` (the paper's gamma)."""
     tf_idf: bool = False
     """Whether features are counts of words, to be weighted by how few rows have them."""
@@ -82,7 +82,7 @@ class Config(Frozen):
     """A label with classes, to compare the clusters with; nothing else reads it."""
     most_rows: int = Field(default=1_000_000, ge=3)
     """Refuse more rows than this: all lie in memory."""
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**32)
     """Of starts."""
 
     @property

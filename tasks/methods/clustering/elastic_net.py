@@ -45,7 +45,7 @@ class Config(Frozen):
 
     tau: float = Field(default=0.9, gt=0, le=1)
     """Share of the sum of sizes in the penalty, against squares; 1 is the LASSO. Lower ones take more rows of a subspace together."""
-    gamma: float = Field(default=50.0, gt=1)
+    gamma: float = Field(default=50.0, gt=1, le=1e12)
     """Weight of the residual, against that at which the first coefficient comes in: large ones express rows exactly, small ones keep to
     a row's nearest."""
     affine: bool = False

@@ -68,13 +68,13 @@ class Config(Frozen):
     """Draws that are improved until no row of the sample moves; the start of least residuals goes on."""
     rounds: int = Field(default=30, ge=1)
     """Reads of all rows after the sample, at most."""
-    tolerance: float = Field(default=1e-4, ge=0)
+    tolerance: float = Field(default=1e-4, ge=0, lt=1)
     """Stop when a round lowers the sum of squared residuals by less than this share of it."""
     label: str | None = None
     """A label with classes, to compare the clusters with; nothing else reads it."""
     precision: Literal["float64", "float32"] = "float64"
     """Of products of features; residuals are always float64."""
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**32)
     """Of the starts."""
 
 

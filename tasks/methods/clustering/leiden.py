@@ -36,7 +36,7 @@ class Config(GraphOptions):
 
     objective: Literal["modularity", "cpm"] = "modularity"
     """What is maximised: modularity, or the constant Potts model, whose communities have no least size."""
-    resolution: float = Field(default=1.0, gt=0)
+    resolution: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     """Larger ones give more and smaller communities."""
     iterations: int = Field(default=10, ge=1)
     """Passes of the algorithm, each starting where the one before ended."""

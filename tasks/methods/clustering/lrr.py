@@ -40,10 +40,10 @@ class Config(Frozen):
 
     rank: int | None = Field(default=None, ge=1)
     """Leading directions that are used; None: all above rounding and noise."""
-    noise: float = Field(default=1e-3, ge=0)
+    noise: float = Field(default=1e-3, ge=0, lt=1)
     """Squared singular values up to this share of the largest are noise; 0: the noise-free form, whose entries tell little where rows
     span all features."""
-    power: float = Field(default=4.0, gt=0)
+    power: float = Field(default=4.0, gt=0, allow_inf_nan=False)
     """To which sizes of entries are raised: higher ones keep apart what is nearly at right angles."""
     entries: int = Field(default=20, ge=1, le=1024)
     """Entries that are kept of each row."""

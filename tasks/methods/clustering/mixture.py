@@ -81,13 +81,13 @@ class Config(Frozen):
     """Draws of K subspaces that are improved until no row of the sample moves, as of `clustering.k_subspaces`."""
     rounds: int = Field(default=50, ge=1)
     """Reads of all rows after the sample, at most."""
-    tolerance: float = Field(default=1e-4, ge=0)
+    tolerance: float = Field(default=1e-4, ge=0, allow_inf_nan=False)
     """Stop when a round raises the mean log likelihood of a row by no more, in nats."""
     label: str | None = None
     """A label with classes, to compare the components with; nothing else reads it."""
     precision: Literal["float64", "float32"] = "float64"
     """Of products of features; densities are always float64."""
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**32)
     """Of the starts."""
 
 

@@ -79,7 +79,7 @@ class Config(Training):
     """Rows of the sample that is clustered; all where there are no more. Time grows with the cube."""
     label: str | None = None
     """A label with classes, to compare the clusters with; nothing else reads it."""
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**32)
     """Of the heads, the order of rows, and k-means."""
 
 

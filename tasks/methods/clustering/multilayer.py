@@ -66,7 +66,7 @@ SEEDS = (218,)
 class Config(NumberOptions):
     """How graphs become clusters."""
 
-    gamma: float = Field(default=0.5, ge=0)
+    gamma: float = Field(default=0.5, ge=0, allow_inf_nan=False)
     """Weight of the layers' own subspaces against the mean of their graphs; 0: the mean graph. The middle of what the source tries."""
 
 

@@ -65,7 +65,7 @@ class Config(Frozen):
 
     examples: int = Field(default=8, ge=1)
     """Rows that are kept of each cluster."""
-    distortion: float = Field(default=0.5, gt=0)
+    distortion: float = Field(default=0.5, ge=1e-9, le=1e3)
     """Root mean square error that a code of rows of length 1 may have."""
 
 

@@ -64,7 +64,7 @@ class Config(Frozen):
     """Rows to draw; None: all, if there are no more than the most."""
     most_rows: int = Field(default=5000, ge=3)
     """Refuse more rows than this; time and memory grow with their square."""
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**32)
     """Of the draw, and of the clusters by chance."""
 
 
