@@ -60,5 +60,7 @@ def test_a_wrong_basis_is_refused() -> None:
     x = np.zeros((4, 5), dtype=np.float32)
     with pytest.raises(MethodError, match="8 features, the site has 5"):
         projected(x, basis_of(8, 3), np.zeros(8))
+    with pytest.raises(MethodError, match="has no components: the rows of the pca stage are all equal"):
+        projected(np.ones((4, 5)), np.zeros((0, 5)), np.ones(5))
     with pytest.raises(MethodError, match="has 3 components, asked for 4"):
         projected(x, basis_of(5, 3), np.zeros(5), components=4)

@@ -64,7 +64,11 @@ def check(inputs: Inputs, config: Config) -> None:
         raise MethodError(
             f"the basis has {width} features, the site has {inputs.widths['x']}; connect a stage of the same site"
         )
-    if available == 0 or (config.components or 0) > available:
+    if available == 0:
+        raise MethodError(
+            "the basis has no components: the rows of the pca stage are all equal; look at the site"
+        )
+    if (config.components or 0) > available:
         raise MethodError(
             f"the basis has {available} components, asked for {config.components}; keep more in the pca stage"
         )
