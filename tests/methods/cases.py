@@ -239,7 +239,7 @@ def member(method: str, n: int, seed: int) -> Member:
     return Member(f"site{seed}", ("capture",), answer.arrays, answer.result.model_dump(mode="json"))
 
 
-def _block(rows: dict[str, Tensor], n: int, with_labels: bool, per_sample: int) -> Block:
+def _block(rows: dict[str, Tensor], n: int, with_labels: bool, per_sample: int = PER_SAMPLE) -> Block:
     index = torch.arange(n)
     sample = index // per_sample
     labels = {"side": sample % 2, "size": sample.double() / 3, "step": sample.double()} if with_labels else {}
