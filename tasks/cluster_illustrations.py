@@ -168,6 +168,7 @@ def _spectrum(figure: Figure, axes: Axes, made: StageArtifact) -> None:
         axes.plot(
             np.arange(1, len(some) + 1), some, linewidth=1, color=CATEGORY[k % len(CATEGORY)], alpha=0.8
         )
-    axes.set_xscale("log")
-    axes.set_yscale("log")
+    if (values > 0).any():  # else each cluster is one point
+        axes.set_xscale("log")
+        axes.set_yscale("log")
     frame(axes, title="spectra of the clusters", xlabel="order")

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from tasks.cluster_illustrations import cluster_illustrations
+from tasks.drawing import draw
 from tasks.measures import StageArtifact
 from tasks.page import PAGE, render
 from tests.pages import artifact, report_data
@@ -54,6 +55,15 @@ def test_eigenvalues_that_fall_are_told_as_such() -> None:
     (one,), (other,) = cluster_illustrations([rising]), cluster_illustrations([falling])
     assert "Smallest eigenvalues of the graph's Laplacian" in one.caption
     assert "Leading eigenvalues of what the objective splits: a fall after" in other.caption
+
+
+def test_clusters_of_equal_rows_have_no_spectra_to_draw() -> None:
+    """Duplicates of few rows: all variances are 0, which no logarithmic axis takes."""
+    made = subspaces()
+    (shown,) = cluster_illustrations(
+        [made._replace(arrays={"affinity": np.eye(3), "eigenvalue": np.zeros((3, 3))})]
+    )
+    assert draw(shown.figure, "svg")
 
 
 def test_spectra_of_clusters_leave_out_zeros() -> None:
