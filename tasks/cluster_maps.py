@@ -56,6 +56,7 @@ def _labels(root: Location, made: StageArtifact) -> tuple[Indices, Indices]:
         return row, cluster[row]
     row, cluster = (np.asarray(group[name][:]) for name in ("row", "cluster"))
     order = np.argsort(row, kind="stable")
+    order = order[cluster[order] >= 0]
     return row[order], cluster[order]
 
 

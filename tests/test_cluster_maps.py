@@ -112,6 +112,18 @@ def test_labels_of_new_rows_are_a_map_too(tmp_path: Path) -> None:
     assert names == cluster[cluster >= 0].tolist()
 
 
+def test_sampled_rows_without_a_cluster_have_no_dot(tmp_path: Path) -> None:
+    """As those of zeros in `clustering.sine_medoids`."""
+    root = Location(str(tmp_path))
+    spec = capture(root)
+    cluster = np.where(np.arange(40) % 5 == 0, -1, np.arange(40) % 3)
+    made = stored(root, [spec], "clustering.partition", clustered(cluster, np.arange(40)), clusters=3)
+    (found,) = cluster_maps(root, [made], known(root, spec), None)
+    assert found.n_rows == len(found.clusters.xy) == 32
+    names = [int(found.clusters.names[code].split(":")[0]) for code in found.clusters.codes]
+    assert names == cluster[cluster >= 0].tolist()
+
+
 def test_what_has_no_map(tmp_path: Path) -> None:
     """Rows that were not kept, captures of other runs, and methods that find no clusters."""
     root = Location(str(tmp_path))
