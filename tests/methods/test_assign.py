@@ -66,6 +66,17 @@ def test_rows_in_the_subspace_have_all_the_margin_and_rows_between_none() -> Non
     assert answer.result.accuracy is None
 
 
+def test_rows_in_two_subspaces_have_no_margin() -> None:
+    """Rounding of their distances to either says nothing."""
+    q = np.linalg.qr(np.random.default_rng(2).standard_normal((12, 12)))[0]
+    rng = np.random.default_rng(3)
+    x = np.concatenate([rng.standard_normal((40, 3)) @ q[part] for part in ([0, 1, 2], [0, 3, 4])])
+    fit = clustered(x, clusters=2, dimension=3, kind="linear", starts=5)
+    shared = assigned(fit, rng.standard_normal((30, 1)) * q[0])
+    assert shared.arrays["margin"].tolist() == [0] * 30
+    assert shared.result.near_ties == 1
+
+
 @pytest.mark.parametrize("options", [{}, {"kind": "linear", "noise": "shared"}])
 def test_a_mixture_gives_each_row_its_likeliest_component(options: dict[str, Any]) -> None:
     x, of, _ = overlapping(0, (0.2, 0.4, 0.8), each=400)

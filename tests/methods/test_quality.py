@@ -12,6 +12,8 @@ from schemas.errors import MethodError
 from tasks.drive import serial
 from tasks.engine import run_stages
 from tasks.methods.contract import Inputs, load_method
+from tasks.numerics.k_subspaces import Subspaces
+from tasks.numerics.silhouettes import silhouettes
 from tasks.store.location import Location
 from tests.helpers import make_capture, rows_ref, stage_of
 from tests.methods import cases
@@ -159,6 +161,21 @@ def test_zeros_and_duplicates_are_no_trouble() -> None:
     assert bool(answer.arrays["silhouette"].isfinite().all())
     assert answer.arrays["silhouette"][:3].tolist() == [0, 0, 0]
     assert answer.arrays["example"][0].tolist() == [*range(3, 13), 0, 1, *[-1] * 8]
+
+
+@pytest.mark.parametrize("offset", [0.0, 100.0])
+def test_rows_in_two_subspaces_are_in_neither_more(offset: float) -> None:
+    """Also where an offset rounds their distances to more than nothing."""
+    rng, q = np.random.default_rng(2), np.linalg.qr(np.random.default_rng(3).standard_normal((12, 12)))[0]
+    parts = [rng.standard_normal((40, 3)) @ q[some] for some in ([0, 1, 2], [0, 3, 4])]
+    x = np.concatenate([*parts, rng.standard_normal((20, 1)) * q[0]]) + offset
+    mean = torch.full((2, 12), offset, dtype=torch.float64)
+    basis = torch.from_numpy(np.stack([q[[0, 1, 2]], q[[0, 3, 4]]]))
+    own = torch.from_numpy(np.repeat([0, 1, 0], [40, 40, 20]))
+    for given_own in (own, None):
+        found = silhouettes(torch.from_numpy(x), Subspaces(mean, basis), given_own)
+        assert found.silhouette[80:].tolist() == [0] * 20
+        assert bool((found.silhouette[:80] == 1).all())
 
 
 def test_few_rows_for_their_directions_are_said() -> None:

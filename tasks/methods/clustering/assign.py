@@ -24,7 +24,7 @@ from tasks.numerics.agreement import Agreement, agreement
 from tasks.numerics.k_subspaces import Subspaces
 from tasks.numerics.low_rank_mixture import Mixture, Spectra
 
-VERSION = 2
+VERSION = 3
 KIND = "map"
 READS = {
     "x": RowsPort(labels=True),
@@ -195,13 +195,9 @@ def _tile(rows: Tensor, found: Mixture, likeliest: bool) -> tuple[Tensor, ...]:
     tile[: len(rows)] = rows
     seen = low_rank_mixture.seen(tile, found)
     cluster = seen.chance.argmax(1) if likeliest else seen.residual.argmin(1)
-    distance = torch.zeros_like(seen.residual[:, 0])
-    for k, (mean, basis) in enumerate(zip(*found.subspaces, strict=True)):
-        left = tile - mean
-        left -= (left @ basis.T) @ basis
-        distance = torch.where(cluster == k, torch.linalg.vector_norm(left, dim=1), distance)
-    at = cluster[:, None]
-    others = seen.residual.scatter(1, at, torch.inf).amin(1).sqrt()
+    apart, at = k_subspaces.distances(tile, found.subspaces), cluster[:, None]
+    distance = apart.gather(1, at)[:, 0]
+    others = apart.scatter(1, at, torch.inf).amin(1)
     margin = (1 - distance / others.where(others > 0, torch.inf)).where(others > 0, 0.0).clamp(0, 1)
     made = (cluster, distance, margin, seen.chance.gather(1, at)[:, 0], seen.log_density)
     return tuple(values[: len(rows)] for values in made)

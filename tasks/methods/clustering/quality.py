@@ -28,7 +28,7 @@ from tasks.numerics.k_subspaces import Subspaces
 from tasks.numerics.silhouettes import silhouettes
 from tasks.numerics.symmetric import add_gram, full
 
-VERSION = 1
+VERSION = 2
 KIND = "map"
 READS = {
     "x": RowsPort(),
