@@ -73,7 +73,7 @@ def largest(
         bar(size, names, x_index[tile.rows, None])
         if barred is not None:
             bar(size, names, barred[tile.rows])
-        here.total.add_(size.sum(1))
+        here.total.add_(size.sum(1, dtype=torch.float64))
         _keep(here, tile, size, names)
     return best
 

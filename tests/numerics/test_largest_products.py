@@ -1,5 +1,7 @@
 """Largest products: against sorting all of them, in any cuts, with ties."""
 
+from itertools import pairwise
+
 import numpy as np
 import torch
 from hypothesis import given, settings
@@ -54,6 +56,18 @@ def test_cuts_change_no_bit() -> None:
     assert torch.equal(whole.column, cut.column)
     assert torch.equal(whole.product, cut.product)
     np.testing.assert_array_equal(whole.column, sorted_all(x, 6)[1])
+
+
+def test_cuts_change_no_sum_of_single_precision() -> None:
+    """But for its last bits of double precision: shares that are kept are written in single."""
+    x = torch.from_numpy(np.random.default_rng(2).standard_normal((600, 50)))
+    index, sums = torch.arange(600), []
+    for edges in ([0, 600], [0, 37, 300, 600]):
+        found = none_yet(600, 5, "cpu")
+        for a, b in pairwise(edges):
+            found = largest(found, x, index, x[a:b], index[a:b], "float32")
+        sums.append(found.total)
+    np.testing.assert_allclose(sums[0], sums[1], rtol=1e-13)
 
 
 def test_single_precision_is_near() -> None:
