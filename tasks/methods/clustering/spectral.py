@@ -63,7 +63,7 @@ class Result(Frozen):
     parts: int
     """Connected parts of the graph; more parts than clusters join parts that no edge joins."""
     adjusted_rand: float | None
-    """Agreement with the label, corrected for chance; None without labelled rows."""
+    """Agreement with the label, corrected for chance; None without a labelled row."""
     normalised_mutual_information: float | None
     caveats: tuple[str, ...]
 
@@ -111,9 +111,9 @@ def solve(block: Block, inputs: Inputs, config: Config) -> tuple[Result, Arrays]
 def _result(
     found: Embedding, k: int, cluster: np.ndarray, truth: np.ndarray | None, config: Config
 ) -> Result:
-    gaps, notes = np.diff(found.values), []
-    classes = 0 if truth is None else int(truth.max()) + 1
-    agreed = agreement(counted(cluster, truth, k, classes)) if truth is not None and classes else None
+    gaps = np.diff(found.values)
+    agreed = None if truth is None else agreement(counted(cluster, truth, k, int(truth.max(initial=0)) + 1))
+    notes = []
     if found.parts > k:
         notes.append(f"the graph has {found.parts} parts for {k} clusters; raise `neighbours` or `clusters`")
     if gaps[k - 1] < 0.1 * max(gaps.max(), 1e-12):
