@@ -52,6 +52,16 @@ def test_independent_subspaces_are_blocks() -> None:
     assert result.wrong_share < 1e-12
 
 
+def test_rows_at_right_angles_to_the_used_directions_have_no_entries() -> None:
+    """What lies along these is rounding, which has no direction."""
+    x, _ = union(0, 3, 2, 30, 20)
+    lone = np.linalg.svd(x)[2][10:12]
+    answer = expressed("lrr", np.vstack([x, lone, np.zeros(30)]), entries=5, noise=0.0, rank=3)
+    assert answer.arrays["index"][-3:].tolist() == [[-1] * 5] * 3
+    assert answer.result.isolated == 3
+    assert bool((answer.arrays["index"][:-3, 0] >= 0).all())
+
+
 def test_refusals() -> None:
     with pytest.raises(MethodError, match="span 12 directions, asked for 13"):
         expressed("lrr", union(0, 3, 4, 30, 20)[0], rank=13)

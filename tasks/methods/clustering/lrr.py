@@ -32,6 +32,8 @@ REFERENCE = (
     "47, theorem 1"
 )
 SEEDS = ()
+ROUNDING = 1e-12
+"""Share of a row's length along the used directions that may be rounding alone."""
 merge = self_expression.merge
 
 
@@ -97,11 +99,12 @@ def start(inputs: Inputs, config: Config) -> State:
 
 
 def prepared(block: Block, carry: State, config: Config) -> Block:
-    """Rows turned, scaled and of length 1."""
+    """Rows turned, scaled and of length 1; zeros where nothing of a row but rounding lies along the directions that are used."""
     z = self_expression.prepared(block, carry, config)["x"]
     y = mapped(z, carry["map"])
     length = torch.linalg.vector_norm(y, dim=1, keepdim=True)
-    return replace(block, rows={"x": y / torch.where(length > 0, length, 1.0)})
+    rounding = ROUNDING * torch.linalg.vector_norm(z, dim=1, keepdim=True) * carry["map"].norm(dim=0).amax()
+    return replace(block, rows={"x": torch.where(length > rounding, y / length, 0.0)})
 
 
 def begin(block: Block, carry: State, config: Config) -> State:
