@@ -50,6 +50,18 @@ def test_rows_without_length_are_counted() -> None:
     assert prepared(np.full((20, 4), 0.1), center=True).result.rank == 0
 
 
+@pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
+@pytest.mark.parametrize("whiten", [False, True])
+def test_which_rows_have_no_length_does_not_depend_on_units(scale: float, whiten: bool) -> None:
+    x = rows()
+    x[:7] = x[7:].mean(0)
+    options = {"center": True, "components": 5, "whiten": whiten}
+    answer, expected = prepared(scale * x, **options), prepared(x, **options)
+    assert answer.result.zero_rows == expected.result.zero_rows == 7
+    moments = [found.arrays["second_moment"].abs().numpy() for found in (answer, expected)]
+    np.testing.assert_allclose(*moments, atol=1e-9)
+
+
 def test_refusals() -> None:
     with pytest.raises(MethodError, match="found 12 features, asked for 13"):
         prepared(rows(), components=13)
