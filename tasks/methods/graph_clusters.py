@@ -16,7 +16,7 @@ from tasks.methods.contract import Array, Arrays, ArtifactPort, Block, Inputs, R
 from tasks.numerics import graphs
 from tasks.numerics.affinity import Embedding, eigengap
 from tasks.numerics.agreement import Agreement, agreement, counted
-from tasks.numerics.doubly_stochastic import doubly_stochastic
+from tasks.numerics.doubly_stochastic import doubly_stochastic, unproven
 from tasks.numerics.graphs import Matrix
 
 READS = {
@@ -144,9 +144,10 @@ def graph_from(given: Mapping[str, Tensor], names: np.ndarray, config: GraphOpti
     c = graphs.coefficient_matrix(given["index"].cpu().numpy(), given["coefficient"].cpu().numpy(), names)
     if not c.nnz:
         raise MethodError("no row expresses another: found no edges; look at `zero_rows` of the preparation")
-    c = graphs.largest_entries(c, config.mass)
+    whole, c = c, graphs.largest_entries(c, config.mass)
     if config.affinity == "doubly_stochastic":
-        return _stochastic(c, given["index"].shape[1], names, config)
+        kept, entries = np.diff(whole.indptr), given["index"].shape[1]
+        return _stochastic(c, (kept >= entries) | (np.diff(c.indptr) < kept), names, config)
     scaled = graphs.row_scaled(c, config.scale)
     if config.affinity == "nearest":
         return Graph(c, _nearest(scaled, config), names)
@@ -248,7 +249,7 @@ def graph_caveats(graph: Graph) -> list[str]:
         )
     if graph.unproven:
         notes.append(
-            f"coefficients that were not kept could change weights of {graph.unproven} rows; raise `entries` of the coefficients"
+            f"coefficients that were not kept could change weights of {graph.unproven} rows; raise `entries` of the coefficients, or `mass`"
         )
     return notes
 
@@ -264,10 +265,7 @@ def parts_caveats(graph: Graph, parts: int, k: int, option: str) -> list[str]:
     ]
 
 
-def _stochastic(c: Matrix, entries: int, names: np.ndarray, config: GraphOptions) -> Graph:
+def _stochastic(c: Matrix, cut: np.ndarray, names: np.ndarray, config: GraphOptions) -> Graph:
     size = graphs.symmetric(c)
     found = doubly_stochastic(size, graphs.slack_of(size, config.edges))
-    cut = np.where(np.diff(c.indptr) >= entries, graphs.least_entry(c), 0.0) / 2 + found.potential
-    order = np.argsort(-cut, kind="stable")
-    other = np.where(np.arange(len(cut)) == order[0], cut[order[min(1, len(cut) - 1)]], cut[order[0]])
-    return Graph(c, found.graph, names, found.error, int((cut + other > 1e-12).sum()))
+    return Graph(c, found.graph, names, found.error, unproven(c, cut, found.potential))

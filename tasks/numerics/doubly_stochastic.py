@@ -12,7 +12,7 @@ import numpy as np
 from scipy import sparse
 from scipy.sparse.linalg import cg
 
-from tasks.numerics.graphs import Matrix
+from tasks.numerics.graphs import Matrix, least_entry
 
 MOST_STEPS = 500
 MOST_PAIRS = 30
@@ -74,6 +74,34 @@ def doubly_stochastic(size: Matrix, eta: float) -> Stochastic:
     graph = Matrix((np.r_[weight, weight], (row, column)), shape=(n, n))
     graph.eliminate_zeros()
     return Stochastic(graph, float(np.abs(pairs.sums(weight) - 1).max()), a)
+
+
+def unproven(c: Matrix, cut: np.ndarray, potential: np.ndarray) -> int:
+    """Rows of which coefficients that are left out could change the projection of (|C| + |C|') / 2: 0 proves it to be that of all.
+
+    Args:
+        c: the largest coefficients of each row, not symmetric where only one of two rows keeps a pair.
+        cut: bool [row]: whether a row has others, none larger than its smallest.
+        potential: of the projection.
+
+    Cost: a sort of the coefficients.
+    """
+    n, size = c.shape[0], sparse.coo_array(abs(c))
+    rest = np.where(cut, least_entry(c), 0.0) / 2
+    slack = rest + potential
+    doubtful = slack + np.where(cut, _largest_other(slack), _largest_other(np.where(cut, slack, -np.inf))) > 0
+    row, other = size.row.astype(np.int64), size.col.astype(np.int64)
+    one_way = cut[other] & ~np.isin(other * n + row, row * n + other)
+    changed = one_way & (size.data / 2 + potential[row] + slack[other] > 0)
+    doubtful[row[changed]] = doubtful[other[changed]] = True
+    return int(doubtful.sum())
+
+
+def _largest_other(values: np.ndarray) -> np.ndarray:
+    """Of each place the largest value at all others; -inf without any."""
+    order = np.argsort(-values, kind="stable")[:2]
+    second = values[order[1]] if len(order) > 1 else -np.inf
+    return np.where(np.arange(len(values)) == order[0], second, values[order[0]])
 
 
 def _maximised(given: _Pairs, a: np.ndarray, eta: float) -> tuple[_Pairs, np.ndarray]:

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize
 
-from tasks.numerics.doubly_stochastic import doubly_stochastic
-from tasks.numerics.graphs import Matrix
+from tasks.numerics.doubly_stochastic import doubly_stochastic, unproven
+from tasks.numerics.graphs import Matrix, symmetric
 
 
 def sizes(seed: int, n: int, density: float) -> np.ndarray:
@@ -55,3 +55,62 @@ def test_it_is_the_optimum(seed: int, n: int, density: float, eta: float) -> Non
     np.testing.assert_allclose(graph.sum(1), 1, atol=1e-6)
     slack = np.maximum(size + a[:, None] + a, 0) * (1 - np.eye(n)) / eta
     np.testing.assert_allclose(graph, slack, atol=1e-6 / eta)
+
+
+def largest_of_rows(size: np.ndarray, entries: int) -> Matrix:
+    kept = np.zeros_like(size)
+    for row, columns in enumerate(np.argsort(-size, axis=1, kind="stable")[:, :entries]):
+        kept[row, columns] = size[row, columns]
+    return Matrix(kept)
+
+
+def steep(seed: int) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    n = int(rng.integers(6, 16))
+    scale = np.exp(rng.standard_normal(n) * rng.uniform(0, 2))
+    noise = np.exp(rng.standard_normal((n, n)) * rng.uniform(0.5, 2))
+    size = (noise + noise.T) * np.outer(scale, scale) * (1 - np.eye(n))
+    return size / size.max()
+
+
+def test_what_is_proven_is_the_projection_of_all() -> None:
+    """Also where one of two rows alone keeps a pair, whose weight is then half of what it would be."""
+    proven = 0
+    for seed in range(40):
+        size = steep(seed)
+        for entries in range(2, len(size) - 1, 3):
+            kept = largest_of_rows(size, entries)
+            found = doubly_stochastic(symmetric(kept), 0.005)
+            if found.error < 1e-7 and not unproven(kept, np.ones(len(size), dtype=bool), found.potential):
+                proven += 1
+                whole = doubly_stochastic(Matrix(size), 0.005)
+                np.testing.assert_allclose(found.graph.toarray(), whole.graph.toarray(), atol=1e-6)
+    assert proven >= 3
+
+
+def test_a_pair_that_one_row_alone_keeps_is_not_proven() -> None:
+    """Rows 0 and 1 have 1 and 0.9 with others; row 2 keeps 0.8 with row 0, which has no room for it."""
+    size = np.zeros((6, 6))
+    for a, b, value in (
+        (0, 1, 1.0),
+        (0, 3, 0.9),
+        (1, 3, 0.9),
+        (2, 0, 0.8),
+        (2, 4, 0.1),
+        (4, 5, 1.0),
+        (3, 5, 0.9),
+    ):
+        size[a, b] = size[b, a] = value
+    kept = largest_of_rows(size, 2)
+    found = doubly_stochastic(symmetric(kept), 0.3)
+    cut = np.array([True, False, False, True, False, False])
+    assert unproven(kept, cut, found.potential) > 0
+    assert np.abs(doubly_stochastic(Matrix(size), 0.3).graph.toarray() - found.graph.toarray()).max() > 0.01
+
+
+def test_nothing_is_unproven_where_nothing_is_left_out() -> None:
+    """Though potentials of some rows add up to more than 0."""
+    size = sizes(0, 30, 0.05)
+    found = doubly_stochastic(Matrix(size), 0.5)
+    assert (found.graph.toarray()[size == 0] > 0).any()
+    assert unproven(Matrix(size), np.zeros(30, dtype=bool), found.potential) == 0
