@@ -58,6 +58,8 @@ def symmetric(c: Matrix) -> Matrix:
 def nearest_expressions(c: Matrix, neighbours: int) -> Matrix:
     """The graph that joins rows whose coefficients point most nearly the same way: weight 1 from one end, averaged over both.
 
+    Rows whose coefficients are at right angles, or further apart, are not joined.
+
     Cost: the sparse products of C with itself, by blocks of rows.
     """
     unit, n = row_scaled(c, "length"), c.shape[0]
@@ -66,7 +68,7 @@ def nearest_expressions(c: Matrix, neighbours: int) -> Matrix:
         likeness = Matrix(unit[first : first + BLOCK_ROWS] @ unit.T)
         for k, (a, b) in enumerate(zip(likeness.indptr[:-1], likeness.indptr[1:], strict=True)):
             others, value = likeness.indices[a:b], likeness.data[a:b]
-            other = others != first + k
+            other = (others != first + k) & (value > 0)
             order = np.lexsort((others[other], -value[other]))[:neighbours]
             columns.append(others[other][order])
             rows.append(np.full(len(order), first + k))

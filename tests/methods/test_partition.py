@@ -106,6 +106,23 @@ def test_mass_keeps_the_largest() -> None:
     assert graphs.largest_entries(c, 1.0) is c
 
 
+def test_nearest_expressions_point_the_same_way() -> None:
+    """Against all cosines; rows with opposite coefficients are not near, though no other has any in common."""
+    rng = np.random.default_rng(0)
+    dense = rng.standard_normal((20, 20)) * (rng.random((20, 20)) < 0.2)
+    unit = dense / np.maximum(np.linalg.norm(dense, axis=1, keepdims=True), 1e-300)
+    cosine = unit @ unit.T
+    np.fill_diagonal(cosine, 0)
+    expected = np.zeros((20, 20))
+    for row in range(20):
+        best = np.argsort(-cosine[row], kind="stable")[:3]
+        expected[row, best[cosine[row, best] > 1e-12]] = 1
+    found = graphs.nearest_expressions(Matrix(dense), 3).toarray()
+    np.testing.assert_array_equal(found, (expected + expected.T) / 2)
+    opposite = graphs.nearest_expressions(Matrix(np.array([[0, 0, 1.0], [0, 0, -1.0], [0, 1.0, 0]])), 2)
+    assert not opposite.toarray().any()
+
+
 def test_wrong_share_is_the_mean_over_rows() -> None:
     c, of = Matrix(np.array([[0, 1.0, -3], [2, 0, 0], [0, 0, 0]])), np.array([0, 0, 1])
     assert graphs.wrong_share(c, of) == pytest.approx((0.75 + 0) / 2)
