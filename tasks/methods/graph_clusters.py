@@ -14,7 +14,7 @@ from tasks.methods import self_expression
 from tasks.methods.classes import class_label
 from tasks.methods.contract import Array, Arrays, ArtifactPort, Block, Inputs, RowsPort
 from tasks.numerics import graphs
-from tasks.numerics.affinity import Embedding, eigengap
+from tasks.numerics.affinity import Embedding, eigengap, embed
 from tasks.numerics.agreement import Agreement, agreement, counted
 from tasks.numerics.doubly_stochastic import doubly_stochastic, unproven
 from tasks.numerics.graphs import Matrix
@@ -181,6 +181,24 @@ def components(n: int, config: NumberOptions) -> int:
     return min(n, config.most + 1 + max(EVIDENCE, config.most // 2))
 
 
+def embedded(weights: Matrix, config: NumberOptions) -> tuple[Embedding, int]:
+    """The embedding of the rows with an edge, and how many have none: these know nothing of clusters or their number, and are zero.
+
+    Raises:
+        MethodError: for no more rows with an edge than clusters.
+    """
+    linked = np.flatnonzero(np.diff(weights.indptr))
+    need = (config.clusters or 2) + 1
+    if len(linked) < need:
+        raise MethodError(
+            f"found {len(linked)} rows with an edge, {need - 1} clusters need at least {need}; lower `clusters`"
+        )
+    found = embed(Matrix(weights[linked][:, linked]), components(len(linked), config), config.seed)
+    vectors = np.zeros((weights.shape[0], found.vectors.shape[1]))
+    vectors[linked] = found.vectors
+    return found._replace(vectors=vectors), weights.shape[0] - len(linked)
+
+
 def number(found: Embedding, n: int, config: NumberOptions) -> tuple[int, str]:
     """How many clusters, and why: `option`; `parts` of like size; or `eigengap`."""
     if config.clusters:
@@ -254,15 +272,16 @@ def graph_caveats(graph: Graph) -> list[str]:
     return notes
 
 
-def parts_caveats(graph: Graph, parts: int, k: int, option: str) -> list[str]:
-    """Whether clusters are fewer than the graph's connected parts; an option gives more of them."""
-    if parts <= k:
-        return []
-    alone = int((np.diff(graph.weights.indptr) == 0).sum())
-    return [
-        f"the graph has {parts} parts for {k} clusters, {alone} of them single rows: parts are joined that no edge joins; raise "
-        f"`entries` or `{option}`"
-    ]
+def parts_caveats(alone: int, parts: int, k: int, option: str) -> list[str]:
+    """Of rows without an edge, and where clusters are fewer than the connected parts of the others; an option gives more of them."""
+    notes = []
+    if alone:
+        notes.append(f"{alone} rows have no edge: their cluster means nothing")
+    if parts > k:
+        notes.append(
+            f"the graph has {parts} parts for {k} clusters: parts are joined that no edge joins; raise `entries` or `{option}`"
+        )
+    return notes
 
 
 def _stochastic(c: Matrix, cut: np.ndarray, names: np.ndarray, config: GraphOptions) -> Graph:

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from schemas.errors import MethodError
 from tasks.methods.contract import Inputs, load_method
 from tests.methods import cases
 from tests.methods.cases import Answer, Case
@@ -31,6 +32,16 @@ def test_planted_subspaces_are_communities() -> None:
     assert result.quality == pytest.approx(result.modularity, abs=1e-9)
     coarse = communities(graph, of, resolution=0.2).result
     assert (coarse.clusters, coarse.accuracy) == (5, 1)
+
+
+def test_communities_that_are_hardly_more_than_rows_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before a number for each two of them is made."""
+    x, of = union(0, 3, 3, 30, 60, noise=0.1)
+    monkeypatch.setattr(load_method("clustering.leiden"), "MOST_COMMUNITIES", 100)
+    with pytest.raises(
+        MethodError, match="communities of 180 rows, 0 of them rows without an edge; takes up to 100"
+    ):
+        communities(expressed("tsc", x, entries=8), of, objective="cpm")
 
 
 def test_resolution_and_seed() -> None:

@@ -97,6 +97,16 @@ def test_more_parts_than_clusters_are_told() -> None:
     assert any("6 parts for 3 clusters" in note for note in result.caveats)
 
 
+@pytest.mark.parametrize("zeros", [1, 20])
+def test_rows_without_an_edge_are_no_clusters_of_their_own(zeros: int) -> None:
+    x, of = union(0, 3, 4, 20, 60)
+    graph = expressed("lsr", np.vstack([x, np.zeros((zeros, 20))]))
+    result = parted(graph, np.r_[of, np.full(zeros, -1)], starts=5).result
+    assert (result.clusters, result.chosen_by, result.accuracy) == (3, "parts", 1)
+    assert result.parts == 3 + zeros
+    assert any(f"{zeros} rows have no edge" in note for note in result.caveats)
+
+
 def test_mass_keeps_the_largest() -> None:
     c = Matrix(np.array([[0, 3.0, -1, 0.5], [0, 0, 0, 0], [1, 1, 0, 1], [0, 0, 2, 0]]))
     kept = graphs.largest_entries(c, 0.8).toarray()

@@ -46,7 +46,7 @@ from tasks.methods.contract import Array, Arrays, ArtifactPort, Block, Inputs, R
 from tasks.methods.graph_clusters import NumberOptions
 from tasks.methods.layer_series import rand
 from tasks.numerics import graphs, joint_expression
-from tasks.numerics.affinity import Embedding, embed, row_normalised
+from tasks.numerics.affinity import Embedding, row_normalised
 from tasks.numerics.agreement import Agreement, agreement, counted
 from tasks.numerics.joint_expression import Stage
 from tasks.numerics.partition import Partition, partition
@@ -295,17 +295,7 @@ def _graph(c: Tensor, config: Config) -> _Graph:
     places, coefficient = joint_expression.leading(c, config.entries)
     given = {"index": places, "coefficient": coefficient}
     weights = graph_clusters.graph_from(given, np.arange(len(c)), config).weights
-    linked = np.flatnonzero(np.diff(weights.indptr))
-    need = (config.clusters or 2) + 1
-    if len(linked) < need:
-        raise MethodError(
-            f"found {len(linked)} rows with an edge, {need - 1} clusters need at least {need}; lower `clusters`"
-        )
-    count = graph_clusters.components(len(linked), config)
-    found = embed(graphs.Matrix(weights[linked][:, linked]), count, config.seed)
-    vectors = np.zeros((len(c), found.vectors.shape[1]))
-    vectors[linked] = found.vectors
-    return _Graph(places, coefficient, weights, found._replace(vectors=vectors), len(c) - len(linked))
+    return _Graph(places, coefficient, weights, *graph_clusters.embedded(weights, config))
 
 
 def _partition(graph: _Graph, k: int, config: Config) -> Partition:

@@ -19,7 +19,7 @@ from tasks.methods.contract import Arrays, Block, Inputs
 from tasks.methods.graph_clusters import GraphOptions, GraphResult
 from tasks.numerics.partition import by_size
 
-VERSION = 2
+VERSION = 3
 KIND = "whole"
 READS = graph_clusters.READS
 ARRAYS = graph_clusters.ARRAYS
@@ -29,6 +29,8 @@ REFERENCE = (
 )
 SEEDS = (221,)
 NEEDS = {"igraph": "igraph"}
+MOST_COMMUNITIES = 4096
+"""Between each two of which a number is kept."""
 
 
 class Config(GraphOptions):
@@ -69,7 +71,7 @@ def solve(block: Block, inputs: Inputs, config: Config) -> tuple[Result, Arrays]
     """Find communities.
 
     Raises:
-        MethodError: if there is no edge.
+        MethodError: if there is no edge, or there are more communities than numbers between each two fit in memory.
     """
     import igraph
 
@@ -86,7 +88,13 @@ def solve(block: Block, inputs: Inputs, config: Config) -> tuple[Result, Arrays]
         )
     finally:
         igraph.set_random_number_generator(random)
-    cluster = by_size(np.array(found.membership, dtype=np.int64), max(found.membership) + 1)
+    if (count := max(found.membership) + 1) > MOST_COMMUNITIES:
+        alone = int((np.diff(graph.weights.indptr) == 0).sum())
+        raise MethodError(
+            f"found {count} communities of {len(block)} rows, {alone} of them rows without an edge; takes up to {MOST_COMMUNITIES}: lower "
+            "`resolution`, which for `cpm` is the least weight of a mean edge inside"
+        )
+    cluster = by_size(np.array(found.membership, dtype=np.int64), count)
     parts = int(connected_components(graph.weights, directed=False)[0])
     result = Result(
         **graph_clusters.told(graph, cluster, parts, block, inputs, config),

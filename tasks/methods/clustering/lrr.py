@@ -23,7 +23,7 @@ from tasks.methods.contract import Arrays, Block, Inputs, RowOutput, State
 from tasks.numerics.largest_products import alike, largest, none_yet
 from tasks.numerics.prepared_rows import mapped
 
-VERSION = 1
+VERSION = 2
 KIND = "pairs"
 READS = self_expression.READS
 ARRAYS = self_expression.ARRAYS | {"kept": ("row",)}

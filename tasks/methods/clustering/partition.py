@@ -4,7 +4,8 @@ The graph is that of `clustering.ssc_omp`, `elastic_net`, `tsc`, `lsr` or `lrr`.
 
 Coefficients become a symmetric graph of non-negative weights; the smallest eigenvectors of its normalised Laplacian, each connected part
 by itself, are split by k-means from many starts. The number of clusters is given, or that of the graph's parts where these are of like
-size, or where the eigenvalues jump most, with the jumps as evidence. No label is read but to compare.
+size, or where the eigenvalues jump most, with the jumps as evidence; rows without an edge have no part in it. No label is read but to
+compare.
 
 Arrays: `cluster` and `row` (sampled) are the cluster and the row (over all captures laid end to end) of each row; `size` (cluster_number)
 the clusters' rows, largest first; `eigenvalue` (order) the smallest eigenvalues, ascending; `between` (cluster_number, other_cluster) the
@@ -17,11 +18,11 @@ import torch
 
 from tasks.methods import graph_clusters
 from tasks.methods.contract import Array, Arrays, Block, Inputs
-from tasks.methods.graph_clusters import Graph, GraphResult, NumberOptions
-from tasks.numerics.affinity import Embedding, embed
+from tasks.methods.graph_clusters import GraphResult, NumberOptions
+from tasks.numerics.affinity import Embedding
 from tasks.numerics.partition import partition
 
-VERSION = 2
+VERSION = 3
 KIND = "whole"
 READS = graph_clusters.READS
 ARRAYS = graph_clusters.ARRAYS | {"eigenvalue": ("order",)}
@@ -68,30 +69,30 @@ def solve(block: Block, inputs: Inputs, config: Config) -> tuple[Result, Arrays]
     """Cluster the rows.
 
     Raises:
-        MethodError: for no more rows than clusters, or no edges.
+        MethodError: for no more rows with an edge than clusters, or no edges.
     """
     n = len(block)
     graph_clusters.refuse_few(n, config)
     graph = graph_clusters.graph_of(block, config)
-    found = embed(graph.weights, graph_clusters.components(n, config), config.seed)
-    k, chosen_by = graph_clusters.number(found, n, config)
+    found, alone = graph_clusters.embedded(graph.weights, config)
+    k, chosen_by = graph_clusters.number(found, n - alone, config)
     made = partition(found.vectors[:, :k], k, config.starts, config.seed)
     gaps = np.diff(found.values)
     result = Result(
-        **graph_clusters.told(graph, made.cluster, found.parts, block, inputs, config),
+        **graph_clusters.told(graph, made.cluster, found.parts + alone, block, inputs, config),
         chosen_by=chosen_by,
         eigengap=float(gaps[k - 1]),
         candidates=graph_clusters.candidates(gaps, k, chosen_by, config),
         inertia=made.inertia / n,
-        caveats=(*graph_clusters.graph_caveats(graph), *_caveats(found, graph, k)),
+        caveats=(*graph_clusters.graph_caveats(graph), *_caveats(found, alone, k)),
     )
     values = torch.from_numpy(np.ascontiguousarray(found.values))
     arrays = graph_clusters.arrays_of(graph, made.cluster)
     return result, arrays | {"eigenvalue": Array(values, ARRAYS["eigenvalue"])}
 
 
-def _caveats(found: Embedding, graph: Graph, k: int) -> list[str]:
-    notes, gaps = graph_clusters.parts_caveats(graph, found.parts, k, "clusters"), np.diff(found.values)
+def _caveats(found: Embedding, alone: int, k: int) -> list[str]:
+    notes, gaps = graph_clusters.parts_caveats(alone, found.parts, k, "clusters"), np.diff(found.values)
     if not graph_clusters.is_clear(gaps, k):
         notes.append(
             "no clear jump of the eigenvalues after this number of clusters: the graph does not tell the number by itself; where rows are "

@@ -16,7 +16,7 @@ from tasks.numerics.affinity import Embedding, cosine_graph, eigengap, embed
 from tasks.numerics.agreement import agreement, counted
 from tasks.numerics.partition import partition
 
-VERSION = 1
+VERSION = 2
 KIND = "whole"
 READS = {"x": RowsPort(labels=True)}
 ARRAYS = {"cluster": ("sampled",), "row": ("sampled",), "size": ("cluster_number",), "eigenvalue": ("order",)}

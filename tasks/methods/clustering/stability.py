@@ -23,7 +23,7 @@ from tasks.numerics.affinity import eigengap, embed
 from tasks.numerics.partition import partition
 from tasks.numerics.stability import Stability, clustered_parts, most_stable, parts_of_rows, stability
 
-VERSION = 1
+VERSION = 2
 KIND = "whole"
 READS = graph_clusters.READS
 ARRAYS = graph_clusters.ARRAYS | {"agreement": ("number",), "error": ("number",), "eigenvalue": ("order",)}
