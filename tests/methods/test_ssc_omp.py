@@ -71,3 +71,12 @@ def test_through_the_engine(tmp_path: Path) -> None:
         torch.from_numpy(artifact_arrays(root, done[parts.id].id)["cluster"]),
         parted(expected, of, clusters=3).arrays["cluster"],
     )
+
+
+def test_noise_is_told_by_the_directions_that_rows_span() -> None:
+    """The same rows with features that add nothing: none is expressed."""
+    rng = np.random.default_rng(0)
+    noise = rng.standard_normal((400, 8))
+    wide = noise @ np.linalg.qr(rng.standard_normal((128, 128)))[0][:8]
+    few, many = (expressed("ssc_omp", x, entries=5, noise=True).result.mean_entries for x in (noise, wide))
+    assert few == many < 0.5

@@ -20,7 +20,7 @@ from tasks.methods.contract import Arrays, Block, Inputs, RowOutput, State
 from tasks.numerics import pursuit
 from tasks.numerics.largest_products import TILE_ROWS
 
-VERSION = 1
+VERSION = 2
 KIND = "pairs"
 READS = self_expression.READS
 ARRAYS = self_expression.ARRAYS | {"residual": ("row",)}
@@ -39,8 +39,8 @@ class Config(Frozen):
     tolerance: float = Field(default=1e-3, ge=0, lt=1)
     """Stop when what is left has no more than this share of the row's length."""
     noise: bool = False
-    """Stop also when no row is more aligned with what is left than the best of as many random directions would be in one of twenty
-    cases: what is left is noise then. Wrong where subspaces nearly fill the features."""
+    """Stop also when no row is more aligned with what is left than the best of as many random directions, among those that rows span,
+    would be in one of twenty cases: what is left is noise then. Wrong where subspaces nearly fill these."""
     precision: Literal["float64", "float32"] = "float64"
     """Of the search; fits are float64."""
 
@@ -76,8 +76,8 @@ def outputs(inputs: Inputs, config: Config) -> dict[str, RowOutput]:
 
 def start(inputs: Inputs, config: Config) -> State:
     """What is done to rows, and the alignment that chance gives."""
-    width = int(inputs.results["preparation"]["width"])
-    floor = pursuit.chance_alignment(inputs.n_rows, width) if config.noise else 0.0
+    rank = int(inputs.results["preparation"]["rank"])
+    floor = pursuit.chance_alignment(inputs.n_rows, rank) if config.noise else 0.0
     return self_expression.carried(inputs) | {"floor": torch.tensor(floor, dtype=torch.float64)}
 
 
