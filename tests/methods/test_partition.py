@@ -84,6 +84,11 @@ def test_too_few_coefficients_for_a_doubly_stochastic_graph_are_told() -> None:
     assert many.result.unproven == 0
 
 
+def test_large_seeds_are_taken() -> None:
+    x, of = union(2, 3, 4, 30, 20)
+    assert parted(expressed("lsr", x), of, clusters=3, starts=2, seed=2**40 + 1).result.accuracy == 1
+
+
 def test_random_rows_have_no_clear_number_of_clusters() -> None:
     x = np.random.default_rng(0).standard_normal((400, 20))
     result = parted(expressed("tsc", x, entries=10), clusters=7, starts=5).result
