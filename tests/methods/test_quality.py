@@ -99,6 +99,18 @@ def test_right_clusters_beat_random_ones() -> None:
     )  # a law of many features; here 24
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_random_clusters_are_said_to_be_so(seed: int) -> None:
+    """Also where directions differ in strength, for which the law is less exact; right clusters are not."""
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal((600, 48)) * 0.9 ** np.arange(48)
+    dealt = measured(x, based(x, given(rng.integers(0, 4, 600)), dimension=2, kind="linear")).result
+    assert any("random clusters" in note for note in dealt.caveats)
+    x, of = union(seed, 4, 3, 24, 100, noise=0.05)
+    right = measured(x, based(x, given(of), dimension=3, kind="linear")).result
+    assert not any("random clusters" in note for note in right.caveats)
+
+
 def test_too_many_and_too_few_clusters_are_worse() -> None:
     """The silhouette is largest at the number of clusters that was planted."""
     x, of = union(2, 4, 2, 24, 100, noise=0.1)

@@ -60,6 +60,10 @@ FEW = 5
 """Rows for each direction of a subspace below which distances of rows that it was fitted to say little."""
 
 
+NEAR = 1.15
+"""Times what the law says that random clusters save, up to which clusters save about as much: gains of random ones lie around it."""
+
+
 class Config(Frozen):
     """What is kept, and how exactly rows are coded."""
 
@@ -263,8 +267,8 @@ def _caveats(n: Tensor, dimension: Tensor, rates: _Rates) -> tuple[str, ...]:
             f"{few} of the clusters have fewer than {FEW} rows for each direction of their subspace, fitted to them: distances say little"
         )
     gain = rates.together - rates.clusters
-    if rates.random_gain is not None and gain <= rates.random_gain:
+    if rates.random_gain is not None and gain <= NEAR * rates.random_gain:
         notes.append(
-            "random clusters of these sizes would save as many nats: the clusters are no shorter code"
+            "random clusters of these sizes would save about as many nats: the clusters are hardly a shorter code"
         )
     return tuple(notes)
