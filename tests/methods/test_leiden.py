@@ -52,4 +52,4 @@ def test_resolution_and_seed() -> None:
     same = [communities(graph, of, seed=3).arrays["cluster"].numpy() for _ in range(2)]
     np.testing.assert_array_equal(*same)
     cpm = communities(graph, of, objective="cpm", resolution=1e-3)
-    assert cpm.result.clusters >= 1
+    assert 1 < cpm.result.clusters < 240
