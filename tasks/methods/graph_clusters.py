@@ -193,10 +193,16 @@ def embedded(weights: Matrix, config: NumberOptions) -> tuple[Embedding, int]:
         raise MethodError(
             f"found {len(linked)} rows with an edge, {need - 1} clusters need at least {need}; lower `clusters`"
         )
-    found = embed(Matrix(weights[linked][:, linked]), components(len(linked), config), config.seed)
+    found = embedded_rows(weights, linked, components(len(linked), config), config.seed)
+    return found, weights.shape[0] - len(linked)
+
+
+def embedded_rows(weights: Matrix, rows: np.ndarray, count: int, seed: int) -> Embedding:
+    """The embedding of some rows of a graph by themselves; the others are zero."""
+    found = embed(Matrix(weights[rows][:, rows]), count, seed)
     vectors = np.zeros((weights.shape[0], found.vectors.shape[1]))
-    vectors[linked] = found.vectors
-    return found._replace(vectors=vectors), weights.shape[0] - len(linked)
+    vectors[rows] = found.vectors
+    return found._replace(vectors=vectors)
 
 
 def number(found: Embedding, n: int, config: NumberOptions) -> tuple[int, str]:

@@ -42,6 +42,15 @@ def test_planted_numbers(clusters: int) -> None:
     assert answer.result.caveats == ()
 
 
+def test_rows_without_an_edge_are_no_cluster() -> None:
+    x, _ = union(4, 4, 3, 30, 50, noise=0.05)
+    result = stable(
+        expressed("tsc", np.vstack([x, np.zeros((10, 30))]), entries=8), max_clusters=8, parts=5
+    ).result
+    assert (result.clusters, result.eigengap, result.parts) == (4, 4, 14)
+    assert any("10 rows have no edge" in note for note in result.caveats)
+
+
 def test_labels_change_nothing_but_the_comparison() -> None:
     x, of = union(0, 3, 3, 30, 40, noise=0.05)
     graph = expressed("tsc", x, entries=8)

@@ -86,26 +86,29 @@ def solve(block: Block, inputs: Inputs, config: Config) -> tuple[Result, Arrays]
     n = len(block)
     _refuse_few(n, config)
     graph = graph_clusters.graph_of(block, config)
+    linked = np.flatnonzero(np.diff(graph.weights.indptr))
+    _refuse_few(len(linked), config)
     numbers = range(2, config.max_clusters + 1)
     found = stability(
         clustered_parts(
-            parts_of_rows(n, config.parts, config.share, config.seed),
+            [linked[rows] for rows in parts_of_rows(len(linked), config.parts, config.share, config.seed)],
             n,
             lambda rows: _of_part(graph, rows, config),
         )
     )
     k = most_stable(numbers, found)
-    whole = embed(graph.weights, min(n, config.max_clusters + 2), config.seed)
+    count = min(len(linked), config.max_clusters + 2)
+    whole = graph_clusters.embedded_rows(graph.weights, linked, count, config.seed)
     made = partition(whole.vectors[:, :k], k, graph_clusters.NumberOptions().starts, config.seed)
     result = Result(
-        **graph_clusters.told(graph, made.cluster, whole.parts, block, inputs, config),
+        **graph_clusters.told(graph, made.cluster, whole.parts + n - len(linked), block, inputs, config),
         agreement=float(found.agreement[k - 2]),
         error=float(found.error[k - 2]),
         candidates=_candidates(k, found),
         by_eigengap=eigengap(whole.values)[0],
         caveats=(
             *graph_clusters.graph_caveats(graph),
-            *graph_clusters.parts_caveats(graph, whole.parts, k, "max_clusters"),
+            *graph_clusters.parts_caveats(n - len(linked), whole.parts, k, "max_clusters"),
             *_caveats(k, found, config),
         ),
     )
