@@ -18,6 +18,7 @@ from tasks.numerics.affinity import Embedding, eigengap, embed
 from tasks.numerics.agreement import Agreement, agreement, counted
 from tasks.numerics.doubly_stochastic import doubly_stochastic, unproven
 from tasks.numerics.graphs import Matrix
+from tasks.numerics.partition import Partition, partition
 
 READS = {
     "x": RowsPort(values=False, labels=True),
@@ -33,6 +34,9 @@ ARRAYS = {
 BINS = 200
 """Of rows in the picture of a graph."""
 
+INSIDE = 10
+"""Times that eigenvalues may jump more at some number of clusters than after that of the graph's parts, which are then clusters still:
+sparse expressions have weak places inside clusters too."""
 EVIDENCE = 5
 """Eigenvalues, at least, beyond the number of clusters."""
 
@@ -80,8 +84,10 @@ class GraphResult(Frozen):
 
     n_rows: int
     clusters: int
+    alone: int
+    """Rows without an edge: they have no cluster, -1, and no part in what is said of clusters."""
     parts: int
-    """Connected parts of the graph."""
+    """Connected parts of the graph, rows without an edge left out."""
     edges: int
     inside: float
     """Share of the weight of edges that lies inside clusters."""
@@ -205,13 +211,24 @@ def embedded_rows(weights: Matrix, rows: np.ndarray, count: int, seed: int) -> E
     return found._replace(vectors=vectors)
 
 
+def split_rows(found: Embedding, weights: Matrix, k: int, starts: int, seed: int) -> Partition:
+    """The clusters of rows with an edge; the others have none, -1."""
+    linked = np.flatnonzero(np.diff(weights.indptr))
+    made = partition(found.vectors[linked, :k], k, starts, seed)
+    cluster = np.full(weights.shape[0], -1, dtype=np.int64)
+    cluster[linked] = made.cluster
+    return made._replace(cluster=cluster)
+
+
 def number(found: Embedding, n: int, config: NumberOptions) -> tuple[int, str]:
-    """How many clusters, and why: `option`; `parts` of like size; or `eigengap`."""
+    """How many clusters, and why: `option`; `parts` of like size, where none of them shows clusters of its own; or `eigengap`."""
     if config.clusters:
         return config.clusters, "option"
-    if 2 <= found.parts <= config.max_clusters and found.smallest_part >= n / (3 * found.parts):
+    best, jump = eigengap(found.values[: config.max_clusters + 1])
+    alike = 2 <= found.parts <= config.max_clusters and found.smallest_part >= n / (3 * found.parts)
+    if alike and INSIDE * found.values[found.parts] > jump:
         return found.parts, "parts"
-    return eigengap(found.values[: config.max_clusters + 1])[0], "eigengap"
+    return best, "eigengap"
 
 
 def is_clear(gaps: np.ndarray, k: int) -> bool:
@@ -232,17 +249,19 @@ def told(
     graph: Graph, cluster: np.ndarray, parts: int, block: Block, inputs: Inputs, config: GraphOptions
 ) -> dict[str, Any]:
     """The fields of `GraphResult` but caveats."""
-    k, truth, found = int(cluster.max()) + 1, None, None
+    (own, weights), truth, found = _clustered(graph, cluster), None, None
+    k = int(own.max()) + 1
     if config.label is not None:
         truth = block.labels[config.label].cpu().numpy()
         found = agreement(counted(cluster, truth, k, len(inputs.categories[config.label])))
     return {
         "n_rows": len(cluster),
         "clusters": k,
+        "alone": len(cluster) - len(own),
         "parts": parts,
         "edges": graph.weights.nnz // 2,
-        "inside": graphs.inside(graph.weights, cluster),
-        "modularity": graphs.modularity(graph.weights, cluster, k),
+        "inside": graphs.inside(weights, own),
+        "modularity": graphs.modularity(weights, own, k),
         "row_sum_error": graph.error,
         "unproven": graph.unproven,
         "label": config.label,
@@ -253,15 +272,22 @@ def told(
 
 def arrays_of(graph: Graph, cluster: np.ndarray) -> Arrays:
     """The arrays that all have."""
-    k = int(cluster.max()) + 1
+    own, weights = _clustered(graph, cluster)
+    k = int(own.max()) + 1
     found = {
         "cluster": cluster,
         "row": graph.names,
-        "size": np.bincount(cluster, minlength=k).astype(np.int64),
-        "between": graphs.between(graph.weights, cluster, k),
-        "ordered": graphs.ordered(graph.weights, cluster, BINS),
+        "size": np.bincount(own, minlength=k).astype(np.int64),
+        "between": graphs.between(weights, own, k),
+        "ordered": graphs.ordered(weights, own, BINS),
     }
     return {name: Array(torch.from_numpy(values), ARRAYS[name]) for name, values in found.items()}
+
+
+def _clustered(graph: Graph, cluster: np.ndarray) -> tuple[np.ndarray, Matrix]:
+    """The clusters of the rows that have one, and the edges between these."""
+    some = np.flatnonzero(cluster >= 0)
+    return cluster[some], Matrix(graph.weights[some][:, some])
 
 
 def graph_caveats(graph: Graph) -> list[str]:
@@ -282,7 +308,7 @@ def parts_caveats(alone: int, parts: int, k: int, option: str) -> list[str]:
     """Of rows without an edge, and where clusters are fewer than the connected parts of the others; an option gives more of them."""
     notes = []
     if alone:
-        notes.append(f"{alone} rows have no edge: their cluster means nothing")
+        notes.append(f"{alone} rows have no edge, and so no cluster")
     if parts > k:
         notes.append(
             f"the graph has {parts} parts for {k} clusters: parts are joined that no edge joins; raise `entries` or `{option}`"

@@ -23,7 +23,7 @@ def partition(
 ) -> Partition:
     """The best of some starts. Cost: O(row cluster component starts)."""
     with threadpool_limits(1):
-        found = KMeans(clusters, n_init=starts, random_state=seed % 2**32).fit(row_normalised(vectors))
+        found = KMeans(clusters, n_init=starts, random_state=seed).fit(row_normalised(vectors))
     return Partition(by_size(found.labels_.astype(np.int64), clusters), float(found.inertia_))
 
 

@@ -10,7 +10,9 @@ from scipy import sparse
 from sklearn.metrics import adjusted_rand_score
 
 from schemas.errors import MethodError
+from tasks.methods import graph_clusters
 from tasks.methods.contract import list_methods, load_method
+from tasks.methods.graph_clusters import NumberOptions
 from tasks.numerics import graphs
 from tasks.numerics.affinity import embed
 from tasks.numerics.graphs import Matrix
@@ -84,11 +86,6 @@ def test_too_few_coefficients_for_a_doubly_stochastic_graph_are_told() -> None:
     assert many.result.unproven == 0
 
 
-def test_large_seeds_are_taken() -> None:
-    x, of = union(2, 3, 4, 30, 20)
-    assert parted(expressed("lsr", x), of, clusters=3, starts=2, seed=2**40 + 1).result.accuracy == 1
-
-
 def test_random_rows_have_no_clear_number_of_clusters() -> None:
     x = np.random.default_rng(0).standard_normal((400, 20))
     result = parted(expressed("tsc", x, entries=10), clusters=7, starts=5).result
@@ -106,10 +103,23 @@ def test_more_parts_than_clusters_are_told() -> None:
 def test_rows_without_an_edge_are_no_clusters_of_their_own(zeros: int) -> None:
     x, of = union(0, 3, 4, 20, 60)
     graph = expressed("lsr", np.vstack([x, np.zeros((zeros, 20))]))
-    result = parted(graph, np.r_[of, np.full(zeros, -1)], starts=5).result
+    answer = parted(graph, np.r_[of, np.full(zeros, -1)], starts=5)
+    result = answer.result
     assert (result.clusters, result.chosen_by, result.accuracy) == (3, "parts", 1)
-    assert result.parts == 3 + zeros
+    assert (result.parts, result.alone) == (3, zeros)
+    assert answer.arrays["cluster"][180:].tolist() == [-1] * zeros
+    assert answer.arrays["size"].tolist() == [60, 60, 60]
     assert any(f"{zeros} rows have no edge" in note for note in result.caveats)
+
+
+def test_a_part_that_holds_two_clusters_is_not_one() -> None:
+    """Two cliques that few edges join, and one apart: two parts of like size, three clusters."""
+    graph = np.kron(np.eye(3), np.ones((40, 40)))
+    graph[0, 40] = graph[40, 0] = 1
+    np.fill_diagonal(graph, 0)
+    found = embed(Matrix(graph), 36, 0)
+    assert found.parts == 2
+    assert graph_clusters.number(found, 120, NumberOptions()) == (3, "eigengap")
 
 
 def test_mass_keeps_the_largest() -> None:

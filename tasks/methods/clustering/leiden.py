@@ -76,8 +76,9 @@ def solve(block: Block, inputs: Inputs, config: Config) -> tuple[Result, Arrays]
     import igraph
 
     graph = graph_clusters.graph_of(block, config)
-    edges = sparse.triu(sparse.coo_array(graph.weights), 1)
-    network = igraph.Graph(n=len(block), edges=np.stack([edges.row, edges.col], 1))
+    linked = np.flatnonzero(np.diff(graph.weights.indptr))
+    edges = sparse.triu(sparse.coo_array(graph.weights[linked][:, linked]), 1)
+    network = igraph.Graph(n=len(linked), edges=np.stack([edges.row, edges.col], 1))
     igraph.set_random_number_generator(random.Random(config.seed))
     try:
         found = network.community_leiden(
@@ -89,16 +90,19 @@ def solve(block: Block, inputs: Inputs, config: Config) -> tuple[Result, Arrays]
     finally:
         igraph.set_random_number_generator(random)
     if (count := max(found.membership) + 1) > MOST_COMMUNITIES:
-        alone = int((np.diff(graph.weights.indptr) == 0).sum())
         raise MethodError(
-            f"found {count} communities of {len(block)} rows, {alone} of them rows without an edge; takes up to {MOST_COMMUNITIES}: lower "
-            "`resolution`, which for `cpm` is the least weight of a mean edge inside"
+            f"found {count} communities of {len(linked)} rows, takes up to {MOST_COMMUNITIES}: lower `resolution`, which for `cpm` is the "
+            "least weight of a mean edge inside"
         )
-    cluster = by_size(np.array(found.membership, dtype=np.int64), count)
-    parts = int(connected_components(graph.weights, directed=False)[0])
+    cluster = np.full(len(block), -1, dtype=np.int64)
+    cluster[linked] = by_size(np.array(found.membership, dtype=np.int64), count)
+    parts = int(connected_components(graph.weights[linked][:, linked], directed=False)[0])
     result = Result(
         **graph_clusters.told(graph, cluster, parts, block, inputs, config),
         quality=float(found.quality or 0.0),
-        caveats=tuple(graph_clusters.graph_caveats(graph)),
+        caveats=(
+            *graph_clusters.graph_caveats(graph),
+            *graph_clusters.parts_caveats(len(block) - len(linked), 0, count, "resolution"),
+        ),
     )
     return result, graph_clusters.arrays_of(graph, cluster)

@@ -7,10 +7,10 @@ by itself, are split by k-means from many starts. The number of clusters is give
 size, or where the eigenvalues jump most, with the jumps as evidence; rows without an edge have no part in it. No label is read but to
 compare.
 
-Arrays: `cluster` and `row` (sampled) are the cluster and the row (over all captures laid end to end) of each row; `size` (cluster_number)
-the clusters' rows, largest first; `eigenvalue` (order) the smallest eigenvalues, ascending; `between` (cluster_number, other_cluster) the
-weight of edges from a cluster into another, over all of its own; `ordered` (bin, other_bin) the mean weight of pairs of rows, rows in the
-order of their clusters and cut into at most 200 bins of like size.
+Arrays: `cluster` and `row` (sampled) are the cluster, -1 without an edge, and the row (over all captures laid end to end) of each row;
+`size` (cluster_number) the clusters' rows, largest first; `eigenvalue` (order) the smallest eigenvalues, ascending, of the rows with an
+edge; `between` (cluster_number, other_cluster) the weight of edges from a cluster into another, over all of its own; `ordered` (bin,
+other_bin) the mean weight of pairs of rows, rows in the order of their clusters and cut into at most 200 bins of like size.
 """
 
 import numpy as np
@@ -20,7 +20,6 @@ from tasks.methods import graph_clusters
 from tasks.methods.contract import Array, Arrays, Block, Inputs
 from tasks.methods.graph_clusters import GraphResult, NumberOptions
 from tasks.numerics.affinity import Embedding
-from tasks.numerics.partition import partition
 
 VERSION = 3
 KIND = "whole"
@@ -76,14 +75,14 @@ def solve(block: Block, inputs: Inputs, config: Config) -> tuple[Result, Arrays]
     graph = graph_clusters.graph_of(block, config)
     found, alone = graph_clusters.embedded(graph.weights, config)
     k, chosen_by = graph_clusters.number(found, n - alone, config)
-    made = partition(found.vectors[:, :k], k, config.starts, config.seed)
+    made = graph_clusters.split_rows(found, graph.weights, k, config.starts, config.seed)
     gaps = np.diff(found.values)
     result = Result(
-        **graph_clusters.told(graph, made.cluster, found.parts + alone, block, inputs, config),
+        **graph_clusters.told(graph, made.cluster, found.parts, block, inputs, config),
         chosen_by=chosen_by,
         eigengap=float(gaps[k - 1]),
         candidates=graph_clusters.candidates(gaps, k, chosen_by, config),
-        inertia=made.inertia / n,
+        inertia=made.inertia / (n - alone),
         caveats=(*graph_clusters.graph_caveats(graph), *_caveats(found, alone, k)),
     )
     values = torch.from_numpy(np.ascontiguousarray(found.values))

@@ -99,9 +99,11 @@ def solve(block: Block, inputs: Inputs, config: Config) -> tuple[Result, Arrays]
     k = most_stable(numbers, found)
     count = min(len(linked), config.max_clusters + 2)
     whole = graph_clusters.embedded_rows(graph.weights, linked, count, config.seed)
-    made = partition(whole.vectors[:, :k], k, graph_clusters.NumberOptions().starts, config.seed)
+    made = graph_clusters.split_rows(
+        whole, graph.weights, k, graph_clusters.NumberOptions().starts, config.seed
+    )
     result = Result(
-        **graph_clusters.told(graph, made.cluster, whole.parts + n - len(linked), block, inputs, config),
+        **graph_clusters.told(graph, made.cluster, whole.parts, block, inputs, config),
         agreement=float(found.agreement[k - 2]),
         error=float(found.error[k - 2]),
         candidates=_candidates(k, found),
