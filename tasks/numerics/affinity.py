@@ -7,9 +7,10 @@ import torch
 from jaxtyping import Float, Float64, Int64
 from scipy import sparse
 from scipy.sparse.csgraph import connected_components, laplacian
-from scipy.sparse.linalg import eigsh
+from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
 from torch import Tensor
 
+from schemas.errors import MethodError
 from tasks.numerics.graphs import Matrix
 from tasks.numerics.neighbours import nearest, none_yet
 
@@ -127,10 +128,29 @@ def _of_part(graph: Matrix, components: int, seed: int) -> tuple[np.ndarray, np.
         values, vectors = np.linalg.eigh(matrix.toarray())
     else:
         shifted = (2 * sparse.eye_array(n) - matrix).tocsr()
-        values, vectors = eigsh(shifted, k=components, which="LA", v0=start_vector(n, seed), tol=1e-10)
-        values, vectors = (2 - values)[::-1], vectors[:, ::-1]
+        values, vectors = largest_pairs(shifted, components, start_vector(n, seed))
+        values = 2 - values
     rest = slice(1, components)
     return np.r_[0.0, np.clip(values[rest], 0, 2)], np.hstack([first, vectors[:, rest]])
+
+
+def largest_pairs(
+    matrix: Matrix | LinearOperator, count: int, start: Float64[np.ndarray, " row"]
+) -> tuple[Float64[np.ndarray, " component"], Float64[np.ndarray, "row component"]]:
+    """The largest eigenpairs of a symmetric matrix, descending, from a start vector, to 1e-10 of the largest.
+
+    Raises:
+        MethodError: if the solver does not converge.
+    """
+    try:
+        values, vectors = eigsh(matrix, k=count, which="LA", v0=start, tol=1e-10)
+    except ArpackNoConvergence as error:
+        raise MethodError(
+            f"{len(error.eigenvalues)} of {count} eigenvectors of a graph of {len(start)} rows converged, as eigenvalues lie too close: "
+            "ask for fewer clusters, or take more `entries`"
+        ) from error
+    order = np.argsort(-values, kind="stable")
+    return values[order], vectors[:, order]
 
 
 def placed(pieces: list[tuple[np.ndarray, np.ndarray]], chosen: np.ndarray, n: int) -> np.ndarray:

@@ -11,15 +11,14 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float64, Int64
 from scipy import sparse
-from scipy.sparse.linalg import LinearOperator, eigsh
+from scipy.sparse.linalg import LinearOperator
 
+from tasks.numerics.affinity import DENSE, largest_pairs
 from tasks.numerics.graphs import Matrix
 from tasks.numerics.partition import by_size
 
 ROUNDS, EXTRA, POWERS = 100, 10, 7
 """Of the rounding; directions and powers that the choice between forms of Z reckons with."""
-DENSE = 400
-"""Up to so many rows, matrices of rows by rows are decomposed whole, which no start vector can disturb."""
 
 
 class Spread(NamedTuple):
@@ -187,9 +186,7 @@ def _leading(apply: Callable[[np.ndarray], np.ndarray], n: int, count: int, seed
     else:
         start = np.random.Generator(np.random.Philox(np.random.SeedSequence(seed))).standard_normal(n)
         operator = LinearOperator((n, n), matvec=lambda u: apply(u.reshape(n, -1)).ravel(), dtype=np.float64)
-        values, vectors = eigsh(operator, count, which="LA", v0=start)
-        order = np.argsort(-values, kind="stable")
-        values, vectors = values[order], vectors[:, order]
+        values, vectors = largest_pairs(operator, count, start)
     upright = np.where((vectors**3).sum(axis=0) < 0, -1.0, 1.0)
     return Directions(np.ascontiguousarray(vectors * upright), np.ascontiguousarray(values))
 

@@ -125,9 +125,10 @@ def least_squares(z: Float64[Tensor, "row feature"], ridge: float) -> Square:
 
 
 def leading(c: Square, entries: int) -> tuple[Int64[Tensor, "row entry"], Float64[Tensor, "row entry"]]:
-    """Columns and values of each row's entries of largest size, largest first."""
+    """Columns and values of each row's entries of largest size, largest first; -1 for entries of 0."""
     index = c.abs().topk(min(entries, len(c) - 1), dim=1).indices
-    return index, c.gather(1, index)
+    value = c.gather(1, index)
+    return torch.where(value == 0, -1, index), value
 
 
 def change(old: Square, new: Square) -> float:

@@ -8,7 +8,7 @@ Optimization Theory and Applications 105 (2000) 249).
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Float64, Int64
+from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 
 from tasks.numerics import cluster_moments, moments
@@ -129,7 +129,7 @@ def nearest(
 
 
 def fitted(state: State, point: Points, held: Int64[Tensor, " cluster"], affine: bool) -> Fit:
-    """The leading directions of each cluster from the moments of its rows; zeros for one without rows.
+    """The leading directions of each cluster from the moments of its rows; zeros beyond those that they fill.
 
     Args:
         state: of `cluster_moments`.
@@ -145,7 +145,7 @@ def fitted(state: State, point: Points, held: Int64[Tensor, " cluster"], affine:
     values, cost = torch.zeros_like(mean), 0.0
     for k in torch.nonzero(n).flatten().tolist():
         values[k], directions = principal(cluster_moments.scatter(state, k, affine))
-        basis[k, : held[k]] = directions[: held[k]]
+        basis[k, : held[k]] = directions[: held[k]] * filled(values[k])[: held[k], None]
         cost += float(values[k, held[k] :].sum())
         values[k] /= n[k]
     return Fit(Subspaces(mean * (n > 0)[:, None], basis), values, cost)
@@ -157,6 +157,11 @@ def principal(
     """Eigenvalues, falling and none negative, and directions, one a row."""
     ascending, columns = torch.linalg.eigh(products)
     return ascending.flip(0).clamp(min=0), columns.mT.flip(0)
+
+
+def filled(values: Float64[Tensor, " order"]) -> Bool[Tensor, " order"]:
+    """Which of falling eigenvalues are more than rounding: along the other directions rows do not go, and any would do as well."""
+    return values > len(values) * torch.finfo(values.dtype).eps * values[:1]
 
 
 def repaired(

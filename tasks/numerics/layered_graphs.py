@@ -11,9 +11,9 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float64
 from scipy import sparse
-from scipy.sparse.linalg import LinearOperator, eigsh
+from scipy.sparse.linalg import LinearOperator
 
-from tasks.numerics.affinity import DENSE, Embedding, embed, parts_of, placed, start_vector
+from tasks.numerics.affinity import DENSE, Embedding, embed, largest_pairs, parts_of, placed, start_vector
 from tasks.numerics.graphs import Matrix
 
 TIES = 9
@@ -94,6 +94,4 @@ def _largest(graph: Matrix, spans: np.ndarray, components: int, seed: int) -> tu
         values, vectors = np.linalg.eigh(graph.toarray() + spans @ spans.T)
         return values[::-1][:components], vectors[:, ::-1][:, :components]
     product = LinearOperator((n, n), matvec=lambda v: graph @ v + spans @ (spans.T @ v), dtype=np.float64)
-    values, vectors = eigsh(product, k=components, which="LA", v0=start_vector(n, seed), tol=1e-10)
-    order = np.argsort(-values, kind="stable")
-    return values[order], vectors[:, order]
+    return largest_pairs(product, components, start_vector(n, seed))

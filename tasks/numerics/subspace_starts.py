@@ -18,7 +18,7 @@ from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from tasks.numerics import affinity
-from tasks.numerics.k_subspaces import Rows, Subspaces, repaired, residuals
+from tasks.numerics.k_subspaces import Rows, Subspaces, filled, principal, repaired, residuals
 from tasks.numerics.partition import partition
 
 ROUNDS = 300
@@ -206,10 +206,11 @@ def _leading(z: Rows, most: int) -> Float64[Tensor, "direction feature"]:
     """Leading directions of rows, zeros beyond those that they fill, by the smaller of both products."""
     out = z.new_zeros(most, z.shape[1])
     if len(z) >= z.shape[1]:
-        found = torch.linalg.eigh(z.T @ z).eigenvectors.mT.flip(0)[:most]
+        values, directions = principal(z.T @ z)
     else:
-        found = torch.linalg.svd(z, full_matrices=False).Vh[:most]
-    out[: len(found)] = found
+        _, s, directions = torch.linalg.svd(z, full_matrices=False)
+        values = s.square()
+    out[: len(directions)] = (directions * filled(values)[:, None])[:most]
     return out
 
 

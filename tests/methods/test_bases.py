@@ -93,3 +93,12 @@ def test_refusals() -> None:
         based(x, given(of), dimension=8)
     with pytest.raises(MethodError, match="clusters are of other rows"):
         based(x, given(of, np.arange(len(x)) + 1000))
+
+
+def test_directions_that_rows_do_not_go_along_are_zeros() -> None:
+    """Any others would do as well, and would take from the residuals of other rows."""
+    x = np.outer(np.random.default_rng(0).standard_normal(40), [3.0, 4, 0, 0, 0])
+    x[20:] = np.random.default_rng(1).standard_normal((20, 5))
+    answer = based(x, given(np.repeat([0, 1], 20)), dimension=3, kind="linear")
+    length = answer.arrays["basis"].norm(dim=2)
+    np.testing.assert_allclose(length, [[1, 0, 0], [1, 1, 1]], atol=1e-12)

@@ -202,8 +202,12 @@ def solve(block: Block, inputs: Inputs, config: Config) -> tuple[Result, Arrays]
     made = _rounded(found, k, config)
     flat = _directions(_spread(graph, rows, config, 0), rows, min(len(block), k + 1), config)
     alone = _rounded(flat, k, config)
+    both, rows_only = (
+        _quality(graph.weights, each.cluster, k, block, inputs, config) for each in (made, alone)
+    )
+    notes = _caveats(graph, rows, inputs.graphs["graph"], made, falls, k)
     result = Result(
-        **_quality(graph.weights, made.cluster, k, block, inputs, config).model_dump(),
+        **both.model_dump(),
         n_rows=len(block),
         clusters=int(made.cluster.max()) + 1,
         chosen_by="option" if config.clusters else "eigengap",
@@ -218,9 +222,9 @@ def solve(block: Block, inputs: Inputs, config: Config) -> tuple[Result, Arrays]
         lifted=rows.lifted,
         explicit=z.explicit,
         label=config.label,
-        alone=_quality(graph.weights, alone.cluster, k, block, inputs, config),
+        alone=rows_only,
         moved=_rand(made.cluster, alone.cluster, k),
-        caveats=tuple(_caveats(graph, rows, inputs.graphs["graph"], made, falls, k)),
+        caveats=(*notes, *_better_alone(both, rows_only)),
     )
     return result, _arrays(block, graph, made, alone, found)
 
@@ -325,6 +329,16 @@ def _arrays(block: Block, graph: _Graph, made: Rounded, alone: Rounded, found: D
         "alone": alone.cluster,
     }
     return {name: Array(torch.from_numpy(array), ARRAYS[name]) for name, array in values.items()}
+
+
+def _better_alone(both: Quality, alone: Quality) -> list[str]:
+    """Whether the graph itself is cut better by clusters that do not know it."""
+    if both.conductance is None or alone.conductance is None or alone.conductance >= both.conductance:
+        return []
+    return [
+        f"the rows alone give clusters that cut the graph less (conductance {alone.conductance:.2f}, here {both.conductance:.2f}): look at "
+        "`alone`, and try other `hops` or `power`"
+    ]
 
 
 def _caveats(graph: _Graph, rows: _Rows, edges: Edges, made: Rounded, falls: np.ndarray, k: int) -> list[str]:

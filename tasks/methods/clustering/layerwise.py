@@ -364,7 +364,7 @@ def _arrays(found: _Split, own: list[np.ndarray], block: Block) -> Arrays:
         "cluster": torch.from_numpy(found.made.cluster),
         "row": block.index.cpu(),
         "size": torch.from_numpy(np.bincount(found.made.cluster, minlength=k).astype(np.int64)),
-        "index": block.index[found.after.places].cpu(),
+        "index": torch.where(found.after.places < 0, -1, block.index[found.after.places]).cpu(),
         "coefficient": found.after.coefficient.cpu(),
         "eigenvalue": torch.from_numpy(np.ascontiguousarray(found.before.embedding.values)),
         "loss": torch.tensor(found.first.sums, dtype=torch.float64) / n,

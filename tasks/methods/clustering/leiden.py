@@ -40,7 +40,7 @@ class Config(GraphOptions):
     """What is maximised: modularity, or the constant Potts model, whose communities have no least size."""
     resolution: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     """Larger ones give more and smaller communities."""
-    iterations: int = Field(default=10, ge=1)
+    iterations: int = Field(default=10, ge=1, le=1000)
     """Passes of the algorithm, each starting where the one before ended."""
 
 

@@ -33,7 +33,7 @@ merge = self_expression.merge
 class Config(Frozen):
     """How rows are expressed."""
 
-    ridge: float = Field(default=0.1, gt=0)
+    ridge: float = Field(default=0.1, gt=0, allow_inf_nan=False)
     """Weight of the squares of coefficients, times the mean squared length of the prepared rows."""
     form: Literal["lsr1", "lsr2"] = "lsr1"
     """`lsr1`: no row helps to express itself; `lsr2`: it does, and this coefficient is left out."""
