@@ -290,12 +290,12 @@ def example_data(shape: str | None, dtype: str, folder: Path) -> Any:
 
 @app.command
 def methods(name: str | None = None, /, *, json: Json = False) -> int:
-    """List the methods, or the options and results of one.
+    """List the methods, those of a family, or the options and results of one.
 
     Parameters
     ----------
     name:
-        A method, such as spectrum.pca.
+        A method, such as spectrum.pca, or a family, such as spectrum.
     json:
         Answer in JSON.
     """
@@ -303,10 +303,11 @@ def methods(name: str | None = None, /, *, json: Json = False) -> int:
     from pipelines.methods_page import describe_method, method_page, method_record, reads_text, seeds_text
     from tasks.methods.contract import list_methods
 
-    found = [describe_method(method) for method in ([name] if name else list_methods())]
+    family = [method for method in list_methods() if name is None or method.startswith(f"{name}.")]
+    found = [describe_method(method) for method in family or [str(name)]]
     if json:
         terminal.write_json([method_record(method) for method in found])
-    elif name:
+    elif not family:
         terminal.write_line(method_page(found[0]))
     else:
         headings = ("method", "family", "kind", "reads", "version", "seeds", "what it does", "reference")

@@ -390,6 +390,9 @@ def test_methods_are_listed_and_described(capsys: pytest.CaptureFixture[str]) ->
     assert main(["methods", "spectrum.pca"]) == 0
     assert "| `components` |" in capsys.readouterr().out
     assert "spectrum.pca" in refused(capsys, "methods", "spectrum.pac")
+    family = [method["name"] for method in answer(capsys, "methods", "spectrum")]
+    assert "spectrum.pca" in family
+    assert all(name.startswith("spectrum.") for name in family)
 
 
 def test_sites_and_parameters_with_a_head(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
