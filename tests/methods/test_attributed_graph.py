@@ -198,3 +198,15 @@ def test_rows_beyond_memory_are_refused_with_the_estimate() -> None:
         MethodError, match=r"900,000 rows of 4,096 features .* take about 118,\d+,\d+,\d+ bytes"
     ):
         module.check(Inputs({"x": 4096}, 900_000, 900_000), module.Config())
+
+
+def test_rows_that_cut_the_graph_better_alone_are_told() -> None:
+    """Rings, which spread rows may be split along; here the comparison by itself, as the answer depends on rounding."""
+    x, ends, of = planted(0)
+    module = load_method("clustering.attributed_graph")
+    result = found(x, ends, of, clusters=4).result
+    worse = result.alone.model_copy(update={"conductance": result.conductance + 0.25})
+    assert module._better_alone(result, worse) == []
+    (note,) = module._better_alone(worse, result)
+    assert f"(conductance {result.conductance:.2f}, here {result.conductance + 0.25:.2f})" in note
+    assert note not in result.caveats
