@@ -12,7 +12,9 @@ from torch import Tensor
 
 Precision = Literal["float64", "float32"]
 
-TILE_ROWS, TILE_COLUMNS = 512, 2048
+TILE_ROWS, TILE_COLUMNS = 576, 576
+"""Multiples of 48 and 64: what is left over by the kernels of products, which take 4 to 64 rows or columns at once, has other last digits.
+Blocks of fewer columns are filled up, so that larger tiles would mostly multiply zeros."""
 VECTOR = 64
 """A multiple of the numbers that any processor takes at a time."""
 
@@ -29,11 +31,13 @@ class Largest(NamedTuple):
 
 
 class Tile(NamedTuple):
-    """Products of some rows with some columns."""
+    """Products of some rows with some columns, in memory that the next tile takes."""
 
     rows: slice
     columns: slice
     products: Float[Tensor, "tile_row tile_column"]
+    size: Float[Tensor, "tile_row tile_column"]
+    """Of the products, to be changed at will."""
 
 
 def none_yet(n: int, places: int, device: torch.device | str) -> Largest:
@@ -69,7 +73,7 @@ def largest(
     best = Largest(*(values.clone() for values in found))
     for tile in tiles(x, y, precision):
         here, names = Largest(*(values[tile.rows] for values in best)), y_index[tile.columns]
-        size = tile.products.abs()
+        size = tile.size
         bar(size, names, x_index[tile.rows, None])
         if barred is not None:
             bar(size, names, barred[tile.rows])
@@ -81,8 +85,10 @@ def largest(
 def tiles(
     x: Float64[Tensor, "row feature"], y: Float64[Tensor, "column feature"], precision: Precision
 ) -> Iterator[Tile]:
-    """All products of rows with columns."""
+    """All products of rows with columns. Fresh memory for each tile would take longer than narrow products."""
     dtype = getattr(torch, precision)
+    products = torch.empty((TILE_ROWS, TILE_COLUMNS), dtype=dtype, device=x.device)
+    size = torch.empty_like(products)
     across = [
         _filled(y[c : c + TILE_COLUMNS].to(dtype), TILE_COLUMNS) for c in range(0, len(y), TILE_COLUMNS)
     ]
@@ -91,8 +97,10 @@ def tiles(
         left = _filled(x[rows].to(dtype), TILE_ROWS)
         for number, right in enumerate(across):
             columns = slice(number * TILE_COLUMNS, min((number + 1) * TILE_COLUMNS, len(y)))
-            products = left @ right.T
-            yield Tile(rows, columns, products[: rows.stop - first, : columns.stop - columns.start])
+            torch.mm(left, right.T, out=products)
+            torch.abs(products, out=size)
+            there = (slice(rows.stop - first), slice(columns.stop - columns.start))
+            yield Tile(rows, columns, products[there], size[there])
 
 
 def alike(function: Callable[[Tensor], Tensor], values: Float64[Tensor, "*axis"]) -> Float64[Tensor, "*axis"]:
@@ -121,8 +129,7 @@ def bar(
 
 
 def _filled(rows: Tensor, n: int) -> Tensor:
-    if len(rows) == n:
-        return rows
+    """A copy, whole ones too: products of rows that begin anywhere in memory have other last digits."""
     tile = rows.new_zeros(n, rows.shape[1])
     tile[: len(rows)] = rows
     return tile

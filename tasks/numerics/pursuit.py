@@ -58,7 +58,7 @@ def looked(
     best, place, candidate = (state[name][rows] for name in ("best", "best.index", "candidate"))
     barred = torch.cat([index[rows, None], state["index"][rows]], 1)
     for tile in tiles(state["left"][rows], y, precision):
-        names, size = y_index[tile.columns], tile.products.abs()
+        names, size = y_index[tile.columns], tile.size
         bar(size, names, barred[tile.rows])
         column = size.argmax(1)
         value = size.gather(1, column[:, None])[:, 0].double()

@@ -3,11 +3,12 @@
 from itertools import pairwise
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.numerics.largest_products import Largest, largest, none_yet
+from tasks.numerics.largest_products import Largest, Precision, largest, none_yet, tiles
 
 
 def sorted_all(x: np.ndarray, places: int) -> tuple[np.ndarray, np.ndarray]:
@@ -47,6 +48,17 @@ def test_those_of_a_sort_with_the_smaller_index_first(
     np.testing.assert_array_equal(found.product, np.pad(value, ((0, 0), (0, missing))))
     product = np.abs(x @ x.T)
     np.testing.assert_array_equal(found.total, product.sum(1) - product.diagonal())
+
+
+@pytest.mark.parametrize("precision", ["float64", "float32"])
+@pytest.mark.parametrize("width", [1, 7, 50, 384, 1000])
+def test_the_place_in_a_tile_changes_no_bit(width: int, precision: Precision) -> None:
+    rng = np.random.default_rng(width)
+    for _ in range(3):
+        x = torch.from_numpy(rng.standard_normal((1, width))).expand(700, width)
+        y = torch.from_numpy(rng.standard_normal((1, width))).expand(1300, width)
+        values = torch.cat([tile.products.flatten().clone() for tile in tiles(x, y, precision)])
+        assert len(values.unique()) == 1
 
 
 def test_cuts_change_no_bit() -> None:
