@@ -138,7 +138,8 @@ def of_method(place: Stored, rows: Rows, method: str, center: bool) -> dict[str,
         return over_seeds([timed(place, "k_subspaces", {}, seed=seed, **options) for seed in range(SEEDS)])
     how, begun = EXPRESSED[method], time.perf_counter()
     preparation = place.stage("preparation", center=center, **how.preparation)
-    graph = place.stage(how.method, {"preparation": preparation.id}, **how.options)
+    most = {"entries": min(how.options["entries"], len(rows.x) - 1)} if "entries" in how.options else {}
+    graph = place.stage(how.method, {"preparation": preparation.id}, **(how.options | most))
     fresh = not place.has(graph)
     told = place.made(preparation, graph).result
     seconds = time.perf_counter() - begun
