@@ -12,9 +12,9 @@ from torch import Tensor
 
 Precision = Literal["float64", "float32"]
 
-TILE_ROWS, TILE_COLUMNS = 576, 576
-"""Multiples of 48 and 64: what is left over by the kernels of products, which take 4 to 64 rows or columns at once, has other last digits.
-Blocks of fewer columns are filled up, so that larger tiles would mostly multiply zeros."""
+TILE_ROWS, TILE_COLUMNS = 528, 528
+"""Multiples of 48: what is left over by the kernels of products, which take 4 to 48 rows or columns at once, has other last digits. Blocks
+of fewer rows are filled up, so that larger tiles would mostly multiply zeros; here 512 rows fit with few."""
 VECTOR = 64
 """A multiple of the numbers that any processor takes at a time."""
 
