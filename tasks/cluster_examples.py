@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from tasks.cluster_rows import sample_of_row, shown_samples
+from tasks.cluster_rows import samples_of_rows, shown_samples
 from tasks.example_illustrations import IMAGES, ClusterExamples, Shown, StageExamples
 from tasks.measures import StageArtifact
 from tasks.page import CaptureData
@@ -34,28 +34,35 @@ def cluster_examples(
 def _of_stage(root: Location, made: StageArtifact, members: Sequence[CaptureData]) -> StageExamples:
     rows = np.asarray(made.arrays["clustered"])
     having = [int(k) for k in np.argsort(-rows, kind="stable") if rows[k] > 0]
+    kept = having[:MOST_CLUSTERS]
+    best, worst = (_shown(root, made, members, name, kept) for name in ("example", "doubtful"))
     clusters = tuple(
         ClusterExamples(
             k,
             int(rows[k]),
             float(made.arrays["cluster_silhouette"][k]),
             float(made.arrays["misplaced"][k]),
-            _shown(root, made, members, "example", k),
-            _shown(root, made, members, "doubtful", k),
+            best[n],
+            worst[n],
         )
-        for k in having[:MOST_CLUSTERS]
+        for n, k in enumerate(kept)
     )
     return StageExamples(made.stage, made.site, clusters, len(having))
 
 
 def _shown(
-    root: Location, made: StageArtifact, members: Sequence[CaptureData], name: str, k: int
-) -> tuple[Shown, ...]:
-    """Each sample once, where it has several rows."""
-    places = [sample_of_row(root, members, made.site, int(row)) for row in made.arrays[name][k] if row >= 0]
-    found = dict.fromkeys(place for place in places if place is not None)
-    return tuple(
-        shown
-        for number, sample in [*found][:IMAGES]
-        for shown in shown_samples(root, members[number], [sample])
-    )
+    root: Location, made: StageArtifact, members: Sequence[CaptureData], name: str, kept: Sequence[int]
+) -> list[tuple[Shown, ...]]:
+    """The samples of each kept cluster, each once where it has several rows."""
+    rows = np.asarray(made.arrays[name])[list(kept)]
+    places = samples_of_rows(root, members, made.site, rows.ravel())
+    width = rows.shape[1]
+    lines = [
+        [*dict.fromkeys(place for place in places[n * width : (n + 1) * width] if place is not None)][:IMAGES]
+        for n in range(len(kept))
+    ]
+    known = {
+        number: shown_samples(root, capture, [s for line in lines for m, s in line if m == number])
+        for number, capture in enumerate(members)
+    }
+    return [tuple(known[number][sample] for number, sample in line) for line in lines]

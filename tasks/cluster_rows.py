@@ -71,33 +71,38 @@ def some_rows(
     return Rows(*(np.concatenate(values) for values in zip(*found, strict=True)))
 
 
-def shown_samples(root: Location, capture: CaptureData, samples: Sequence[int]) -> list[Shown]:
-    """What samples of a capture are: their names, with text or image where the data can still be read and hold them under that name."""
+def shown_samples(root: Location, capture: CaptureData, samples: Sequence[int]) -> dict[int, Shown]:
+    """What samples of a capture are: their names, with text or image where the data can still be read and hold them under that name.
+
+    Names are read, and the data opened, once for all of them.
+    """
+    wanted = np.unique(np.asarray(samples, dtype=np.int64))
     group: Any = open_group(root, capture.id)["samples"]
-    found = []
-    for sample in samples:
-        key, index = (
-            str(group["key"][sample : sample + 1][0]),
-            int(group["source_index"][sample : sample + 1][0]),
-        )
-        found.append(_shown(capture, key, index))
-    return found
+    keys, places = (group[name].oindex[wanted] for name in ("key", "source_index"))
+    source = _source(capture)
+    named = zip(wanted.tolist(), map(str, keys), map(int, places), strict=True)
+    return {sample: _shown(source, key, place) for sample, key, place in named}
 
 
-def sample_of_row(
-    root: Location, members: Sequence[CaptureData], site: str, row: int
-) -> tuple[int, int] | None:
-    """The capture and sample of a row over all captures; None where there is no such row."""
+def samples_of_rows(
+    root: Location, members: Sequence[CaptureData], site: str, rows: Indices
+) -> list[tuple[int, int] | None]:
+    """The capture and sample of each row over all captures; None where there is no such row."""
+    found: list[tuple[int, int] | None] = [None] * len(rows)
+    first = 0
     for number, capture in enumerate(members):
         layout = site_layout(capture, site)
         if layout is None:
-            return None
+            return found
         space = capture.spec.layout.space(layout.space)
-        if 0 <= row < space.n_rows:
-            group: Any = open_group(root, capture.id)
-            return number, int(group[f"rows/{space.name}/sample"][row : row + 1][0])
-        row -= space.n_rows
-    return None
+        here = np.flatnonzero((rows >= first) & (rows < first + space.n_rows))
+        own, place = np.unique(rows[here] - first, return_inverse=True)
+        group: Any = open_group(root, capture.id)
+        sample = np.asarray(group[f"rows/{space.name}/sample"].oindex[own])[place]
+        for at, each in zip(here.tolist(), sample.tolist(), strict=True):
+            found[at] = (number, each)
+        first += space.n_rows
+    return found
 
 
 def _read(
@@ -123,14 +128,22 @@ def _read(
     return places, values, np.full(len(rows), number), sample
 
 
-def _shown(capture: CaptureData, key: str, index: int) -> Shown:
+def _source(capture: CaptureData) -> Any:
+    """The data of a capture; None where they can be read no more."""
     from tasks.extract.data import open_source
 
     try:
-        found = open_source(capture.spec.request.data, capture.spec.partition or None)[index]
+        return open_source(capture.spec.request.data, capture.spec.partition or None)
+    except (SubspanError, OSError, ImportError):
+        return None
+
+
+def _shown(source: Any, key: str, index: int) -> Shown:
+    try:
+        found = None if source is None else source[index]
     except (SubspanError, OSError, IndexError, ImportError):
-        return Shown(key)
-    if found.key != key:
+        found = None
+    if found is None or found.key != key:
         return Shown(key)
     if isinstance(found.value, str):
         text = " ".join(found.value.split())

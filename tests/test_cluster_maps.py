@@ -165,7 +165,7 @@ def test_examples_are_named_largest_cluster_first(tmp_path: Path) -> None:
         (1, 30, 0.25, 0.125),
         (0, 10, 0.5, 0.0),
     ]
-    names = [shown.key for shown in shown_samples(root, known(root, spec)[0], [3, 4, 20])]
+    names = [shown.key for shown in shown_samples(root, known(root, spec)[0], [3, 4, 20]).values()]
     assert [shown.key for shown in found.clusters[1].examples] == names[:2]
     assert found.clusters[0].examples[0] == Shown(names[2])
     (table,) = example_tables([found])
@@ -177,7 +177,7 @@ def test_samples_that_can_be_read_are_shown(tmp_path: Path) -> None:
     root = Location(str(tmp_path))
     keys = [*(f"digit-{n:04d}" for n in range(3)), "another"]
     spec = make_capture(root, {"h": ROWS[:4]}, keys=keys)
-    found = shown_samples(root, known(root, spec)[0], [1, 3])
+    found = [*shown_samples(root, known(root, spec)[0], [1, 3]).values()]
     assert [shown.key for shown in found] == ["digit-0001", "another"]
     assert found[0].image is not None
     np.testing.assert_allclose(found[0].image, load_digits().images[1] / 16)

@@ -46,6 +46,13 @@ def carried(label: str) -> Tensor:
     return torch.tensor(list(label.encode()), dtype=torch.uint8)
 
 
+def carried_classes(inputs: Inputs, label: str | None) -> dict[str, Tensor]:
+    """What `counted_classes` reads of a carry: how many classes a label has, and its name; none without a label."""
+    if label is None:
+        return {"classes": torch.tensor(0)}
+    return {"classes": torch.tensor(len(inputs.categories[label])), "label": carried(label)}
+
+
 def codes_of(block: Block, label: Tensor) -> Tensor:
     """int64 [row]: the codes of the classes of a carried label, -1 for none.
 

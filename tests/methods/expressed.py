@@ -45,9 +45,9 @@ def expressed(method: str, x: np.ndarray, pieces: int = 3, preparation: Any = No
     return cases.run(Case(module, config, inputs, block_of(x)), pieces_of(block_of(x), pieces))
 
 
-def parted(graph: Answer, of: np.ndarray | None = None, **options: Any) -> Answer:
+def parted(graph: Answer, of: np.ndarray | None = None, method: str = "partition", **options: Any) -> Answer:
     """The clusters of a graph."""
-    module, n = load_method("clustering.partition"), len(graph.arrays["index"])
+    module, n = load_method(f"clustering.{method}"), len(graph.arrays["index"])
     names = {} if of is None else {"kind": tuple(map(str, range(int(np.max(of)) + 1)))}
     config = module.Config(label=None if of is None else "kind", **options)
     inputs = Inputs(

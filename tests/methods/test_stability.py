@@ -1,35 +1,18 @@
 """The number of clusters by agreement of parts: planted numbers, nested ones, and rows without any."""
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from schemas.errors import MethodError
-from tasks.methods.contract import Inputs, load_method
-from tests.methods import cases
-from tests.methods.cases import Answer, Case
-from tests.methods.expressed import block_of, expressed, parted
+from tests.methods.cases import Answer
+from tests.methods.expressed import expressed, parted
 from tests.methods.test_k_subspaces import union
 
 
 def stable(graph: Answer, of: np.ndarray | None = None, **options: Any) -> Answer:
-    module, n = load_method("clustering.stability"), len(graph.arrays["index"])
-    names = {} if of is None else {"kind": tuple(map(str, range(int(np.max(of)) + 1)))}
-    config = module.Config(label=None if of is None else "kind", **options)
-    inputs = Inputs(
-        widths={"x": 0},
-        n_rows=n,
-        n_samples=n,
-        categories=names,
-        artifacts={"graph": {}},
-        results={"graph": graph.result.model_dump(mode="json")},
-    )
-    module.check(inputs, config)
-    block = block_of(np.zeros((n, 0)), of)
-    block = replace(block, aligned={"graph": {k: graph.arrays[k] for k in ("index", "coefficient")}})
-    return cases.run(Case(module, config, inputs, block))
+    return parted(graph, of, "stability", **options)
 
 
 @pytest.mark.parametrize("clusters", [2, 4, 6])

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from schemas.base import Frozen
 from schemas.errors import MethodError
-from tasks.methods.classes import carried, class_label, counted_classes
+from tasks.methods.classes import carried_classes, class_label, counted_classes
 from tasks.methods.contract import Arrays, ArtifactPort, Block, Inputs, RowOutput, RowsPort, State
 from tasks.numerics import k_subspaces, low_rank_mixture
 from tasks.numerics.agreement import Agreement, agreement
@@ -111,12 +111,7 @@ def start(inputs: Inputs, config: Config) -> State:
     carry |= {name: getattr(mixture, name) for name in ("variance", "noise", "weight")}
     carry |= {"unit": torch.tensor(bool(result["unit_length"])), "likeliest": torch.tensor(likeliest)}
     carry |= {"clusters": torch.tensor(len(found["size"]))}
-    if config.label is None:
-        return carry | {"classes": torch.tensor(0)}
-    return carry | {
-        "classes": torch.tensor(len(inputs.categories[config.label])),
-        "label": carried(config.label),
-    }
+    return carry | carried_classes(inputs, config.label)
 
 
 def apply(block: Block, carry: State, config: Config) -> dict[str, Tensor]:

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from schemas.base import Frozen
 from schemas.errors import MethodError
-from tasks.methods.classes import carried, class_label, counted_classes
+from tasks.methods.classes import carried_classes, class_label, counted_classes
 from tasks.methods.contract import Array, Arrays, Block, Inputs, RowsPort, State
 from tasks.numerics import (
     cluster_moments,
@@ -163,9 +163,7 @@ def check(inputs: Inputs, config: Config) -> None:
 
 def start(inputs: Inputs, config: Config) -> State:
     """The label to compare with."""
-    if config.label is None:
-        return {"classes": torch.tensor(0)}
-    return {"classes": torch.tensor(len(inputs.categories[config.label])), "label": carried(config.label)}
+    return carried_classes(inputs, config.label)
 
 
 def state_config(config: Config) -> dict[str, object]:
