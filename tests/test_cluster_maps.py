@@ -10,7 +10,7 @@ from schemas.capture import CaptureSpec
 from tasks.cluster_examples import cluster_examples
 from tasks.cluster_map_illustrations import cluster_map_illustrations
 from tasks.cluster_maps import MOST_DOTS, cluster_maps, principal_plane
-from tasks.cluster_rows import image_of, shown_samples, some_rows
+from tasks.cluster_rows import image_of, samples_of_rows, shown_samples, some_rows
 from tasks.example_illustrations import (
     ClusterExamples,
     Shown,
@@ -225,3 +225,21 @@ def test_the_label_that_a_stage_compares_with_comes_first(tmp_path: Path) -> Non
     (found,) = cluster_maps(root, [made], known(root, spec), "kind")
     assert found.label == "other"
     assert found.clusters.names == ("0: x", "1: y")
+
+
+def test_examples_of_one_of_several_captures(tmp_path: Path) -> None:
+    """All in the second, and several rows of one sample."""
+    root = Location(str(tmp_path))
+    specs = [
+        make_capture(
+            root, {"h": ROWS[:10]}, np.arange(10) // 2, name=name, keys=[f"{name}-{n}" for n in range(5)]
+        )
+        for name in ("one", "two")
+    ]
+    places = samples_of_rows(root, known(root, *specs), "h:out:0", np.array([13, 12, 10, -1, 20]))
+    assert places == [(1, 1), (1, 1), (1, 0), None, None]
+    assert shown_samples(root, known(root, *specs)[0], []) == {}
+    assert [s.key for s in shown_samples(root, known(root, *specs)[1], [1, 0, 1]).values()] == [
+        "two-0",
+        "two-1",
+    ]
