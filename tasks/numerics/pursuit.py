@@ -12,9 +12,13 @@ from jaxtyping import Float64, Int64
 from scipy.stats import beta
 from torch import Tensor
 
-from tasks.numerics.largest_products import Precision, bar, inner, tiles
+from tasks.numerics.largest_product import Best, improved
+from tasks.numerics.largest_products import inner
 
 State = dict[str, Tensor]
+BEST = ("best", "best.index", "candidate")
+AT_ONCE = 64
+"""Targets that take a column together: what is made of their bases stays in the cache."""
 DEPENDENT = 1e-10
 """A column with no more than this share of its length outside of what is taken adds nothing."""
 
@@ -48,58 +52,64 @@ def looked(
     index: Int64[Tensor, " row"],
     y: Float64[Tensor, "column feature"],
     y_index: Int64[Tensor, " column"],
-    precision: Precision,
 ) -> State:
     """The best column after some more, whose indices are ascending and larger than those before; none is its own target, or taken twice.
 
-    Cost: 2 row column feature flops over the rows that are not done.
+    Args:
+        state: is changed.
+        index: of the targets among the columns.
+        y: columns.
+        y_index: their indices.
+
+    Cost: that of `largest_product.improved` over the rows that are not done.
     """
     rows = torch.nonzero(state["open"]).flatten()
-    best, place, candidate = (state[name][rows] for name in ("best", "best.index", "candidate"))
-    barred = torch.cat([index[rows, None], state["index"][rows]], 1)
-    for tile in tiles(state["left"][rows], y, precision):
-        names, size = y_index[tile.columns], tile.size
-        bar(size, names, barred[tile.rows])
-        column = size.argmax(1)
-        value = size.gather(1, column[:, None])[:, 0].double()
-        better = torch.nonzero(value > best[tile.rows]).flatten()
-        here = better + tile.rows.start
-        best[here], place[here] = value[better], names[column[better]]
-        candidate[here] = y[tile.columns][column[better]]
-    out = dict(state)
-    for name, values in (("best", best), ("best.index", place), ("candidate", candidate)):
-        out[name] = state[name].index_copy(0, rows, values)
-    return out
+    every = len(rows) == len(index)
+    left, taken_before, *best = (
+        state[name] if every else state[name][rows] for name in ("left", "index", *BEST)
+    )
+    barred = torch.cat([index[rows, None], taken_before], 1)
+    improved(Best(*best), left, barred, y, y_index)
+    if not every:
+        for name, values in zip(BEST, best, strict=True):
+            state[name].index_copy_(0, rows, values)
+    return state
 
 
 def taken(state: State, x: Float64[Tensor, "row feature"], tolerance: float, floor: float) -> State:
     """The best column of each target is taken; a target is done when no column helps, little is left, or all places are full.
 
     Args:
-        state: after a look.
+        state: after a look; is changed.
         x: the targets.
         tolerance: a target is done with this share of its length left.
         floor: a column with no larger |cosine| to what is left is not taken, and the target done.
     """
-    state, entries = {name: values.clone() for name, values in state.items()}, state["index"].shape[1]
-    column, left = state["candidate"], state["left"]
+    for rows in torch.split(torch.nonzero(state["open"]).flatten(), AT_ONCE):
+        _take(state, rows, x[rows], tolerance, floor)
+    state["best"].zero_()
+    state["best.index"].fill_(-1)
+    return state
+
+
+def _take(state: State, rows: Tensor, x: Tensor, tolerance: float, floor: float) -> None:
+    """Of some open targets."""
+    column, left, basis = (state[name][rows] for name in ("candidate", "left", "basis"))
     length, rest = torch.linalg.vector_norm(column, dim=1), torch.linalg.vector_norm(left, dim=1)
-    across, along = _orthogonal(column, state["basis"])
+    across, along = _orthogonal(column, basis)
     new = torch.linalg.vector_norm(across, dim=1)
-    add = state["open"] & (state["best"] > floor * length * rest) & (new > DEPENDENT * length)
-    rows = torch.nonzero(add).flatten()
-    place = state["count"][rows]
-    unit = across[rows] / new[rows, None]
-    state["basis"][rows, place] = unit
-    state["triangle"][rows, :, place] = along[rows]
-    state["triangle"][rows, place, place] = new[rows]
-    state["index"][rows, place] = state["best.index"][rows]
-    left[rows] -= unit * (unit * left[rows]).sum(1, keepdim=True)
-    state["count"][rows] += 1
-    rest = torch.linalg.vector_norm(left, dim=1)
-    enough = rest <= tolerance * torch.linalg.vector_norm(x, dim=1)
-    state["open"] = add & ~enough & (state["count"] < entries)
-    return state | {"best": torch.zeros_like(rest), "best.index": torch.full_like(state["count"], -1)}
+    add = (state["best"][rows] > floor * length * rest) & (new > DEPENDENT * length)
+    chosen, place = rows[add], state["count"][rows[add]]
+    unit = across[add] / new[add, None]
+    state["basis"][chosen, place] = unit
+    state["triangle"][chosen, :, place] = along[add]
+    state["triangle"][chosen, place, place] = new[add]
+    state["index"][chosen, place] = state["best.index"][chosen]
+    left[add] -= unit * (unit * left[add]).sum(1, keepdim=True)
+    state["left"][rows] = left
+    state["count"][chosen] += 1
+    enough = torch.linalg.vector_norm(left, dim=1) <= tolerance * torch.linalg.vector_norm(x, dim=1)
+    state["open"][rows] = add & ~enough & (state["count"][rows] < state["index"].shape[1])
 
 
 def coefficients(state: State, x: Float64[Tensor, "row feature"]) -> tuple[Tensor, Tensor, Tensor]:

@@ -31,7 +31,7 @@ def pursued(x: np.ndarray, entries: int, tolerance: float, cuts: list[int], floo
     state = pursuit.begun(rows, entries)
     while bool(state["open"].any()):
         for a, b in zip([0, *cuts], [*cuts, len(x)], strict=True):
-            state = pursuit.looked(state, index, rows[a:b], index[a:b], "float64")
+            state = pursuit.looked(state, index, rows[a:b], index[a:b])
         state = pursuit.taken(state, rows, tolerance, floor)
     place, value, share = pursuit.coefficients(state, rows)
     c = np.zeros((len(x), len(x)))

@@ -1,14 +1,13 @@
 """Each row as a combination of a few others that are taken greedily: sparse subspace clustering by orthogonal matching pursuit.
 
 The row most aligned with what is left of a row is added, and all coefficients are fitted again by least squares, until `entries` are taken
-or what is left is small. Every look is a blocked search over all rows, exact, with no matrix of rows by rows. Fits go through an
+or what is left is small. Every look is a blocked search over all rows with no matrix of rows by rows, exact: float32 rules out
+most, float64 decides. Fits go through an
 orthonormal basis of the taken rows, so that nearly dependent ones lose no digits.
 
 Arrays: `index` (row, entry) and `coefficient` (row, entry), largest size first; `residual` (row) is the length of what is left over the
 row's own.
 """
-
-from typing import Literal
 
 import torch
 from pydantic import Field
@@ -20,7 +19,7 @@ from tasks.methods.contract import Arrays, Block, Inputs, RowOutput, State
 from tasks.numerics import pursuit
 from tasks.numerics.largest_products import TILE_ROWS
 
-VERSION = 2
+VERSION = 3
 KIND = "pairs"
 READS = self_expression.READS
 ARRAYS = self_expression.ARRAYS | {"residual": ("row",)}
@@ -41,8 +40,6 @@ class Config(Frozen):
     noise: bool = False
     """Stop also when no row is more aligned with what is left than the best of as many random directions, among those that rows span,
     would be in one of twenty cases: what is left is noise then. Wrong where subspaces nearly fill these."""
-    precision: Literal["float64", "float32"] = "float64"
-    """Of the search; fits are float64."""
 
 
 class Result(Frozen):
@@ -98,7 +95,7 @@ def begin(block: Block, carry: State, config: Config) -> State:
 
 def pair(state: State, block: Block, other: Block, carry: State, config: Config) -> State:
     """The row most aligned with what is left, after one more block."""
-    return pursuit.looked(state, block.index, other["x"], other.index, config.precision)
+    return pursuit.looked(state, block.index, other["x"], other.index)
 
 
 def again(state: State, block: Block, carry: State, config: Config) -> tuple[State, bool]:
