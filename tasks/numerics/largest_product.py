@@ -1,8 +1,8 @@
-"""Of each row the column with the largest product in size, exactly as in float64, mostly at the price of products in float32.
+"""Of each row the column with the largest product in size, exactly, mostly at the price of products in float32.
 
-Products in float32 say in which tiles of columns the largest cannot be: those whose largest is further below the best than rounding
-reaches. The others, of most rows one, are computed in float64, so that what is found has every digit of a search in float64. Of equal ones
-the smaller index is kept.
+Products in float32 say which columns cannot be the one: those further below the best than rounding reaches. Of the others, of most rows
+one, products are added up in float64, each alike wherever it stands, so that what is found depends neither on blocks nor on how matrices
+are multiplied. Of equal ones the smaller index is kept. A product that is no larger than the rounding of one of that length is none.
 """
 
 from typing import NamedTuple
@@ -11,10 +11,14 @@ import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
-from tasks.numerics.largest_products import TILE_COLUMNS, bar, tiles
+from tasks.numerics.largest_products import Tile, bar, inner, tiles
 
 ROUNDING = {"highest": 2.0**-24, "high": 2.0**-11, "medium": 2.0**-8}
 """Of numbers in products of float32 tensors, by what `torch.set_float32_matmul_precision` allows."""
+FEW = 4
+"""Columns a row that are added up without looking at them in float64 first."""
+AT_ONCE = 1 << 20
+"""Numbers of the pairs that are added up together."""
 
 
 class Best(NamedTuple):
@@ -26,6 +30,15 @@ class Best(NamedTuple):
     """Index of the column; -1 where there is none yet."""
     column: Float64[Tensor, "row feature"]
     """Itself."""
+
+
+class _Scaled(NamedTuple):
+    """Rows and columns of length 1 at most, by powers of two, so that no digit changes."""
+
+    x: Float64[Tensor, "row feature"]
+    y: Float64[Tensor, "column feature"]
+    x_scale: Float64[Tensor, " row"]
+    y_scale: Float64[Tensor, ""]
 
 
 def improved(
@@ -44,45 +57,68 @@ def improved(
         y: finite columns.
         y_index: what columns are called, ascending.
 
-    Cost: 2 row column feature flops in float32, and as many in float64 over the tiles that may hold a row's best: one of 528 columns for
-    most rows, all where no product is above the rounding of float32. Memory for one tile.
+    Cost: 2 row column feature flops in float32, and 2 feature flops for each column that is as good as a row's best to float32; in float64
+    too where these are many. Memory for one tile.
     """
-    for columns, rows in _wanted(best.size, x, barred, y, y_index):
-        names = y_index[columns]
-        for tile in tiles(x[rows], y[columns], "float64"):
-            some = rows[tile.rows]
-            bar(tile.size, names, barred[some])
-            column = tile.size.argmax(1)
-            value = tile.size.gather(1, column[:, None])[:, 0]
-            better = value > best.size[some]
-            here, column = some[better], column[better]
-            best.size[here], best.name[here], best.column[here] = (
-                value[better],
-                names[column],
-                y[columns][column],
-            )
+    scaled = _scaled(x, y)
+    unit = ROUNDING[torch.get_float32_matmul_precision()]
+    for tile in tiles(scaled.x, scaled.y, "float32"):
+        bar(tile.size, y_index[tile.columns], barred[tile.rows], -torch.inf)
+        least = best.size[tile.rows] * scaled.x_scale[tile.rows] * scaled.y_scale
+        some, mask = _near(tile.size, least, _reach(x.shape[1], unit))
+        if int(mask.sum()) > FEW * len(some):
+            mask = _near_exactly(scaled, tile, some, mask, least[some])
+        row, column = torch.nonzero(mask).unbind(1)
+        if len(row):
+            _take(best, x, y, y_index, some[row] + tile.rows.start, column + tile.columns.start)
 
 
-def _wanted(
-    least: Float64[Tensor, " row"], x: Tensor, barred: Tensor, y: Tensor, y_index: Tensor
-) -> list[tuple[slice, Int64[Tensor, " some"]]]:
-    """Tiles of columns, and the rows whose best they may hold."""
-    x, row_scale = _small(x, torch.linalg.vector_norm(x, dim=1, keepdim=True))
-    y, column_scale = _small(y, torch.linalg.vector_norm(y, dim=1).amax())
-    top = x.new_zeros(len(x), -(-len(y) // TILE_COLUMNS))
-    for tile in tiles(x, y, "float32"):
-        bar(tile.size, y_index[tile.columns], barred[tile.rows])
-        top[tile.rows, tile.columns.start // TILE_COLUMNS] = tile.size.amax(1).double()
-    reach = 2 * (x.shape[1] + 2) * ROUNDING[torch.get_float32_matmul_precision()]
-    bound = torch.maximum(least * row_scale[:, 0] * column_scale, top.amax(1) - reach) - reach
-    there = top >= bound[:, None]
-    return [
-        (slice(first, min(first + TILE_COLUMNS, len(y))), torch.nonzero(there[:, number]).flatten())
-        for number, first in enumerate(range(0, len(y), TILE_COLUMNS))
-    ]
+def _scaled(x: Tensor, y: Tensor) -> _Scaled:
+    x_length, y_length = torch.linalg.vector_norm(x, dim=1), torch.linalg.vector_norm(y, dim=1).amax()
+    x_scale, y_scale = (
+        torch.ldexp(torch.ones_like(length), -torch.frexp(length).exponent) for length in (x_length, y_length)
+    )
+    return _Scaled(x * x_scale[:, None], y * y_scale, x_scale, y_scale)
 
 
-def _small(x: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
-    """Multiplied by a power of two, so that lengths are at most 1 and no digit changes; the power."""
-    scale = torch.ldexp(torch.ones_like(length), -torch.frexp(length).exponent)
-    return x * scale, scale
+def _reach(width: int, unit: float) -> float:
+    """How far a product of rows of length 1 may be off; the numbers themselves were rounded, too."""
+    return 2 * (width + 2) * unit
+
+
+def _near(size: Tensor, least: Tensor, reach: float) -> tuple[Tensor, Tensor]:
+    """Rows whose best may be here, and of these which columns it may be."""
+    top = size.amax(1).double()
+    bound = torch.maximum(least, top - reach) - reach
+    some = torch.nonzero(top >= bound).flatten()
+    return some, size[some] >= bound[some, None]
+
+
+def _near_exactly(scaled: _Scaled, tile: Tile, some: Tensor, mask: Tensor, least: Tensor) -> Tensor:
+    """[row, column]: which of the columns that may be the best of some rows may still be by float64; not those of products that are
+    rounding."""
+    reach = _reach(scaled.x.shape[1], 2.0**-53)
+    size = (scaled.x[tile.rows][some] @ scaled.y[tile.columns].T).abs_().where(mask, 0.0)
+    bound = torch.maximum(least, size.amax(1) - reach) - reach
+    return size >= bound.clamp(min=reach)[:, None]
+
+
+def _take(best: Best, x: Tensor, y: Tensor, y_index: Tensor, rows: Tensor, columns: Tensor) -> None:
+    """The best of some pairs, which are sorted by row and then by column, where they are better."""
+    step = max(1, AT_ONCE // x.shape[1])
+    parts = zip(torch.split(rows, step), torch.split(columns, step), strict=True)
+    size = torch.cat([_product(x[r], y[c]) for r, c in parts])
+    which, place = torch.unique_consecutive(rows, return_inverse=True)
+    most = size.new_zeros(len(which)).scatter_reduce_(0, place, size, "amax")
+    order = torch.arange(len(size), device=size.device).where(size == most[place], len(size))
+    first = order.new_full((len(which),), len(size)).scatter_reduce_(0, place, order, "amin")
+    better = most > best.size[which]
+    row, column = which[better], columns[first[better]]
+    best.size[row], best.name[row], best.column[row] = most[better], y_index[column], y[column]
+
+
+def _product(x: Tensor, y: Tensor) -> Tensor:
+    """Sizes of products of pairs; 0 for what is rounding."""
+    size = inner(y[:, None], x)[:, 0].abs()
+    length = torch.linalg.vector_norm(x, dim=1) * torch.linalg.vector_norm(y, dim=1)
+    return size.where(size > _reach(x.shape[1], 2.0**-52) * length, 0.0)

@@ -120,12 +120,15 @@ def inner(
 
 
 def bar(
-    size: Float[Tensor, "row column"], names: Int64[Tensor, " column"], barred: Int64[Tensor, "row bar"]
+    size: Float[Tensor, "row column"],
+    names: Int64[Tensor, " column"],
+    barred: Int64[Tensor, "row bar"],
+    value: float = 0.0,
 ) -> None:
-    """Put zeros where a column is barred from a row; names are ascending."""
+    """Put a value where a column is barred from a row; names are ascending."""
     place = torch.searchsorted(names, barred).clamp(max=len(names) - 1)
     row, which = torch.nonzero(names[place] == barred).unbind(1)
-    size[row, place[row, which]] = 0
+    size[row, place[row, which]] = value
 
 
 def _filled(rows: Tensor, n: int) -> Tensor:
