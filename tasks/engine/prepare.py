@@ -261,6 +261,7 @@ def _inputs(
         n_samples=n_samples(source),
         categories=source.categories,
         captures={name: tuple(ref.capture for ref in refs) for name, refs in job.stage.rows.items()},
+        sites={name: refs[0].site for name, refs in job.stage.rows.items()},
         parameters=_parameters(job, source),
         shapes={name: shape for name, shape in zip(ports, source.shapes, strict=True) if shape is not None},
         graphs=_graphs(job, source),

@@ -268,6 +268,8 @@ class Inputs:
     """Artifact port -> its result."""
     captures: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Rows port -> ids of the captures that are read, in their order."""
+    sites: Mapping[str, str] = field(default_factory=dict)
+    """Rows port -> the site that is read, by name."""
     series: Mapping[str, tuple[Member, ...]] = field(default_factory=dict)
     """Artifact port that takes several -> its members: stages as the run file has them, and sites in their order in each."""
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)

@@ -204,6 +204,7 @@ def case(method: str, n: int = N, seed: int = 7) -> Case:
     with_labels = any(isinstance(p, RowsPort) and p.labels for p in module.READS.values())
     inputs = Inputs(
         widths={name: values.shape[1] for name, values in rows.items()},
+        sites=dict.fromkeys(rows, "layer:in:0"),
         n_rows=n,
         n_samples=n // per_sample(module),
         categories={"side": CATEGORIES} if with_labels else {},
