@@ -78,6 +78,22 @@ class SimilarityLoss(_Loss):
     """Of random prototypes."""
 
 
+class ProjectionLoss(_Loss):
+    """The network's output times a random vector, another for each sample: no label is needed.
+
+    Gradients then show what moves the output at all: their second moment at a layer is the mean over samples of J'J, with J the derivative
+    of the output. It is the metric in which a change of that layer is felt by whoever uses the output.
+    """
+
+    kind: Literal["projection"] = "projection"
+    pooling: Literal["mean", "cls"] = "mean"
+    """How tokens become one embedding: the mean of the real ones, or the first. Outputs without tokens are taken as they are."""
+    unit_length: bool = True
+    """Scale outputs to length 1 first, as where only their angles count."""
+    seed: int = Field(0, ge=0)
+    """Of the vectors; each sample has its own, whatever it is batched with."""
+
+
 class FactoryLoss(_Loss):
     """A function of one's own: `function(output, batch, **arguments) -> [sample]`.
 
@@ -93,5 +109,5 @@ class FactoryLoss(_Loss):
     """Labels of the data that it takes."""
 
 
-Loss = LanguageModelLoss | ClassificationLoss | MseLoss | SimilarityLoss | FactoryLoss
+Loss = LanguageModelLoss | ClassificationLoss | MseLoss | SimilarityLoss | ProjectionLoss | FactoryLoss
 """The `kind` tells which."""

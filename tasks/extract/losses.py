@@ -18,12 +18,14 @@ from schemas.loss import (
     LanguageModelLoss,
     Loss,
     MseLoss,
+    ProjectionLoss,
     Reduction,
     SimilarityLoss,
 )
 from tasks.extract.batches import Batch
 from tasks.extract.hooks import tensors
 from tasks.extract.imports import imported, source_file
+from tasks.extract.projections import projected
 from tasks.extract.prototypes import Prototypes
 from tasks.extract.targets import OWN
 
@@ -146,6 +148,8 @@ class Objective:
             return self._tokens(value, batch, loss)
         if isinstance(loss, MseLoss):
             return self._squares(value, batch, loss)
+        if isinstance(loss, ProjectionLoss):
+            return projected(value, batch, loss)
         codes = _target(batch, loss.label).to(value.device)
         if isinstance(loss, ClassificationLoss):
             _refuse_shape(value, codes, 2, "logits [sample, class]")

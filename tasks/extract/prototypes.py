@@ -12,6 +12,7 @@ from schemas.base import sha256
 from schemas.errors import ModelError, SpecError
 from schemas.loss import SimilarityLoss
 from tasks.extract.batches import Batch
+from tasks.extract.pooling import pooled
 
 
 class Prototypes:
@@ -41,7 +42,7 @@ class Prototypes:
             ModelError: if the value has other axes, or prototypes another width.
             SpecError: if the file of prototypes cannot be used.
         """
-        rows = F.normalize(_pooled(value, batch, self._loss), dim=1)
+        rows = F.normalize(pooled(value, batch, self._loss), dim=1)
         return rows @ self._directions(rows.shape[1]).to(rows).T
 
     @cached_property
@@ -97,20 +98,3 @@ def _random_directions(n: int, width: int, seed: int) -> Tensor:
     """float64 [n, width]: seeded, row by row, so that more of them change none."""
     rows = [np.random.Generator(np.random.Philox(key=[seed, k])).standard_normal(width) for k in range(n)]
     return torch.from_numpy(np.stack(rows))
-
-
-def _pooled(value: Tensor, batch: Batch, loss: SimilarityLoss) -> Tensor:
-    """[sample, feature]."""
-    if value.ndim == 2:
-        return value
-    if value.ndim != 3:
-        raise ModelError(
-            f"the loss 'similarity' takes rows [sample, token, feature] or [sample, feature], found {tuple(value.shape)}"
-        )
-    if batch.mask is None:
-        return value.mean(1) if loss.pooling == "mean" else value[:, 0]
-    mask = batch.mask.to(value.device)
-    if loss.pooling == "cls":
-        return value[torch.arange(len(value), device=value.device), mask.int().argmax(1)]
-    kept = mask[:, :, None].to(value.dtype)
-    return (value * kept).sum(1) / kept.sum(1).clamp(min=1)

@@ -8,7 +8,15 @@ import torch
 from torch import Tensor
 
 from schemas.errors import DataError, SpecError, UnknownNameError, nearest
-from schemas.loss import ClassificationLoss, FactoryLoss, LanguageModelLoss, Loss, MseLoss, SimilarityLoss
+from schemas.loss import (
+    ClassificationLoss,
+    FactoryLoss,
+    LanguageModelLoss,
+    Loss,
+    MseLoss,
+    ProjectionLoss,
+    SimilarityLoss,
+)
 from tasks.extract.batches import Batch
 from tasks.extract.sources.base import Label, Source
 
@@ -17,6 +25,8 @@ if TYPE_CHECKING:
 
 OWN = "labels"
 """The input of a sample that a language model's loss takes as its targets, and the network does not get."""
+SAMPLE = "#sample"
+"""The target that is the sample's number in the data."""
 
 
 class TargetEncoder:
@@ -79,6 +89,8 @@ def with_targets(encoder: "Encoder", source: Source, indices: np.ndarray, loss: 
     if loss is None:
         return encoder
     labels = source.labels() if _wanted(loss) else {}
+    if isinstance(loss, ProjectionLoss):
+        return TargetEncoder(encoder, {SAMPLE: torch.from_numpy(indices)}, takes_labels=False)
     columns = {name: _column(loss, name, labels)[torch.from_numpy(indices)] for name in _wanted(loss)}
     return TargetEncoder(encoder, columns, isinstance(loss, LanguageModelLoss))
 

@@ -10,7 +10,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from schemas.errors import DataError, MethodError, ModelError, SpecError, UnknownNameError
-from schemas.loss import ClassificationLoss, FactoryLoss, LanguageModelLoss, Loss, MseLoss, SimilarityLoss
+from schemas.loss import (
+    ClassificationLoss,
+    FactoryLoss,
+    LanguageModelLoss,
+    Loss,
+    MseLoss,
+    ProjectionLoss,
+    SimilarityLoss,
+)
 from tasks.extract.batches import Batch
 from tasks.extract.losses import Objective
 from tasks.extract.sources.base import Label, Source, Table
@@ -284,3 +292,41 @@ def test_right_classes() -> None:
     torch.testing.assert_close(found, Objective(near, n_classes=4).right(half.float(), codes))
     with pytest.raises(MethodError, match="no classes to be right about"):
         Objective(MseLoss()).right(values, Batch({"": values}))
+
+
+def test_projections_of_outputs_have_their_second_moment() -> None:
+    """Over many vectors, gradients of x -> W x have the second moment W'W."""
+    weight = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
+    x = torch.randn(20_000, 4, generator=torch.Generator().manual_seed(1)).requires_grad_()
+    batch = Batch({"": x}, targets={"#sample": torch.arange(len(x))})
+    loss = Objective(ProjectionLoss(unit_length=False))(x @ weight.T, batch)
+    (gradient,) = torch.autograd.grad(loss.sum(), x)
+    expected = weight.T @ weight
+    error = (gradient.T @ gradient / len(x) - expected).abs().max()
+    assert float(error) < 0.05 * float(expected.abs().max())
+
+
+def test_a_sample_keeps_its_vector_in_any_batch() -> None:
+    values = torch.randn(4, 5, 6, generator=torch.Generator().manual_seed(0))
+    mask = torch.tensor([[1, 1, 1, 0, 0]] * 4).bool()
+    loss = ProjectionLoss(seed=3)
+    batch = Batch({"": values}, mask=mask, targets={"#sample": torch.tensor([7, 3, 9, 1])})
+    found = Objective(loss)(values, batch)
+    again = Objective(loss)(values[[2, 0]], batch.take(torch.tensor([2, 0])))
+    torch.testing.assert_close(again, found[[2, 0]])
+    torch.testing.assert_close(Objective(loss)(5 * values, batch), found)  # of length 1
+    pooled = Objective(loss)(values[:, :3].mean(1), batch)
+    torch.testing.assert_close(pooled, found)
+    first = Objective(loss.model_copy(update={"pooling": "cls"}))(values, batch)
+    torch.testing.assert_close(first, Objective(loss)(values[:, 0], batch))
+    other = Objective(loss.model_copy(update={"seed": 4}))(values, batch)
+    assert not torch.allclose(other, found)
+    with pytest.raises(ModelError, match="which samples"):
+        Objective(loss)(values, Batch({"": values}))
+    with pytest.raises(ModelError, match="takes rows"):
+        Objective(loss)(values[..., None], batch)
+
+
+def test_samples_of_a_projection_are_numbered_by_the_data() -> None:
+    found = targets(ProjectionLoss(), {"side": [7, 4, 5]}, [2, 0])
+    assert found["#sample"].tolist() == [0, 2]  # the batch holds places 1 and 0
