@@ -167,7 +167,7 @@ def _draw(source: Source, request: CaptureRequest) -> tuple[np.ndarray, Encoder]
         raise DataError("the data hold no samples; expected at least one")
     everything = np.arange(len(source))
     subset = request.data.subset
-    if subset.max_tokens is None and subset.max_samples is None:
+    if subset.max_tokens is None and subset.max_samples is None and not subset.skip_samples:
         return everything, make_encoder(source, everything, request.model, request)
     lengths = None
     if subset.max_tokens is not None:

@@ -1,8 +1,9 @@
 """Which samples go through the network, and in which order they are stored."""
 
-from typing import Literal
+from collections.abc import Callable
+from typing import Any, Literal
 
-from pydantic import Field, JsonValue
+from pydantic import Field, JsonValue, model_serializer
 
 from schemas.base import Frozen
 from schemas.model import ImportPath
@@ -130,10 +131,21 @@ class Subset(Frozen):
     """Stop when the drawn samples hold about this many rows (tokens); texts only."""
     max_samples: int | None = Field(None, ge=1)
     """Stop after this many samples."""
+    skip_samples: int = Field(0, ge=0)
+    """Leave out so many samples that the draw would take first: a draw that skips as many as another of the same seed took shares none
+    with it."""
     stratify_by: str | None = None
     """A label: every class keeps its share."""
     seed: int = 0
     """Seed of the draw."""
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_none(self, plain: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+        """Draws that skip nothing keep the id that they had before there was such an option."""
+        found = plain(self)
+        if not self.skip_samples:
+            found.pop("skip_samples", None)
+        return found
 
 
 class Data(Frozen):

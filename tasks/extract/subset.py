@@ -40,7 +40,8 @@ def choose(
     classes = _classes(labels or {}, subset.stratify_by, n)
     if subset.max_tokens is not None and lengths is None:
         raise DataError("subset.max_tokens was asked of samples that have no tokens; use max_samples")
-    order, sizes = _shuffle(classes, subset.seed)
+    order, sizes = _without_first(*_shuffle(classes, subset.seed), subset.skip_samples)
+    n -= min(n, subset.skip_samples)
     size = n if subset.max_samples is None else min(n, subset.max_samples)
     if subset.max_tokens is not None and lengths is not None:
         size = _nearest_size(order, sizes, np.asarray(lengths), size, subset.max_tokens)
@@ -106,6 +107,22 @@ def _shuffle(classes: np.ndarray, seed: int) -> tuple[list[np.ndarray], np.ndarr
     groups = np.split(by_class, np.cumsum(sizes)[:-1])
     turn = _permutation(random, len(sizes))
     return [groups[k] for k in turn], sizes[turn]
+
+
+def _without_first(
+    order: list[np.ndarray], sizes: np.ndarray, skipped: int
+) -> tuple[list[np.ndarray], np.ndarray]:
+    """What is left of each class when so many samples have been drawn.
+
+    Raises:
+        DataError: if none is.
+    """
+    if skipped >= int(sizes.sum()) and skipped:
+        raise DataError(
+            f"subset.skip_samples is {skipped}, and there are {int(sizes.sum())} samples; lower it"
+        )
+    taken = shares(sizes, skipped)
+    return [group[count:] for group, count in zip(order, taken, strict=True)], sizes - taken
 
 
 def _permutation(random: np.random.PCG64, n: int) -> np.ndarray:

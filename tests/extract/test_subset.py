@@ -122,3 +122,23 @@ def test_what_is_wrong_is_named():
         choose(labels, np.ones(3), Subset())
     with pytest.raises(DataError, match="tell nothing about the number"):
         choose(None, None, Subset())
+
+
+@given(CLASSES, st.integers(1, 100), st.integers(1, 100), SEEDS)
+def test_a_draw_that_skips_another_shares_none_with_it(labels, first, second, seed):
+    labels = [*labels, "a", "b"]
+    first = min(first, len(labels) - 1)
+    a = choose({"c": labels}, None, Subset(max_samples=first, stratify_by="c", seed=seed))
+    skipping = Subset(max_samples=second, skip_samples=first, stratify_by="c", seed=seed)
+    b = choose({"c": labels}, None, skipping)
+    assert not set(a) & set(b)
+    assert len(b) == min(second, len(labels) - first)
+    rest = choose({"c": labels}, None, Subset(skip_samples=first, stratify_by="c", seed=seed))
+    assert sorted([*a, *rest]) == list(range(len(labels)))
+
+
+def test_skipping_all_is_refused_and_skipping_none_is_no_option():
+    with pytest.raises(DataError, match=r"skip_samples is 3, and there are 3"):
+        choose(None, None, Subset(skip_samples=3), n_samples=3)
+    assert "skip_samples" not in Subset().model_dump()
+    assert Subset(skip_samples=2).model_dump()["skip_samples"] == 2
