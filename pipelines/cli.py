@@ -1,4 +1,4 @@
-"""The command line: `subspan plan | run | sites | methods | status | verify | report | show | ls`.
+"""The command line: `subspan plan | run | sites | methods | status | verify | report | show | ls | export`.
 
 Exit codes: 0 done, 1 refused, 2 finished with failures. Answers go to stdout, messages to stderr. Heavy
 packages are imported by the command that needs them.
@@ -393,6 +393,46 @@ def show(id_: str, /, *, root: Root = HERE, json: Json = False) -> int:
 
         terminal.write_line(f"{kind} {name}")
         terminal.write_line(yaml.safe_dump(found, sort_keys=False, allow_unicode=True).rstrip())
+    return DONE
+
+
+@app.command
+def export(
+    id_: str,
+    folder: Path,
+    /,
+    *,
+    root: Root = HERE,
+    candidate: str = "",
+    time: Annotated[bool, Parameter(negative=())] = False,
+    json: Json = False,
+) -> int:
+    """Write a compressed network of a `compression.model` artifact as a folder: `subspan.load_compressed(folder)` is a plain torch module.
+
+    Parameters
+    ----------
+    id_:
+        The artifact's id, or the first letters of it.
+    folder:
+        A new folder, or one that an export wrote.
+    root:
+        Folder or URL of captures and artifacts.
+    candidate:
+        Its name as in the artifact's result; left out, the best.
+    time:
+        Run both networks on samples of the capture in turn, and tell their seconds.
+    json:
+        Answer in JSON.
+    """
+    from pipelines import terminal
+    from tasks.export import export as written
+    from tasks.latency import compare
+    from tasks.readers import open_artifact
+
+    view = open_artifact(root, id_)
+    made = written(view, folder, candidate)
+    timed = compare(view, made.network) if time else None
+    terminal.show_export(made, timed, json)
     return DONE
 
 

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from pipelines.estimate import Estimate
     from pipelines.plan import Plan
     from pipelines.trial import Trial
+    from tasks.export import Exported
+    from tasks.latency import Timed
 
 Cell = str | int | float | None
 MOST_SITES = 3
@@ -283,3 +285,25 @@ def show_root(status: RootStatus, everything: bool) -> None:
 def _sites(sites: Sequence[str]) -> str:
     more = f" and {len(sites) - MOST_SITES} more" if len(sites) > MOST_SITES else ""
     return ", ".join(sites[:MOST_SITES]) + more
+
+
+def show_export(made: "Exported", timed: "Timed | None", json: bool) -> None:
+    """What was written, and how fast it is."""
+    found = {
+        "candidate": made.name,
+        "folder": str(made.folder),
+        "numbers": made.numbers,
+        "tensor_bytes": made.tensor_bytes,
+        "layers": len(made.layers),
+    }
+    if json:
+        write_json(found | ({} if timed is None else {"timed": timed._asdict()}))
+        return
+    write_line(
+        f"{made.name}: {len(made.layers)} compressed layers, {made.numbers:,} numbers in {size_text(made.tensor_bytes)}, in {made.folder}"
+    )
+    if timed is not None:
+        write_line(
+            f"{timed.samples} samples on {timed.threads} thread{'s' if timed.threads > 1 else ''}: {timed.before_seconds:.3f} s before, "
+            f"{timed.after_seconds:.3f} s after, {timed.ratio:.2f} times as fast (quartiles {timed.low:.2f}, {timed.high:.2f})"
+        )

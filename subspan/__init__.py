@@ -20,10 +20,15 @@ from tasks.readers import (
 )
 
 if TYPE_CHECKING:
+    from tasks.compressed.files import load_compressed
     from tasks.record import Recorder
     from tasks.trainer import RecorderCallback
 
-_LAZY = {"Recorder": "tasks.record", "RecorderCallback": "tasks.trainer"}
+_LAZY = {
+    "Recorder": "tasks.record",
+    "RecorderCallback": "tasks.trainer",
+    "load_compressed": "tasks.compressed.files",
+}
 """What needs torch or transformers, and where it is."""
 
 
@@ -47,6 +52,7 @@ __all__ = [
     "__version__",
     "list_artifacts",
     "list_captures",
+    "load_compressed",
     "open_artifact",
     "open_capture",
 ]

@@ -23,6 +23,8 @@ class CompressedLayer(nn.Module, ABC):
 
     kind: ClassVar[str]
     """Its name in files."""
+    reads: ClassVar[tuple[str, ...]]
+    """Arrays of an artifact that `of` takes, where the artifact has them."""
 
     @classmethod
     @abstractmethod

@@ -14,6 +14,7 @@ class LowRankLinear(CompressedLayer):
     """y = left (right x) + bias."""
 
     kind: ClassVar[str] = "low_rank"
+    reads: ClassVar[tuple[str, ...]] = ("left", "right", "mean")
 
     def __init__(self, left: Tensor, right: Tensor, bias: Tensor | None) -> None:
         """Take factors as they are.

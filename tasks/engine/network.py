@@ -1,5 +1,6 @@
 """The network of a capture as a method sees it: batches of its samples, with their losses."""
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property, partial
@@ -23,7 +24,7 @@ from tasks.extract.losses import Objective
 from tasks.extract.models import Network, network
 from tasks.extract.turns import FORWARDS
 from tasks.gradients import make_objective
-from tasks.methods.contract import NetworkView
+from tasks.methods.contract import Gives, NetworkView
 from tasks.store.location import Location
 
 UNIT_SAMPLES = 64
@@ -95,19 +96,26 @@ class CapturedNetwork:
         self._index = np.asarray(part.group["samples/source_index"][:], dtype=np.int64)[samples]
         self.parameters: Mapping[str, Tensor] = trainable(self._network)
 
+    def copy(self) -> nn.Module:
+        """See `NetworkBlock`."""
+        with FORWARDS.alone():  # another thread's forward may have put other tensors in their place
+            module = self._network.module
+            tensors = [*module.parameters(), *module.buffers()]
+            return copy.deepcopy(module, {id(tensor): tensor for tensor in tensors}).eval()
+
     def batches(self) -> Iterator[NetworkView]:
         """See `NetworkBlock`."""
         objective = make_objective(self._spec)
-        for places, batch in self._kept if len(self._index) <= UNIT_SAMPLES else self._encoded():
+        for places, batch in self._kept if len(self._index) <= UNIT_SAMPLES else self.encoded():
             with _twice(self._network, batch, self._spec):
                 yield View(self._network, batch, objective, places)
 
     @cached_property
     def _kept(self) -> list[tuple[Tensor, Batch]]:
         """Those of a unit: methods go through them again and again."""
-        return list(self._encoded())
+        return list(self.encoded())
 
-    def _encoded(self) -> Iterator[tuple[Tensor, Batch]]:
+    def encoded(self) -> Iterator[tuple[Tensor, Batch]]:
         """Batches with their rows."""
         request = self._spec.request
         if len(self._index) == 0:
@@ -131,15 +139,23 @@ class View:
         self.n = batch.n_samples
         self.rows = rows
         self.mask = batch.mask
+        self.gives: Gives = objective.gives
+        self.targets = (
+            objective.count(batch) if self.gives == "tokens" else torch.ones(self.n, dtype=torch.int64)
+        )
         self._network, self._batch, self._objective = network, batch, objective
 
     def losses(self, at: Mapping[str, Tensor] | None = None) -> Tensor:
         """See `NetworkView`."""
         return self._objective(self._run(at), self._batch)
 
-    def output(self, at: Mapping[str, Tensor] | None = None) -> Tensor:
+    def output(self, at: Mapping[str, Tensor] | None = None, module: nn.Module | None = None) -> Tensor:
         """See `NetworkView`."""
-        return self._objective.tensor(self._run(at))
+        return self._objective.tensor(self._run(at, module))
+
+    def rows_of(self, output: Tensor) -> Tensor:
+        """See `NetworkView`."""
+        return self._objective.rows(output, self._batch)
 
     def right(self, output: Tensor) -> Tensor:
         """See `NetworkView`."""
@@ -148,6 +164,10 @@ class View:
     def loss_of(self, output: Tensor) -> Tensor:
         """See `NetworkView`."""
         return self._objective.of_tensor(output, self._batch)
+
+    def summed(self, losses: Tensor) -> Tensor:
+        """See `NetworkView`."""
+        return self._objective.summed(losses, self.targets.to(losses.device))
 
     def ends(self) -> tuple[Tensor, Tensor]:
         """See `NetworkView`."""
@@ -176,10 +196,11 @@ class View:
             handle.remove()
         return held[-1], output
 
-    def _run(self, at: Mapping[str, Tensor] | None = None) -> Any:
-        if at is None:
-            return forward(self._network, self._batch)
-        return forward(self._network._replace(module=_At(self._network.module, at)), self._batch)
+    def _run(self, at: Mapping[str, Tensor] | None = None, module: nn.Module | None = None) -> Any:
+        module = self._network.module if module is None else module
+        if at is not None:
+            module = _At(module, at)
+        return forward(self._network._replace(module=module), self._batch)
 
 
 class _At(nn.Module):

@@ -240,7 +240,14 @@ def _series(job: StageJob, name: str, makers: tuple[str, ...]) -> tuple[Member, 
             "together; choose fewer sites, or keep fewer components in them"
         )
     return tuple(
-        Member(ref.site, ref.captures, _arrays(job, artifact), artifact.result)
+        Member(
+            ref.site,
+            ref.captures,
+            _arrays(job, artifact),
+            artifact.result,
+            artifact.stage.method,
+            artifact.stage.config,
+        )
         for ref, artifact in zip(refs, made, strict=True)
     )
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -25,7 +25,8 @@ from schemas.loss import (
 from tasks.extract.batches import Batch
 from tasks.extract.hooks import tensors
 from tasks.extract.imports import imported, source_file
-from tasks.extract.projections import projected
+from tasks.extract.pooling import pooled
+from tasks.extract.projections import embedding, projected
 from tasks.extract.prototypes import Prototypes
 from tasks.extract.targets import OWN
 
@@ -137,6 +138,44 @@ class Objective:
         if isinstance(loss, SimilarityLoss):
             scores = self._prototypes.cosines(_at_least_float32(value), batch)
         return (scores.argmax(1) == codes).double()
+
+    def summed(self, losses: Tensor, targets: Tensor) -> Tensor:
+        """Losses as sums over targets.
+
+        Args:
+            losses: [sample], as this objective gives them.
+            targets: int64 [sample], of each sample.
+        """
+        reduction = self.loss.reduction if isinstance(self.loss, LanguageModelLoss) else "sum"
+        if reduction == "sample-mean":
+            return losses * targets
+        return losses * self.mean_targets if reduction == "token-mean" else losses
+
+    @property
+    def gives(self) -> Literal["tokens", "classes", "embeddings"]:
+        """What the tensor that the loss takes says of samples."""
+        if isinstance(self.loss, LanguageModelLoss):
+            return "tokens"
+        return "classes" if isinstance(self.loss, ClassificationLoss) else "embeddings"
+
+    def rows(self, value: Tensor, batch: Batch) -> Tensor:
+        """What the network says, row by row, in float32 at least.
+
+        Args:
+            value: that `tensor` gives.
+            batch: that it belongs to.
+
+        Returns:
+            Logits [token, vocabulary] of the real tokens of all samples, logits [sample, class], or embeddings [sample, feature].
+        """
+        value, loss = _at_least_float32(value), self.loss
+        if isinstance(loss, LanguageModelLoss):
+            return value.flatten(0, 1) if batch.mask is None else value[batch.mask.to(value.device)]
+        if isinstance(loss, ProjectionLoss):
+            return embedding(value, batch, loss)
+        if isinstance(loss, SimilarityLoss):
+            return F.normalize(pooled(value, batch, loss), dim=1)
+        return value.reshape(batch.n_samples, -1)
 
     def _of(self, output: Any, batch: Batch) -> Tensor:
         loss = self.loss

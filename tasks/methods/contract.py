@@ -53,11 +53,13 @@ from types import ModuleType
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from schemas.errors import MethodError, SpecError, UnknownNameError, nearest
 
 Kind = Literal["reduce", "map", "pairs", "sequential", "whole", "combine"]
+Gives = Literal["tokens", "classes", "embeddings"]
+"""What a network says of its samples, by the loss: logits of tokens, logits of classes, or an embedding."""
 State = dict[str, Tensor]
 PACKAGE = "tasks.methods"
 ROW_LABELS = ("token", "next_token")
@@ -137,19 +139,33 @@ class NetworkView(Protocol):
     """int64 [sample]: which rows of the block they are."""
     mask: Tensor | None
     """bool [sample, token], False where a text is padded; None where samples have no tokens."""
+    gives: Gives
+    targets: Tensor
+    """int64 [sample]: what the loss of each compares with; 1 but for texts."""
 
     def losses(self, at: Mapping[str, Tensor] | None = None) -> Tensor:
         """[sample]: the loss of each, from a new forward with its graph."""
 
-    def output(self, at: Mapping[str, Tensor] | None = None) -> Tensor:
+    def output(self, at: Mapping[str, Tensor] | None = None, module: nn.Module | None = None) -> Tensor:
         """The tensor that the loss takes, from a new forward with its graph.
+
+        Args:
+            at: see the class.
+            module: a changed copy of the network, which runs in its place: `NetworkBlock.copy`.
 
         Raises:
             MethodError: if the loss is a function of something else.
         """
 
+    def rows_of(self, output: Tensor) -> Tensor:
+        """[row, number]: from such a tensor, what the network says: logits of each real token, logits of each sample, or an embedding of
+        each sample, as the loss takes it."""
+
     def loss_of(self, output: Tensor) -> Tensor:
         """[sample]: the loss of each from such a tensor."""
+
+    def summed(self, losses: Tensor) -> Tensor:
+        """[sample]: losses as sums over targets, however the loss reduces them."""
 
     def right(self, output: Tensor) -> Tensor:
         """float64 [sample]: share of its targets for which such a tensor is largest: 0 or 1 for a class.
@@ -173,6 +189,9 @@ class NetworkBlock(Protocol):
 
     parameters: Mapping[str, Tensor]
     """Those that can be trained, in the order of the network."""
+
+    def copy(self) -> nn.Module:
+        """The network's modules anew, in evaluation mode, with the same tensors: modules in it may be replaced, tensors not changed."""
 
     def batches(self) -> Iterator[NetworkView]:
         """Its samples in batches of the capture's size; the network may be used inside the loop's body only."""
@@ -219,6 +238,10 @@ class Member:
     arrays: Mapping[str, Tensor]
     """Row-aligned ones of several captures are named `<capture>/<name>`: `along_rows`."""
     result: Mapping[str, Any]
+    method: str = ""
+    """`family.method` that made it."""
+    config: Mapping[str, Any] = field(default_factory=dict)
+    """Its options."""
 
     def along_rows(self, name: str) -> Tensor:
         """[row, ...]: a row-aligned array over all captures laid end to end, rows of failed samples included."""

@@ -20,6 +20,7 @@ from tasks.methods.contract import (
     BatchesPort,
     Block,
     Edges,
+    Gives,
     GraphPort,
     Inputs,
     Member,
@@ -47,6 +48,7 @@ SHORT: dict[str, dict[str, Any]] = {
     "geometry.neural_collapse": {"deals": 5},
     "geometry.interference": {"draws": 20},
     "gradients.intrinsic_dimension": {"steps": 3, "dimensions": (2, 9), "draws": 2, "learning_rate": 0.02},
+    "compression.model": {"shares": (0.6,), "samples": 60, "groups": 5},
     "clustering.mlc": {"clusters": 2, "warmup": 2, "epochs": 3, "code": 6, "batch_rows": 80},
     "clustering.k_subspaces": {"clusters": 3, "starts": 2},
     "clustering.mixture": {"clusters": 3, "starts": 2},
@@ -114,6 +116,10 @@ class TinyNetwork:
         module = copy.deepcopy(self.module).to(device)
         return TinyNetwork(module, self.x.to(device), self.label.to(device))
 
+    def copy(self) -> nn.Module:
+        """The modules anew, with the same tensors."""
+        return copy.deepcopy(self.module, {id(p): p for p in self.module.parameters()})
+
     def batches(self) -> Iterator["TinyView"]:
         """Fifty at a time."""
         for first in range(0, len(self.x), 50):
@@ -128,15 +134,25 @@ class TinyView:
         self.n = len(self._x)
         self.rows = torch.arange(len(network.x))[some]
         self.mask: Tensor | None = None
+        self.gives: Gives = "classes"
+        self.targets = torch.ones(self.n, dtype=torch.int64)
 
-    def output(self, at: Mapping[str, Tensor] | None = None) -> Tensor:
+    def output(self, at: Mapping[str, Tensor] | None = None, module: nn.Module | None = None) -> Tensor:
         """Logits."""
-        out: Tensor = torch.func.functional_call(self._network.module, dict(at or {}), self._x)
+        out: Tensor = torch.func.functional_call(module or self._network.module, dict(at or {}), self._x)
         return out
+
+    def rows_of(self, output: Tensor) -> Tensor:
+        """As they are."""
+        return output
 
     def right(self, output: Tensor) -> Tensor:
         """Whether the largest logit is that of the label."""
         return (output.argmax(1) == self._label).double()
+
+    def summed(self, losses: Tensor) -> Tensor:
+        """As they are."""
+        return losses
 
     def loss_of(self, output: Tensor) -> Tensor:
         """Cross-entropy."""
@@ -189,6 +205,9 @@ def case(method: str, n: int = N, seed: int = 7) -> Case:
         elif isinstance(port, RowsPort):
             rows[name] = rows_of(seed + len(rows), n)
             read[name] = rows[name] if port.values else rows[name][:, :0]
+        elif isinstance(port, ArtifactPort) and port.several and network is not None:
+            paths = [path for path, layer in network.module.named_modules() if isinstance(layer, nn.Linear)]
+            series[name] = tuple(layer_member(port.method, network, path) for path in paths)
         elif isinstance(port, ArtifactPort) and port.several:
             series[name] = tuple(member(port.method, n, seed + k) for k in range(MEMBERS))
         elif isinstance(port, GraphPort):
@@ -238,6 +257,15 @@ def member(method: str, n: int, seed: int) -> Member:
     """A method's answer on some rows, as one of a series."""
     answer = run(case(method, n, seed))
     return Member(f"site{seed}", ("capture",), answer.arrays, answer.result.model_dump(mode="json"))
+
+
+def layer_member(method: str, network: TinyNetwork, path: str) -> Member:
+    """The answer of a method that compresses layers, for a layer of a network."""
+    weight = network.module.get_submodule(path).get_parameter("weight").detach()
+    block = _block({"x": rows_of(1, N, weight.shape[1])}, N, False)
+    inputs = Inputs({"x": weight.shape[1]}, N, N // PER_SAMPLE, weights={"{module}.weight": weight})
+    answer = run(case(method)._replace(inputs=inputs, block=block))
+    return Member(f"{path}:in:0", ("capture",), answer.arrays, answer.result.model_dump(mode="json"), method)
 
 
 def _block(rows: dict[str, Tensor], n: int, with_labels: bool, per_sample: int = PER_SAMPLE) -> Block:

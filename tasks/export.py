@@ -1,0 +1,131 @@
+"""A compressed network out of its artifacts, as a folder that loads without them."""
+
+import shutil
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch import nn
+
+from schemas.capture import CaptureSpec
+from schemas.errors import SpecError, UnknownNameError, nearest
+from schemas.model import FactoryModel, Model, TransformersModel
+from schemas.stage import ResolvedStage
+from tasks.compressed.files import DESCRIPTION, TENSORS, save_compressed
+from tasks.compressed.layer import CompressedLayer
+from tasks.engine.prepare import StageJob, artifact_inputs
+from tasks.extract.models import model_folder, network
+from tasks.extract.pretrained import HEADS
+from tasks.methods import compressed_candidates
+from tasks.methods.compressed_candidates import Candidates
+from tasks.methods.compression import model as method
+from tasks.readers import ArtifactView, Capture, open_capture
+
+METHOD = "compression.model"
+TOKENIZER = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    "special_tokens_map.json",
+)
+"""Files of a tokenizer, which are copied."""
+
+
+class Exported(NamedTuple):
+    """What a folder holds."""
+
+    name: str
+    """Of the candidate."""
+    folder: Path
+    numbers: int
+    """In the network."""
+    tensor_bytes: int
+    """Of the file of tensors."""
+    layers: dict[str, CompressedLayer]
+    network: nn.Module
+
+
+def export(view: ArtifactView, folder: Path, candidate: str = "") -> Exported:
+    """Write a candidate of a `compression.model` artifact.
+
+    Args:
+        view: the artifact.
+        folder: new, or one that an export wrote before.
+        candidate: its name; empty for the best.
+
+    Raises:
+        SpecError: if the artifact is of another method, has no best candidate, or the folder holds something else.
+        UnknownNameError: if there is no such candidate.
+        ModelError: if the network is no longer there, or another.
+    """
+    stage = view.artifact.stage
+    if stage.method != METHOD:
+        raise SpecError(
+            f"artifact {view.id} is of {stage.method}; expected one of {METHOD}, which chooses layers"
+        )
+    if folder.exists() and any(folder.iterdir()) and not (folder / DESCRIPTION).exists():
+        raise SpecError(f"{folder} holds something else; name a new folder")
+    candidates = _candidates(view, stage)
+    chosen = candidate or view.result["best"]
+    names = {one.name: one for one in candidates.all}
+    if not chosen:
+        raise SpecError(
+            f"artifact {view.id} has no candidate of the wanted size; name one of {', '.join(names)}"
+        )
+    if chosen not in names:
+        raise UnknownNameError(
+            f"artifact {view.id} has no candidate {chosen!r}; nearest: {nearest(chosen, names)}"
+        )
+    capture = open_capture(view.root, stage.rows["network"][0].capture)
+    made = copied(capture.spec)
+    layers = candidates.made(made, names[chosen])
+    point = next(point for point in view.result["points"] if point["name"] == chosen)
+    save_compressed(folder, made, layers, _about(view, capture, point))
+    _copy_tokenizer(capture.spec.request.model, folder)
+    numbers = sum(parameter.numel() for parameter in made.parameters())
+    return Exported(chosen, folder, numbers, (folder / TENSORS).stat().st_size, layers, made)
+
+
+def copied(spec: CaptureSpec) -> nn.Module:
+    """The network of a capture, with modules of its own."""
+    import copy
+
+    return copy.deepcopy(
+        network(spec.request.model, "cpu", spec.request.precision.threads, spec.weights).module
+    )
+
+
+def _candidates(view: ArtifactView, stage: ResolvedStage) -> Candidates:
+    job = StageJob(view.root, stage, "cpu", (), 0.0)
+    inputs = artifact_inputs(job, method, {})
+    groups = compressed_candidates.groups_of(inputs.series["layers"])
+    config = method.Config.model_validate(stage.config)
+    return Candidates(
+        compressed_candidates.carried(
+            groups, compressed_candidates.candidates_of(groups, method.shares_of(config))
+        )
+    )
+
+
+def _about(view: ArtifactView, capture: Capture, point: dict[str, Any]) -> dict[str, Any]:
+    """What the folder tells of the network."""
+    request: Model = capture.spec.request.model
+    source: dict[str, Any] = {"kind": request.kind, "weights": capture.spec.weights}
+    if isinstance(request, TransformersModel):
+        source |= {
+            "name": request.name,
+            "auto": HEADS[request.head],
+            "attention": request.attention,
+            "dtype": request.dtype,
+        }
+    elif isinstance(request, FactoryModel):
+        source |= {"factory": request.factory, "arguments": request.arguments, "dtype": request.dtype}
+    return {"source": source, "artifact": view.id, "quality": point}
+
+
+def _copy_tokenizer(request: Model, folder: Path) -> None:
+    if isinstance(request, TransformersModel):
+        for name in TOKENIZER:
+            if (file := Path(model_folder(request)) / name).is_file():
+                shutil.copyfile(file, folder / name)

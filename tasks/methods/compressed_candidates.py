@@ -1,0 +1,247 @@
+"""Ways to compress a whole network, from the artifacts of its layers: which layer stands in which module's place, at which rank."""
+
+import json
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from schemas.base import Frozen, canonical_json
+from schemas.errors import MethodError
+from schemas.stage import site_of
+from tasks.compressed.layer import Affine, CompressedLayer
+from tasks.compressed.network import KINDS, affine_of, put, tied
+from tasks.methods.contract import Inputs, Member, State
+from tasks.numerics import budget, layer_factors
+from tasks.numerics.budget import Ways
+
+PLAN = "plan"
+
+
+class Layer(Frozen):
+    """A layer of the chosen candidate."""
+
+    module: str
+    kind: str | None
+    """What stands in its place; None where it stays."""
+    rank: int | None
+
+
+class Group(NamedTuple):
+    """The artifacts of one method with one set of options, one for each layer."""
+
+    name: str
+    members: tuple[Member, ...]
+
+    @property
+    def kind(self) -> str:
+        """Of the layers that they make."""
+        return str(self.members[0].result["kind"])
+
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """Paths of the layers."""
+        return tuple(site_of(member.site).module for member in self.members)
+
+
+class Candidate(NamedTuple):
+    """A network to be tried."""
+
+    name: str
+    group: int
+    rule: str
+    """How ranks were dealt out: `uniform`, `greedy`, or `as made` for layers without ranks."""
+    kept: float | None
+    """The share that was asked for."""
+    ranks: tuple[int, ...]
+    """Of each layer; 0: the layer stays as it is."""
+
+
+def groups_of(members: Sequence[Member]) -> tuple[Group, ...]:
+    """Members that belong together, in the order of the run.
+
+    Raises:
+        MethodError: if a layer comes twice in a group.
+    """
+    found: dict[tuple[str, bytes], list[Member]] = {}
+    for member in members:
+        found.setdefault((member.method, canonical_json(dict(member.config))), []).append(member)
+    groups = [
+        Group(name, tuple(some))
+        for name, some in zip(_names(list(found.values())), found.values(), strict=True)
+    ]
+    for group in groups:
+        twice = sorted({path for path in group.modules if group.modules.count(path) > 1})
+        if twice:
+            raise MethodError(
+                f"{group.name}: the layer {twice[0]} comes twice; connect one artifact of each layer"
+            )
+    return tuple(groups)
+
+
+def _names(groups: Sequence[Sequence[Member]]) -> list[str]:
+    """Of each group: its method, with the options in which it differs from others of that method."""
+    names = []
+    for group in groups:
+        method, config = group[0].method, group[0].config
+        others = [o[0].config for o in groups if o is not group and o[0].method == method]
+        apart = sorted(k for k in config if any(other.get(k) != config[k] for other in others))
+        options = ", ".join(f"{key}: {config[key]}" for key in apart)
+        names.append(method.rpartition(".")[2] + (f" ({options})" if options else ""))
+    return names
+
+
+def candidates_of(groups: Sequence[Group], shares: Sequence[float]) -> tuple[Candidate, ...]:
+    """Every group at every share, with the same share for all layers and with ranks dealt out by losses.
+
+    Raises:
+        MethodError: for a share so small that even rank 1 of every layer takes more.
+    """
+    found = []
+    for number, group in enumerate(groups):
+        if "loss" not in group.members[0].arrays:
+            found.append(Candidate(group.name, number, "as made", None, (1,) * len(group.members)))
+            continue
+        for kept in shares:
+            for rule, ranks in (("uniform", _uniform(group, kept)), ("greedy", _greedy(group, kept))):
+                found.append(Candidate(f"{group.name}, {rule}, {kept:g}", number, rule, kept, ranks))
+    return tuple(found)
+
+
+def _shape(member: Member) -> tuple[int, int]:
+    return int(member.result["outputs"]), int(member.result["width"])
+
+
+def _uniform(group: Group, kept: float) -> tuple[int, ...]:
+    """Of a layer that factors would not make smaller: as it is."""
+    return tuple(
+        rank
+        if (rank := layer_factors.fitting_rank(kept, *_shape(member))) * sum(_shape(member))
+        < np.prod(_shape(member))
+        else 0
+        for member in group.members
+    )
+
+
+def _greedy(group: Group, kept: float) -> tuple[int, ...]:
+    """Ranks with the least sum of losses: in the unit of the losses where all have one, else each over its layer's energy."""
+    ways = [_ways(member, one_unit=group.name.startswith("two_sided")) for member in group.members]
+    whole = float(sum(np.prod(_shape(member)) for member in group.members))
+    least = budget.cheapest(ways) / whole
+    if least > kept:
+        raise MethodError(
+            f"{group.name}: {kept:g} of the numbers cannot be met, rank 1 of every layer takes {least:.4f}; ask for more"
+        )
+    chosen = budget.dealt(ways, kept * whole)
+    return tuple(0 if way == len(ways[n].cost) - 1 else way + 1 for n, way in enumerate(chosen))
+
+
+def _ways(member: Member, one_unit: bool) -> Ways:
+    """Ranks 1, 2, ... that save numbers, and at last the layer as it is."""
+    outputs, inputs = _shape(member)
+    loss = member.arrays["loss"].double().cpu().numpy()
+    most = min(len(loss) - 1, (outputs * inputs - 1) // (outputs + inputs))
+    scale = 1.0 if one_unit or loss[0] <= 0 else float(loss[0])
+    cost = np.concatenate([np.arange(1.0, most + 1) * (outputs + inputs), [float(outputs * inputs)]])
+    return Ways(cost, np.concatenate([loss[1 : most + 1] / scale, [0.0]]))
+
+
+def carried(groups: Sequence[Group], candidates: Sequence[Candidate]) -> State:
+    """All that is needed to make the candidates, as tensors."""
+    plan = {
+        "groups": [
+            {"modules": g.modules, "kind": g.kind, "results": [dict(m.result) for m in g.members]}
+            for g in groups
+        ],
+        "candidates": [candidate._asdict() for candidate in candidates],
+    }
+    state = {PLAN: torch.frombuffer(bytearray(canonical_json(plan)), dtype=torch.uint8)}
+    for number, group in enumerate(groups):
+        for layer, member in enumerate(group.members):
+            for name in KINDS[group.kind].reads:
+                if name in member.arrays:
+                    state[f"{number}/{layer}/{name}"] = member.arrays[name]
+    return state
+
+
+class Candidates:
+    """Candidates that were carried, to be made of a network."""
+
+    def __init__(self, carry: State) -> None:
+        plan = json.loads(bytes(carry[PLAN].cpu().numpy()))
+        self.groups: list[dict[str, Any]] = plan["groups"]
+        self.all = [Candidate(**{**one, "ranks": tuple(one["ranks"])}) for one in plan["candidates"]]
+        self._carry = carry
+
+    def made(self, network: torch.nn.Module, candidate: Candidate) -> dict[str, CompressedLayer]:
+        """Put the candidate's layers into a network; by their paths.
+
+        Raises:
+            MethodError: if a module is no linear layer, or its weight is used elsewhere too.
+        """
+        group, layers = self.groups[candidate.group], {}
+        for number, (path, result) in enumerate(zip(group["modules"], group["results"], strict=True)):
+            if candidate.ranks[number]:
+                arrays = self._arrays(candidate.group, number)
+                choice = {"rank": candidate.ranks[number]}
+                layers[path] = KINDS[group["kind"]].of(arrays, result, choice, layer_of(network, path))
+        for path, layer in layers.items():
+            put(network, path, layer)
+        return layers
+
+    def layers(self, candidate: Candidate) -> tuple[Layer, ...]:
+        """What stands where."""
+        group = self.groups[candidate.group]
+        ranked = "left" in KINDS[group["kind"]].reads
+        return tuple(
+            Layer(module=path, kind=group["kind"] if rank else None, rank=rank if rank and ranked else None)
+            for path, rank in zip(group["modules"], candidate.ranks, strict=True)
+        )
+
+    def modules(self, candidate: Candidate) -> list[str]:
+        """Paths of the layers that may be replaced."""
+        return list(self.groups[candidate.group]["modules"])
+
+    def _arrays(self, group: int, layer: int) -> dict[str, Tensor]:
+        start = f"{group}/{layer}/"
+        return {
+            name.removeprefix(start): values for name, values in self._carry.items() if name.startswith(start)
+        }
+
+
+def layer_of(network: torch.nn.Module, path: str) -> Affine:
+    """The map of a linear layer of a network.
+
+    Raises:
+        MethodError: if there is none at that path, or its weight is used elsewhere too.
+    """
+    try:
+        found = affine_of(network.get_submodule(path))
+    except (AttributeError, ValueError) as error:
+        raise MethodError(
+            f"{path} cannot be replaced: {error}; connect artifacts of linear layers alone"
+        ) from error
+    others = tied(network, path)
+    if others:
+        raise MethodError(
+            f"{path} shares its weight with {others[0]}: replacing it would untie them; leave it out"
+        )
+    return found
+
+
+def check_layers(groups: Sequence[Group], inputs: Inputs) -> None:
+    """Refuse artifacts of layers that the network does not have.
+
+    Raises:
+        MethodError: with both shapes.
+    """
+    for group in groups:
+        for path, member in zip(group.modules, group.members, strict=True):
+            shape = inputs.parameters.get(f"{path}.weight")
+            if shape is None or shape not in (_shape(member), _shape(member)[::-1]):
+                raise MethodError(
+                    f"{group.name}: the layer {path} of {_shape(member)} outputs and inputs is not in the network, whose weight of that "
+                    f"name is {shape or 'missing, not trained, or that of another layer too'}; connect artifacts of the same network"
+                )

@@ -1,0 +1,276 @@
+"""A whole network with compressed layers, judged by what it says of samples: sizes and qualities, and the best way for a wanted size.
+
+Connect a capture with a loss at port `network`, best of other samples than the layers' artifacts were made from, and the artifacts of
+layers at port `layers` (all of the run, or those of some stages). Each method among them is tried at every share of the layers' numbers,
+with the same share for all layers and with ranks dealt out by losses; every candidate runs on all samples beside the network as it is.
+Losses of `compression.two_sided` are in one unit; those of other methods count over each layer's energy, which may well be worse than equal
+shares: what the network says decides, and `best` falls back.
+
+A network that gives embeddings (loss `projection`, `similarity`, `mse`, or a function) is judged by the rank correlation of cosines between
+samples before and after, others by their loss. Numbers come with intervals by leaving out groups of samples.
+
+Arrays: of each candidate (candidate; the first is the network as it is) `kept` and `stored_bytes` of the layers, `loss`, `agreement`,
+`divergence`, `rank_correlation`, `recall`, `cosine`, NaN where they have no meaning; `rank` (candidate, layer), 0 for a layer as it is.
+"""
+
+import math
+
+import torch
+from jaxtyping import Float64
+from pydantic import Field
+from torch import Tensor, nn
+
+from schemas.base import Frozen
+from schemas.errors import MethodError
+from tasks.compressed.layer import CompressedLayer
+from tasks.methods import compressed_candidates
+from tasks.methods.compressed_candidates import Candidates, Layer, layer_of
+from tasks.methods.contract import (
+    Array,
+    Arrays,
+    ArtifactPort,
+    BatchesPort,
+    Block,
+    Inputs,
+    State,
+)
+from tasks.methods.grouped_moments import Interval
+from tasks.methods.network_judgement import GIVES, MEASURES, Judge, Point, Said, said_by
+from tasks.numerics import row_sample
+
+VERSION = 1
+KIND = "reduce"
+READS = {
+    "network": BatchesPort(),
+    "layers": ArtifactPort("compression.low_rank", others=("compression.two_sided",), several=True),
+}
+ARRAYS = dict.fromkeys(("kept", "stored_bytes", *MEASURES), ("candidate",)) | {"rank": ("candidate", "layer")}
+REFERENCE = (
+    "Ranks under one budget by Lagrange's condition on falling losses (Fox, Operations Research 14 (1966) 209). Rank correlation: "
+    "Spearman, American Journal of Psychology 15 (1904) 72"
+)
+SEEDS = ()
+
+
+class Config(Frozen):
+    """Which sizes are tried, and how they are judged."""
+
+    kept: float = Field(default=0.8, gt=0, lt=1)
+    """Share of the layers' numbers that the chosen candidate may have."""
+    shares: tuple[float, ...] = (0.8, 0.6, 0.4)
+    """Shares that are tried beside it."""
+    neighbours: int = Field(default=10, ge=1)
+    """Nearest others of a sample that are looked for again."""
+    pairs: int = Field(default=60_000, ge=1)
+    """Of samples, whose cosines are compared."""
+    samples: int = Field(default=1000, ge=20)
+    """That judgement rests on, at most: drawn among all that there are."""
+    groups: int = Field(default=10, ge=2, le=100)
+    """Groups of samples that are left out in turn for intervals."""
+    confidence: float = Field(default=0.95, gt=0, lt=1)
+    """Of the intervals."""
+    seed: int = Field(default=0, ge=0)
+    """Of the pairs."""
+
+
+class Result(Frozen):
+    """The sizes that were tried, and the one that was chosen."""
+
+    n_samples: int
+    gives: str
+    """What the network gives: `tokens`, `classes` or `embeddings`."""
+    judged_by: str
+    network_numbers: int
+    layers_numbers: int
+    """Numbers in the layers that may be compressed."""
+    points: tuple[Point, ...]
+    """The first is the network as it is."""
+    best: str
+    """The best candidate within the wanted size; empty if there is none."""
+    layers: tuple[Layer, ...]
+    """Of the best."""
+    fell_back: bool
+    """Whether ranks dealt out by losses were worse than equal shares at the wanted size, for the method that is best."""
+    caveats: tuple[str, ...]
+
+
+def check(inputs: Inputs, config: Config) -> None:
+    """Refuse before any pass.
+
+    Raises:
+        MethodError: if layers are not the network's, come twice, or a share cannot be met.
+    """
+    groups = compressed_candidates.groups_of(inputs.series["layers"])
+    compressed_candidates.check_layers(groups, inputs)
+    compressed_candidates.candidates_of(groups, shares_of(config))
+    if inputs.n_samples <= config.neighbours + config.groups:
+        raise MethodError(
+            f"found {inputs.n_samples} samples, expected more than neighbours and groups together, {config.neighbours + config.groups}; "
+            "capture more"
+        )
+
+
+def state_config(config: Config) -> dict[str, object]:
+    """What the state depends on."""
+    return config.model_dump(mode="json", include={"kept", "shares", "samples"})
+
+
+def start(inputs: Inputs, config: Config) -> State:
+    """All that candidates are made of."""
+    groups = compressed_candidates.groups_of(inputs.series["layers"])
+    return compressed_candidates.carried(
+        groups, compressed_candidates.candidates_of(groups, shares_of(config))
+    )
+
+
+def partial(block: Block, carry: State, config: Config) -> State:
+    """What the network and every candidate say of some samples.
+
+    Raises:
+        MethodError: if a layer cannot be replaced.
+    """
+    network = block.network
+    assert network is not None
+    candidates = Candidates(carry)
+    modules = [network.copy() for _ in candidates.all]
+    layers = [candidates.made(*pair) for pair in zip(modules, candidates.all, strict=True)]
+    state = {"sizes": _sizes(network.copy(), candidates, layers)}
+    with torch.no_grad():
+        said = [(view.rows, said_by(view, [None, *modules]), view.gives) for view in network.batches()]
+    if not said:
+        return state
+    rows, table = torch.cat([one[0] for one in said]), torch.cat([one[1] for one in said])
+    sample = row_sample.of_rows(
+        block.index[rows.to(block.index.device)], table.to(block.index.device), config.samples
+    )
+    return state | sample | {"gives": torch.tensor(GIVES.index(said[0][2]))}
+
+
+def merge(a: State, b: State) -> State:
+    """Of both sets of samples."""
+    if "key" not in a or "key" not in b:
+        return a if "key" in a else b
+    return a | row_sample.merge(a, b)
+
+
+def finish(state: State, carry: State, inputs: Inputs, config: Config) -> tuple[Result, Arrays]:
+    """Qualities of all candidates with intervals, and the best within the wanted size.
+
+    Raises:
+        MethodError: if no sample is left to judge by.
+    """
+    candidates = Candidates(carry)
+    said = Said.of(state, len(candidates.all) + 1)
+    if said.n <= max(config.neighbours, 2):
+        raise MethodError(
+            f"found {said.n} good samples, expected more than {max(config.neighbours, 2)}; capture more"
+        )
+    sizes = state["sizes"].double()
+    judge = Judge(said, GIVES[int(state["gives"])], config)
+    names = ["as it is", *(candidate.name for candidate in candidates.all)]
+    points = tuple(judge.point(name, number, sizes) for number, name in enumerate(names))
+    best, fell_back = _best(points, candidates, judge.judged_by, config.kept)
+    chosen = None if best is None else candidates.all[best - 1]
+    result = Result(
+        n_samples=said.n,
+        gives=judge.gives,
+        judged_by=judge.judged_by,
+        network_numbers=int(sizes[0, 2]),
+        layers_numbers=int(sizes[0, 0]),
+        points=points,
+        best="" if best is None else names[best],
+        layers=() if chosen is None else candidates.layers(chosen),
+        fell_back=fell_back,
+        caveats=_caveats(points, best, inputs, config),
+    )
+    return result, _arrays(points, candidates)
+
+
+def _sizes(
+    network: nn.Module, candidates: Candidates, layers: list[dict[str, CompressedLayer]]
+) -> Float64[Tensor, "candidate size"]:
+    """Numbers and bytes of the layers, and numbers of the network; the network as it is comes first.
+
+    Candidates of different groups may replace different layers: those of all groups count.
+    """
+    paths = sorted({path for candidate in candidates.all for path in candidates.modules(candidate)})
+    own = {path: [t for t in layer_of(network, path) if t is not None] for path in paths}
+    before = {path: _size(tensors) for path, tensors in own.items()}
+    numbers, stored = (sum(size[k] for size in before.values()) for k in (0, 1))
+    everything = sum(parameter.numel() for parameter in network.parameters())
+    lines = [(numbers, stored, everything)]
+    for some in layers:
+        fewer = sum(layer.numbers - before[path][0] for path, layer in some.items())
+        less = sum(layer.stored_bytes - before[path][1] for path, layer in some.items())
+        lines.append((numbers + fewer, stored + less, everything + fewer))
+    return torch.tensor(lines, dtype=torch.float64)
+
+
+def _size(tensors: list[Tensor]) -> tuple[int, int]:
+    return sum(t.numel() for t in tensors), sum(t.numel() * t.element_size() for t in tensors)
+
+
+def _best(
+    points: tuple[Point, ...], candidates: Candidates, judged_by: str, kept: float
+) -> tuple[int | None, bool]:
+    """The best candidate of at most that share, and whether its method's greedy ranks were worse there."""
+    worth = [_worth(point, judged_by) for point in points]
+    within = [n for n in range(1, len(points)) if points[n].kept <= kept and math.isfinite(worth[n])]
+    if not within:
+        return None, False
+    best = max(within, key=lambda n: (worth[n], -points[n].stored_bytes))
+    chosen = candidates.all[best - 1]
+    rivals = [
+        n
+        for n, other in enumerate(candidates.all, 1)
+        if other.group == chosen.group and other.rule == "greedy" and other.kept == chosen.kept
+    ]
+    return best, chosen.rule == "uniform" and any(worth[n] < worth[best] for n in rivals)
+
+
+def _worth(point: Point, judged_by: str) -> float:
+    """Larger is better."""
+    found: Interval | None = getattr(point, judged_by)
+    if found is None:
+        return -math.inf
+    return -found.value if judged_by == "loss" else found.value
+
+
+def _arrays(points: tuple[Point, ...], candidates: Candidates) -> Arrays:
+    def column(name: str) -> Tensor:
+        values = [getattr(point, name) for point in points]
+        return torch.tensor(
+            [math.nan if v is None else v.value if isinstance(v, Interval) else v for v in values],
+            dtype=torch.float64,
+        )
+
+    most = max(len(candidate.ranks) for candidate in candidates.all)
+    ranks = [
+        [0] * most,
+        *([*candidate.ranks, *[0] * (most - len(candidate.ranks))] for candidate in candidates.all),
+    ]
+    arrays = {name: column(name) for name in ("kept", "stored_bytes", *MEASURES)} | {
+        "rank": torch.tensor(ranks)
+    }
+    return {name: Array(values, ARRAYS[name]) for name, values in arrays.items()}
+
+
+def _caveats(points: tuple[Point, ...], best: int | None, inputs: Inputs, config: Config) -> tuple[str, ...]:
+    notes = []
+    made = {capture for member in inputs.series["layers"] for capture in member.captures}
+    if made & set(inputs.captures.get("network", ())):
+        notes.append(
+            "layers were made from the samples that judge them, so that qualities are too good; judge by others: a capture with "
+            "`subset: {skip_samples: ...}`"
+        )
+    if best is None:
+        smallest = min(points[1:], key=lambda point: point.kept)
+        notes.append(
+            f"no candidate keeps {config.kept:g} or less; the smallest, {smallest.name}, keeps {smallest.kept:.3f}"
+        )
+    return tuple(notes)
+
+
+def shares_of(config: Config) -> tuple[float, ...]:
+    """All that are tried, falling."""
+    return tuple(sorted({config.kept, *config.shares}, reverse=True))

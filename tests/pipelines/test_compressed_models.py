@@ -1,0 +1,131 @@
+"""A network compressed from end to end: layers, the choice, the folder, and a process that has nothing but the folder."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from pipelines import cli
+from pipelines.serial import run_serial
+from schemas.errors import SpecError, UnknownNameError
+from schemas.run import RunSpec
+from subspan import list_artifacts, load_compressed, open_artifact
+from tasks.export import export
+from tests import factories
+from tests.pipelines.runs import vectors_run
+
+LINEARS = ["first:in:0", "last:in:0"]
+
+
+def run_of(root: Path, **model: Any) -> RunSpec:
+    stages = {
+        "factors": {"method": "compression.low_rank", "sites": "**:in:0"},
+        "smaller": {"method": "compression.model", "config": {"shares": [0.7], "samples": 200, **model}},
+    }
+    loss = {"kind": "classification", "label": "label"}
+    return vectors_run(root, 150, loss=loss, sites=LINEARS, stages=stages)
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("compressed")
+    outcome = run_serial(run_of(root))
+    assert not outcome.stage_failures
+    return root
+
+
+def model_view(root: Path) -> Any:
+    (artifact,) = list_artifacts(root, "compression.model")
+    return open_artifact(root, artifact.id)
+
+
+def test_sizes_and_losses_are_those_of_the_networks(done: Path) -> None:
+    """Measured again, by hand."""
+    view = model_view(done)
+    module, data = factories.squares(), factories.vectors(150)
+    x = torch.stack([data[k][0] for k in range(150)])
+    label = torch.tensor([data[k][1] for k in range(150)])
+    points = {point["name"]: point for point in view.result["points"]}
+    assert view.result["gives"] == "classes"
+    assert view.result["judged_by"] == "loss"
+    loss = torch.nn.functional.cross_entropy(module(x), label).detach()
+    assert view.result["layers_numbers"] == sum(p.numel() for p in module.parameters())
+    assert points["as it is"]["kept"] == 1
+    assert points["as it is"]["agreement"]["value"] == 1
+    assert points["as it is"]["loss"]["value"] == pytest.approx(float(loss), rel=1e-5)
+    for name, point in points.items():
+        if name == "as it is":
+            continue
+        made = export(view, done / "exports" / name.replace(" ", "_"), name)
+        numbers = sum(p.numel() for p in made.network.parameters())
+        assert made.numbers == numbers
+        assert point["kept_of_network"] == pytest.approx(numbers / view.result["network_numbers"])
+        assert point["loss"]["low"] <= point["loss"]["value"] <= point["loss"]["high"]
+    assert "too good" in view.result["caveats"][0]  # judged by the samples that it was made from
+
+
+def test_the_folder_is_enough(done: Path) -> None:
+    """In a process that can import torch and the loader, and nothing of extraction, engine or stores."""
+    view, folder = model_view(done), done / "folder"
+    made = export(view, folder)
+    x = torch.randn(5, 8, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        np.save(done / "expected.npy", made.network(x).numpy())
+    np.save(done / "x.npy", x.numpy())
+    code = (
+        "import sys\n"
+        "for name in ('extract', 'engine', 'methods', 'store'): sys.modules['tasks.' + name] = None\n"
+        "import numpy as np, torch\n"
+        "from tasks.compressed.files import load_compressed\n"
+        "from tests.factories import squares\n"
+        f"module = load_compressed({str(folder)!r}, squares(seed=1))\n"
+        f"x = torch.from_numpy(np.load({str(done / 'x.npy')!r}))\n"
+        f"assert np.array_equal(module(x).detach().numpy(), np.load({str(done / 'expected.npy')!r}))\n"
+        "print(sum(p.numel() for p in module.parameters()))\n"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stderr
+    assert int(found.stdout) == made.numbers
+    told = json.loads((folder / "compression.json").read_text())
+    assert set(told["layers"]) == {layer["module"] for layer in view.result["layers"] if layer["kind"]}
+    assert told["quality"]["name"] == view.result["best"]
+    assert 0 <= made.tensor_bytes - 4 * made.numbers < 1000  # the header of the file
+    with pytest.raises(ValueError, match="give it as `network`"):
+        load_compressed(folder)
+
+
+def test_the_command(done: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    view = model_view(done)
+    assert (
+        cli.main(["export", view.id, str(done / "by-command"), "--root", str(done), "--time", "--json"]) == 0
+    )
+    told = json.loads(capsys.readouterr().out)
+    assert told["candidate"] == view.result["best"]
+    assert told["timed"]["ratio"] > 0
+    assert cli.main(["export", view.id, str(done / "by-command"), "--root", str(done), "--time"]) == 0
+    assert "times as fast" in capsys.readouterr().out
+
+
+def test_what_cannot_be_exported(done: Path, tmp_path: Path) -> None:
+    view = model_view(done)
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(SpecError, match="something else"):
+        export(view, tmp_path)
+    with pytest.raises(UnknownNameError, match="nearest"):
+        export(view, tmp_path / "new", "low_rank, uniform, 0.9")
+    other = open_artifact(done, list_artifacts(done, "compression.low_rank")[0].id)
+    with pytest.raises(SpecError, match=r"expected one of compression\.model"):
+        export(other, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+    with pytest.raises(FileNotFoundError, match="subspan export"):
+        load_compressed(tmp_path)
+
+
+def test_a_share_that_cannot_be_met(tmp_path: Path) -> None:
+    outcome = run_serial(run_of(tmp_path, kept=0.05))
+    assert any("cannot be met" in failure.reason for failure in outcome.stage_failures)
