@@ -14,6 +14,7 @@ from schemas.run import RunSpec
 from tasks.cluster_illustrations import CLUSTERS, cluster_illustrations
 from tasks.cluster_map_illustrations import CLUSTER_MAP, ClusterMap, cluster_map_illustrations
 from tasks.comparison import comparisons
+from tasks.compression_illustrations import FRONTIER, compression_illustrations
 from tasks.drawing import draw, inline
 from tasks.example_illustrations import EXAMPLES, StageExamples, example_illustrations, example_tables
 from tasks.figures import cut
@@ -125,7 +126,8 @@ def render(data: ReportData) -> dict[str, bytes]:
         *cluster_map_illustrations(data.cluster_maps),
         *example_illustrations(data.examples),
     )
-    for made in (*illustrations(rows, data.sample_map), *maps, *series, *training, *clusters):
+    smaller = compression_illustrations(data.artifacts)
+    for made in (*illustrations(rows, data.sample_map), *maps, *series, *training, *clusters, *smaller):
         svg = draw(made.figure, "svg")
         for file_format in formats:
             drawn = svg if file_format == "svg" else draw(made.figure, file_format)
@@ -180,6 +182,7 @@ def html(
         series=series,
         maps=[name for name in shown if name.startswith(MAP)],
         clusters=[name for name in shown if name.startswith((CLUSTERS, CLUSTER_MAP, EXAMPLES))],
+        smaller=[name for name in shown if name.startswith(FRONTIER)],
         examples=[*example_tables(data.examples)],
         measures=measure_tables(rows),
         notes=measure_notes(rows),

@@ -1,0 +1,83 @@
+"""Figures of compressed networks with their words: what is left at which size, and the ranks of layers."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from tasks.figures import WIDTH, frame, short
+from tasks.illustrations import Illustration
+from tasks.measures import StageArtifact
+from tasks.palette import CATEGORY, INK, MUTED
+
+FRONTIER = "frontier-"
+"""What names of these figures begin with."""
+METHOD = "compression.model"
+WORDS = {"rank_correlation": "rank correlation of cosines with those before", "loss": "loss"}
+Points = Sequence[Mapping[str, Any]]
+
+
+def compression_illustrations(artifacts: Sequence[StageArtifact]) -> Iterator[Illustration]:
+    """One for each stage that tried compressed networks."""
+    for made in artifacts:
+        if made.artifact.stage.method == METHOD:
+            yield _illustration(made)
+
+
+def _illustration(made: StageArtifact) -> Illustration:
+    result = made.artifact.result
+    points, by = result["points"], result["judged_by"]
+    figure = Figure((WIDTH, 3.4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    _frontier(left, points, by, result["best"])
+    _ranks(right, made, result)
+    better = "higher" if by != "loss" else "lower"
+    caption = (
+        f"Left: {WORDS[by]} over the bytes of the layers, with intervals; {better} is better, and the ring is the chosen one. Right: its "
+        "ranks, layer by layer."
+    )
+    told = "; ".join(
+        f"{point['name']}: {point['stored_bytes'] / 1e6:.2f} MB, {_told(point[by])}" for point in points
+    )
+    return Illustration(f"{FRONTIER}{made.stage}", f"Size and quality ({made.stage})", figure, caption, told)
+
+
+def _told(number: Mapping[str, float | None] | None) -> str:
+    return "no number" if number is None or number["value"] is None else short(number["value"])
+
+
+def _frontier(axes: Axes, points: Points, by: str, best: str) -> None:
+    """A line for each way to deal out sizes."""
+    frame(axes, WORDS[by], "megabytes of the layers")
+    lines: dict[str, list[Mapping[str, Any]]] = {}
+    for point in points[1:]:
+        lines.setdefault(point["name"].rpartition(", ")[0] or point["name"], []).append(point)
+    before = _value(points[0], by)
+    if before is not None:
+        axes.axhline(before, color=MUTED, linewidth=1, linestyle=":")
+    for (name, some), color in zip(lines.items(), CATEGORY * (1 + len(lines) // len(CATEGORY)), strict=False):
+        there = [point for point in some if _value(point, by) is not None]
+        x = [point["stored_bytes"] / 1e6 for point in there]
+        y = [value for point in some if (value := _value(point, by)) is not None]
+        axes.plot(x, y, "o-", color=color, markersize=4, linewidth=1.2, label=name)
+        for point, at, value in zip(there, x, y, strict=True):
+            low, high = point[by]["low"], point[by]["high"]
+            if low is not None and high is not None:
+                axes.plot([at, at], [low, high], color=color, linewidth=1)
+            if point["name"] == best:
+                axes.plot([at], [value], "o", markersize=11, markerfacecolor="none", color=INK)
+    axes.legend(fontsize=7.5, frameon=False)
+
+
+def _value(point: Mapping[str, Any], by: str) -> float | None:
+    value: float | None = point[by]["value"] if point[by] else None
+    return value
+
+
+def _ranks(axes: Axes, made: StageArtifact, result: Mapping[str, Any]) -> None:
+    """Of the chosen candidate; layers that stay as they are have none."""
+    frame(axes, "ranks of the chosen one" if result["best"] else "none was chosen", "layer")
+    ranks = [layer["rank"] or 0 for layer in result["layers"]]
+    axes.bar(np.arange(len(ranks)), ranks, color=CATEGORY[0], width=0.8)
