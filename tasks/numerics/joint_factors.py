@@ -13,11 +13,12 @@ For matrices A_1, A_2, ... with the same columns, stacked along their rows to C,
                residuals before j: the rank-r map on all of V loses no more of any A_j than was left when its turn was over
 
 Source of the bounds: Shamrai 2026 (Concatenated Matrix SVD), transposed and restated from its abstract. The output form of the
-weighted decomposition follows from the theorem of Eckart and Young on W S.
+weighted decomposition is that of `layer_factors`.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from itertools import combinations
 from typing import NamedTuple
 
 import torch
@@ -25,7 +26,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from schemas.errors import MethodError
-from tasks.numerics.spectrum import signed
+from tasks.numerics import layer_factors
 
 Matrix = Float64[Tensor, "_ column"]
 """Of any height."""
@@ -34,64 +35,34 @@ Squares = Float64[Tensor, " _"]
 
 SPLITS = 9
 """Numbers of directions that are tried for each matrix of a residual bound."""
-ROUNDING = 1e-14
-"""Squared singular values below this share of the largest are rounding: of directions that no row has."""
 
 
 class Factors(NamedTuple):
     """W' = left[:, :r] right[:r] for every r."""
 
     left: Float64[Tensor, "output order"]
-    """Orthonormal columns, the largest entry of each positive; zeros where the weights have no direction left."""
+    """Orthonormal columns."""
     right: Float64[Tensor, "order input"]
     squared: Squares
     """E of the squared output along each column of `left`, falling: what lies beyond r is lost at rank r."""
 
 
 def joint_factors(
-    weight: Float64[Tensor, "output input"], moment_root: Float64[Tensor, "input direction"]
+    weight: Float64[Tensor, "output input"], root: Float64[Tensor, "input component"]
 ) -> Factors:
-    """The factors of all ranks.
+    """The factors of all ranks, those of `layer_factors.factored`, with what each component holds.
 
     Args:
         weight: the maps stacked along their outputs.
-        moment_root: S with S S^T = G; G may be singular.
-
-    Returns:
-        min(outputs, inputs) components. Those beyond what rows show are of the weights that rows do not see, largest first.
+        root: S with S S^T = G; G may be singular. Components beyond what rows show are of the weights that rows do not see.
 
     Raises:
         MethodError: if a decomposition fails.
 
-    Cost: outputs inputs directions + outputs min(outputs, directions)^2.
+    Cost: outputs inputs min(outputs, inputs).
     """
-    u, squared = left_vectors(weight @ moment_root)
-    order = min(weight.shape)
-    if u.shape[1] < order:
-        more, _ = left_vectors(weight - u @ (u.T @ weight))
-        u = torch.cat([u, more], 1)[:, :order]
-    missing = order - u.shape[1]
-    u = torch.cat([u, u.new_zeros(len(u), missing)], 1)
-    squared = torch.cat([squared, squared.new_zeros(order - len(squared))])
-    return Factors(u, u.T @ weight, squared)
-
-
-def left_vectors(matrix: Float64[Tensor, "row column"]) -> tuple[Float64[Tensor, "row order"], Squares]:
-    """Left singular vectors and squared singular values, without those that are rounding.
-
-    Raises:
-        MethodError: if LAPACK does not converge, or the matrix is not finite.
-    """
-    try:
-        u, s, _ = torch.linalg.svd(matrix, full_matrices=False)
-    except torch.linalg.LinAlgError as error:
-        raise MethodError(
-            f"the singular value decomposition of a matrix {tuple(matrix.shape)} did not converge: {error}; check that "
-            "rows and weights are finite"
-        ) from error
-    squared = s.square()
-    real = squared > ROUNDING * squared[:1]
-    return signed(u.T[real].contiguous()).T, squared[real]
+    found = layer_factors.factored(weight, root)
+    return Factors(found.left, found.right, (found.right @ root).square().sum(1))
 
 
 def lost(squared: Squares) -> Squares:
@@ -102,11 +73,6 @@ def lost(squared: Squares) -> Squares:
 def at_rank(losses: Squares, rank: int) -> float:
     """A loss at a rank that may be beyond all components."""
     return float(losses[min(rank, len(losses) - 1)])
-
-
-def rank_within(numbers: float, inputs: int, outputs: int) -> int:
-    """The largest rank of which both factors together have at most so many numbers."""
-    return int(numbers // (inputs + outputs))
 
 
 def dealt(squares: Sequence[Squares], costs: Sequence[int], numbers: float) -> tuple[int, ...]:
@@ -141,50 +107,48 @@ def weyl_bound(squares: Sequence[Squares], rank: int) -> float:
 def residual_bound(matrices: Sequence[Matrix], rank: int) -> float:
     """The best basis of that rank of all matrices loses no more.
 
-    One matrix after the other gives directions to the basis, of what those before have left of it. The bound holds for any numbers of
+    One matrix after the other gives directions to the basis, from what those before have left of it. The bound holds for any numbers of
     directions; of `SPLITS` numbers each matrix gives the one that serves it and all that follow, taken as one, best.
 
-    Cost: m (`SPLITS` + 1) decompositions of [column, column] for m matrices.
+    Cost: m decompositions of [row, column] and at most `SPLITS` m sets of eigenvalues of [column, column], for m matrices.
     """
-    total, remaining = 0.0, list(matrices)
+    total, remaining = 0.0, [_reduced(m) for m in matrices]
     while remaining:
         first, rest = remaining[0], remaining[1:]
-        _, s, v = torch.linalg.svd(first, full_matrices=False)
+        _, s, v = torch.linalg.svd(first)
         losses = lost(s.square())
         mine = _split(losses, v, torch.cat(rest), rank) if rest else rank
         total += at_rank(losses, mine)
-        basis = v[:mine]
+        basis = v[: min(mine, len(s))]
         remaining = [m - (m @ basis.T) @ basis for m in rest]
         rank -= len(basis)
     return total
 
 
-def _split(losses: Squares, v: Matrix, rest: Matrix, rank: int) -> int:
+def _split(losses: Squares, v: Float64[Tensor, "column column"], rest: Matrix, rank: int) -> int:
     """How many of the right singular vectors v of a matrix go into a basis of that rank which serves the rest too."""
-    most = min(rank, len(v))
-    tried = sorted({round(most * k / (SPLITS - 1)) for k in range(SPLITS)})
-    products = rest.T @ rest
+    most = min(rank, len(losses) - 1)
+    turned = rest @ v.T
+    products = turned.T @ turned
 
     def together(mine: int) -> float:
-        outside = torch.eye(len(products), dtype=v.dtype, device=v.device) - v[:mine].T @ v[:mine]
-        values = torch.linalg.eigvalsh(outside @ products @ outside)  # ascending
-        return at_rank(losses, mine) + float(values[: max(0, len(values) - (rank - mine))].clamp(min=0).sum())
+        outside = torch.linalg.eigvalsh(products[mine:, mine:]).clamp(min=0)  # ascending
+        return at_rank(losses, mine) + float(outside[: max(0, len(outside) - (rank - mine))].sum())
 
-    return min(tried, key=together)
+    return min(sorted({round(most * k / (SPLITS - 1)) for k in range(SPLITS)}), key=together)
 
 
 class Group(NamedTuple):
     """Matrices that share one basis."""
 
     members: tuple[int, ...]
-    rank: int
     error: float
     """Squares lost over all squares, of the decomposition of all members together."""
     bound: float
     """The residual bound of the last merge, as a share too; that of one matrix is its error."""
 
 
-def grouped(matrices: Sequence[Matrix], tolerance: float, rank_of: Callable[[int], int]) -> tuple[Group, ...]:
+def grouped(matrices: Sequence[Matrix], tolerance: float, rank: int) -> tuple[Group, ...]:
     """Groups that lose no more than tolerated: the two whose bound is the smallest share merge, as long as one is allowed.
 
     Only what the residual bound allows is tried, and it becomes a group after its true decomposition has confirmed it.
@@ -192,41 +156,38 @@ def grouped(matrices: Sequence[Matrix], tolerance: float, rank_of: Callable[[int
     Args:
         matrices: [output, column] each.
         tolerance: the largest error of a group, |C - C_r| / |C|.
-        rank_of: rank of a group by the number of its rows.
+        rank: of the basis of each group.
 
     Raises:
         MethodError: if a true error is above its bound, so that a decomposition has failed.
 
     Cost: m^2 to m^3 decompositions of [rows of two groups, column] at most, rows bounded by columns.
     """
-    groups = [_single(k, m, rank_of) for k, m in enumerate(matrices)]
+    groups = [_single(k, m, rank) for k, m in enumerate(matrices)]
     stacks = [_reduced(m) for m in matrices]
-    rows = [len(m) for m in matrices]
     known: dict[tuple[tuple[int, ...], tuple[int, ...]], float] = {}
     while len(groups) > 1:
-        best: tuple[float, int, int] | None = None
-        for i in range(len(groups)):
-            for j in range(i + 1, len(groups)):
-                pair = (groups[i].members, groups[j].members)
-                if pair not in known:
-                    known[pair] = _share(stacks[i], stacks[j], rank_of(rows[i] + rows[j]))
-                if known[pair] <= tolerance**2 and (best is None or known[pair] < best[0]):
-                    best = (known[pair], i, j)
-        if best is None:
+        allowed = []
+        for i, j in combinations(range(len(groups)), 2):
+            pair = (groups[i].members, groups[j].members)
+            if pair not in known:
+                known[pair] = _share(stacks[i], stacks[j], rank)
+            if known[pair] <= tolerance**2:
+                allowed.append((known[pair], i, j))
+        if not allowed:
             break
-        bound, i, j = best
+        bound, i, j = min(allowed)
         both = torch.cat([stacks[i], stacks[j]])
-        rank = rank_of(rows[i] + rows[j])
         groups[i] = _confirmed(groups[i].members + groups[j].members, both, rank, bound)
-        stacks[i], rows[i] = _reduced(both), rows[i] + rows[j]
-        del groups[j], stacks[j], rows[j]
+        stacks[i] = _reduced(both)
+        del groups[j], stacks[j]
     return tuple(groups)
 
 
-def _single(k: int, matrix: Matrix, rank_of: Callable[[int], int]) -> Group:
-    squared, rank = torch.linalg.svdvals(matrix).square(), rank_of(len(matrix))
+def _single(k: int, matrix: Matrix, rank: int) -> Group:
+    squared = torch.linalg.svdvals(matrix).square()
     error = _ratio(at_rank(lost(squared), rank), float(squared.sum()))
-    return Group((k,), rank, error, error)
+    return Group((k,), error, error)
 
 
 def _reduced(matrix: Matrix) -> Matrix:
@@ -235,9 +196,8 @@ def _reduced(matrix: Matrix) -> Matrix:
 
 
 def _share(a: Matrix, b: Matrix, rank: int) -> float:
-    """The smaller bound of both orders, over the squares."""
-    bound = min(residual_bound([a, b], rank), residual_bound([b, a], rank))
-    return _ratio(bound, float(a.square().sum() + b.square().sum()))
+    """The bound over the squares."""
+    return _ratio(residual_bound([a, b], rank), float(a.square().sum() + b.square().sum()))
 
 
 def _confirmed(members: tuple[int, ...], both: Matrix, rank: int, bound: float) -> Group:
@@ -248,7 +208,7 @@ def _confirmed(members: tuple[int, ...], both: Matrix, rank: int, bound: float) 
             f"matrices {', '.join(map(str, members))} lose a share of {error:.3e} at rank {rank}, above the bound of {bound:.3e}: a "
             "singular value decomposition of this torch build has failed"
         )
-    return Group(tuple(sorted(members)), rank, error, bound)
+    return Group(tuple(sorted(members)), error, bound)
 
 
 def _ratio(above: float, below: float) -> float:
