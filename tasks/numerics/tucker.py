@@ -83,7 +83,8 @@ class Refined(NamedTuple):
 
 def times(tensor: Whole, matrix: Basis, mode: int) -> Whole:
     """The tensor with its mode mapped by a matrix [new length, length]."""
-    return torch.tensordot(matrix, tensor, dims=([1], [mode])).movedim(0, mode)
+    mapped: Tensor = torch.tensordot(matrix, tensor, dims=([1], [mode]))
+    return mapped.movedim(0, mode)
 
 
 def rotated(tensor: Whole) -> Rotated:

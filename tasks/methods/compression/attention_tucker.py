@@ -7,8 +7,8 @@ layers and one of each lose at the same size. The decomposition is of the weight
 is told for the rows that were read, the output layer's inputs are not known here. Where the best core keeps the short axes whole, it is no
 more than the decomposition of all layers together: see the figures. Factors made for the inputs are in `compression.joint_layers`.
 
-Arrays: `core` (feature_order, inner_order, layer_order, head_order); `feature_basis`, `inner_basis`, `layer_basis`, `head_basis`: orthonormal
-columns for each axis; `mean` (feature) of the inputs.
+Arrays: `core` (feature_order, inner_order, layer_order, head_order); `feature_basis`, `inner_basis`, `layer_basis` and `head_basis`,
+orthonormal columns for each axis; `mean` (feature) of the inputs.
 """
 
 from typing import Literal, NamedTuple
@@ -236,7 +236,7 @@ def _apart(weights: _Weights, kept: float) -> Beside:
     rank = layer_factors.fitting_rank(kept, width, width)
     each = weights.tensor.permute(2, 0, 1, 3).flatten(2)
     u, s, v = torch.linalg.svd(each, full_matrices=False)
-    other = (u[..., :rank] * s[:, None, :rank] @ v[:, :rank]).unflatten(2, (inner, heads))
+    other = (u[..., :rank] * s[:, None, :rank] @ v[:, :rank]).reshape(layers, width, inner, heads)
     return weights.beside(layers * rank * 2 * width, other.permute(1, 2, 0, 3))
 
 

@@ -239,7 +239,7 @@ def _at_share(kept: float, layers: _Layers, config: Config) -> AtShare:
 
 def _lost_of(layers: _Layers, rank: int) -> tuple[float, ...]:
     """Each layer's rows of the left factor tell what of a component's energy is its own."""
-    parts = layers.factors.left[:, rank:].split([len(w) for w in layers.weights])
+    parts = torch.split(layers.factors.left[:, rank:], [len(w) for w in layers.weights])
     losses = [float((part.square() * layers.factors.squared[rank:]).sum()) for part in parts]
     return tuple(_ratio(a, float(s.square().sum())) for a, s in zip(losses, layers.spread, strict=True))
 
