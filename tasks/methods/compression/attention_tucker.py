@@ -212,7 +212,7 @@ def finish(state: State, carry: State, inputs: Inputs, config: Config) -> tuple[
 def _tensor(weights: list[Tensor], heads: int) -> Tensor:
     """[feature, inner, layer, head]; rows of query, key and value, and columns of the output, are heads of inner features."""
     turned = [*weights[:3], weights[3].T]
-    return torch.stack([w.unflatten(0, (heads, -1)) for w in turned]).permute(3, 2, 0, 1).contiguous()
+    return torch.stack([w.reshape(heads, -1, w.shape[1]) for w in turned]).permute(3, 2, 0, 1).contiguous()
 
 
 def _lengths(width: int, heads: int) -> tuple[int, int, int, int]:
