@@ -72,7 +72,13 @@ def trained() -> tuple[Classifier, Tensor, Tensor]:
     optimizer = torch.optim.Adam(net.parameters(), lr=3e-3)
     for step in range(300):
         rows = slice(step * 100 % 1200, step * 100 % 1200 + 100)
-        loss = F.cross_entropy(net(x[rows]), y[rows])
+        p = net.moe.router(torch.tanh(net.before(x[rows]))).softmax(1)
+        balance = (
+            8 * (p.mean(0) * torch.bincount(p.topk(2, dim=1).indices.flatten(), minlength=8) / 200).sum()
+        )
+        loss = (
+            F.cross_entropy(net(x[rows]), y[rows]) + 0.05 * balance
+        )  # or half of the experts are never chosen
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
