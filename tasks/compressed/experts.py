@@ -20,6 +20,7 @@ class MergedExperts(CompressedLayer):
     """
 
     kind: ClassVar[str] = "experts"
+    reads: ClassVar[tuple[str, ...]] = ("first", "second", "first_bias", "second_bias", "cluster")
 
     def __init__(self, tensors: Mapping[str, Tensor], spec: Mapping[str, Number]) -> None:
         """Take tensors as they are.

@@ -15,6 +15,7 @@ class SharedLowRankLinear(SharedLayer):
     """y = left (right x) + bias, `right` shared by a group; see `tasks.compressed.shared` for what has to be tied."""
 
     kind: ClassVar[str] = "shared_low_rank"
+    reads: ClassVar[tuple[str, ...]] = ("left", "right", "mean")
 
     def __init__(
         self, group: str, left: Tensor, right: Tensor | None, bias: Tensor | None, inputs: int

@@ -23,6 +23,7 @@ class TuckerLinear(SharedLayer):
     """
 
     kind: ClassVar[str] = "tucker"
+    reads: ClassVar[tuple[str, ...]] = ("core", *(f"{mode}_basis" for mode in MODES), "mean")
 
     def __init__(
         self,

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tasks.compressed.files import TENSORS, load_compressed, save_compressed
 from tasks.compressed.layer import Affine
 from tasks.compressed.shared import tie
 from tasks.compressed.shared_low_rank import SharedLowRankLinear
@@ -101,6 +102,21 @@ def test_what_cannot_be_tied_is_refused() -> None:
         orphan(rows())
     with pytest.raises(ValueError, match="no layer of the group 'qkv' holds its tensors, found 1"):
         tie(orphan)
+
+
+def test_a_folder_holds_them_once(tmp_path: Path) -> None:
+    """Written untied, it is tied; and nothing but the folder and the network's own layers is needed."""
+    network, _ = made()
+    network.append(nn.Linear(5, 2))
+    paths = {str(k): network[k] for k in range(3)}
+    expected = [layer(rows()) for layer in network]
+    save_compressed(tmp_path, network, paths, {"source": {"factory": "mine"}})
+    plain = nn.ModuleList([*(nn.Linear(5, o) for o in OUTPUTS), nn.Linear(5, 2)])
+    again = load_compressed(tmp_path, plain)
+    assert all(torch.equal(layer(rows()), y) for layer, y in zip(again, expected, strict=True))
+    numbers = 3 * (sum(OUTPUTS) + 5) + sum(OUTPUTS) + 12
+    assert sum(p.numel() for p in again.parameters()) == numbers
+    assert 4 * numbers <= (tmp_path / TENSORS).stat().st_size <= 4 * numbers + 1000
 
 
 CODE = """

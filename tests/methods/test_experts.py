@@ -1,7 +1,9 @@
 """Fewer experts: a trained mixture on digits, planted copies, losses against plain loops, and what is refused."""
 
+import copy
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,7 @@ from torch.nn import functional as F
 
 from schemas.errors import MethodError
 from tasks.compressed.experts import MergedExperts
+from tasks.compressed.files import load_compressed, save_compressed
 from tasks.compressed.layer import Affine
 from tasks.methods.compression import experts
 from tasks.methods.contract import Block, Inputs
@@ -106,7 +109,7 @@ def module_of(found: Answer, moe: Mixture) -> MergedExperts:
     )
 
 
-def test_a_trained_mixture_of_eight_becomes_one_of_four() -> None:
+def test_a_trained_mixture_of_eight_becomes_one_of_four(tmp_path: Path) -> None:
     net, x, y = trained()
     with torch.no_grad():
         inside = torch.tanh(net.before(x))
@@ -125,9 +128,11 @@ def test_a_trained_mixture_of_eight_becomes_one_of_four() -> None:
     assert accuracy[1] > 0.1
     assert result.numbers_after == sum(p.numel() for p in fewer.parameters()) < result.numbers
     assert result.cosine_within is None or result.cosine_within > result.cosine_between
-    again = MergedExperts.empty(**fewer.spec())
-    again.load_state_dict(fewer.state_dict())
-    assert torch.equal(again(inside), fewer(inside))
+    small = copy.deepcopy(net)
+    small.moe = fewer
+    save_compressed(tmp_path, small, {"moe": fewer}, {"source": {"factory": "mine"}})
+    with torch.no_grad():
+        assert torch.equal(load_compressed(tmp_path, copy.deepcopy(net))(x), small(x))
     some = answer(case_of(net.moe, inside, share=0.7)).result
     assert some.lost != some.lost_mean
     assert max(max(ranks) for ranks in some.ranks) < 24
