@@ -129,6 +129,13 @@ def replace_rows(here: Case, n: int) -> Any:
     )
 
 
+def test_numbers_are_saved_before_time_is() -> None:
+    """120 outputs of 40 inputs at rank r: 240 r products by layers, 160 r numbers, 4800 of the weights."""
+    told = {kept: " ".join(answer(made(kept=(kept,)))[0].result.caveats) for kept in (0.7, 0.6)}
+    assert "with a share of 0.7 kept, layers" in told[0.7]
+    assert "take more products" not in told[0.6]
+
+
 def test_its_moments_are_those_of_low_rank() -> None:
     here = case("compression.joint_layers")
     found = {

@@ -202,7 +202,7 @@ def finish(state: State, carry: State, inputs: Inputs, config: Config) -> tuple[
         corrected=config.corrected,
         energy=layers.energy,
         at=tuple(_at_share(kept, layers, config) for kept in config.kept),
-        caveats=layer_compression.caveats(n_rows, len(groups), stored),
+        caveats=layer_compression.caveats(n_rows, len(groups), stored) + _slower(layers, config),
     )
     found = layer_factors.Factors(layers.factors.left, layers.factors.right)
     arrays = layer_compression.arrays_of(found, stored, rows, {"squared": layers.factors.squared})
@@ -234,6 +234,20 @@ def _at_share(kept: float, layers: _Layers, config: Config) -> AtShare:
         residual_bound=share(joint_factors.residual_bound(layers.spread, rank)),
         weyl_bound=share(joint_factors.weyl_bound(layers.squares, rank)),
         shared=_shared(rank, layers, config),
+    )
+
+
+def _slower(layers: _Layers, config: Config) -> tuple[str, ...]:
+    """Each layer multiplies by both factors itself."""
+    outputs, inputs = sum(map(len, layers.weights)), layers.weights[0].shape[1]
+    ranks = {kept: layer_factors.fitting_rank(kept, outputs, inputs) for kept in config.kept}
+    dense = layers.factors.left.shape[0] * inputs
+    slow = [kept for kept, r in ranks.items() if r * (len(layers.weights) * inputs + outputs) > dense]
+    if not slow:
+        return ()
+    shares = ", ".join(f"{kept:g}" for kept in slow)
+    return (
+        f"with a share of {shares} kept, layers that each multiply by the shared factor take more products than the weights themselves",
     )
 
 
