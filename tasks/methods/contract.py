@@ -56,6 +56,7 @@ from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from schemas.capture import ArrayCodec
 from schemas.errors import MethodError, SpecError, UnknownNameError, nearest
 
 Kind = Literal["reduce", "map", "pairs", "sequential", "whole", "combine"]
@@ -317,6 +318,8 @@ class RowOutput:
     """Length of the second axis; None for one value per row."""
     dim: str = "component"
     """Name of the second axis."""
+    codec: ArrayCodec | None = None
+    """`codes` for small integers whose columns differ in spread, which take fewer bytes so; None for what suits floats and indices."""
 
 
 @dataclass(frozen=True)
