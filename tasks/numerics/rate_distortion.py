@@ -75,8 +75,7 @@ def gap(variances: Variances, bits: float, reached: float) -> float:
     return (bits - rate(variances, reached)) / len(variances)
 
 
-def entropy(counts: Int64[Tensor, "..."]) -> float:
-    """Order-0 entropy in bits of a symbol that was seen so often; 0 where nothing was seen."""
-    seen = counts[counts > 0].double()
-    total = seen.sum()
-    return float(torch.log2(total) - (seen * torch.log2(seen)).sum() / total) if len(seen) else 0.0
+def entropy(counts: Int64[Tensor, "*component symbol"]) -> Float64[Tensor, "*component"]:
+    """Order-0 entropies in bits of symbols that were seen so often; 0 where nothing was seen."""
+    total = counts.sum(-1, keepdim=True).clamp(min=1)
+    return torch.special.entr(counts.double() / total).sum(-1) / math.log(2)
