@@ -233,14 +233,51 @@ class ArtifactView:
         """The row-aligned arrays of one capture, where a stage read several."""
         return self._open(capture_id)
 
-    def _open(self, group: str) -> "xr.Dataset":
+    @property
+    def bytes(self) -> dict[str, int]:
+        """What each array takes on disk, with its metadata; those of several captures are named `capture/array`."""
+        taken = dict.fromkeys(self.artifact.arrays, 0)
+        for path, digest in self.artifact.files.items():
+            name = path.removeprefix("arrays.zarr/").removesuffix("/zarr.json").partition("/c/")[0]
+            if name in taken:
+                taken[name] += digest.bytes
+        return taken
+
+    def reconstruct(self, capture_id: str | None = None) -> "xr.DataArray":
+        """The rows that the artifact's codes stand for, lazily: (row, feature), float32, a Dask block per shard, NaN for failed samples.
+
+        Args:
+            capture_id: of whose rows, where the stage read several captures.
+
+        Raises:
+            MethodError: if the artifact holds no codes of rows.
+            UnknownNameError: if it holds those of several captures and none of them is named; the message lists them.
+        """
+        from tasks.reconstruct import decoder_of
+
+        decode = decoder_of(self.artifact.stage.method)
+        captures = [ref.capture for refs in self.artifact.stage.rows.values() for ref in refs]
+        wanted = captures[0] if capture_id is None and len(captures) == 1 else capture_id
+        if wanted not in captures:
+            raise UnknownNameError(
+                f"artifact {self.id} holds rows of {', '.join(captures)}; asked for {capture_id}: say which"
+            )
+        return decode(self.arrays, self._open(wanted if len(captures) > 1 else "", by_shard=True))
+
+    def _open(self, group: str, by_shard: bool = False) -> "xr.Dataset":
         import xarray as xr
 
         from tasks.store.artifacts import open_arrays
 
-        store = open_arrays(self.root, self.artifact.id).store
-        arrays: xr.Dataset = xr.open_zarr(store, group=group or None, consolidated=False, chunks=None)
-        return arrays
+        arrays = open_arrays(self.root, self.artifact.id)
+        chunks = {"row": _shard_rows(arrays[group] if group else arrays)} if by_shard else None
+        found: xr.Dataset = xr.open_zarr(arrays.store, group=group or None, consolidated=False, chunks=chunks)
+        return found
+
+
+def _shard_rows(group: Any) -> int:
+    """Rows of a shard of a group's arrays."""
+    return next(int(array.shards[0]) for _, array in group.arrays() if array.shards)
 
 
 def open_capture(root: Root, id_or_name: str) -> Capture:

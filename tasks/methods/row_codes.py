@@ -70,11 +70,12 @@ def unlike(x: Tensor, outputs: dict[str, Tensor], code: Tensor, carry: State) ->
 
 def _tile(rows: Tensor, carry: State, shape: bool) -> Seen:
     """At most TILE_ROWS rows in the basis, and zeros up to as many."""
-    centred = _whole(rows.double() - carry["mean"])
-    length = centred.new_ones(TILE_ROWS)
-    if shape:
-        length = torch.linalg.vector_norm(centred, dim=1).float().double()
-        centred = centred / torch.where(length > 0, length, 1.0)[:, None]
+    given = _whole(rows.double())
+    length = (
+        torch.linalg.vector_norm(given, dim=1).float().double() if shape else torch.ones_like(given[:, 0])
+    )
+    unit = torch.where(length > 0, length, 1.0)[:, None]
+    centred = torch.where(length[:, None] > 0, given / unit - carry["mean"], 0.0)
     components = carry["components"]
     coordinates = centred @ components.T
     whole = len(components) == components.shape[1]

@@ -73,7 +73,7 @@ class Config(Frozen):
     step: float | None = Field(default=None, gt=0)
     """Of every coordinate, in the place of `nmse`: in units of the rows, with `gain_shape` of rows of length 1."""
     gain_shape: bool = False
-    """Code rows divided by their length, which is kept in float32. No mean is taken off then: make the basis with `center: false`."""
+    """Code rows divided by their length, which is kept in float32; the mean is divided by the root mean square length."""
 
 
 class Result(Frozen):
@@ -113,7 +113,7 @@ class Result(Frozen):
     """Largest error of a block."""
     worst_surprise: float | None
     """Largest energy of a block's coordinates over that of the calibration, each coordinate in units of its variance or of the level,
-    whichever is larger; with `gain_shape`, share of the energy that lies inside the basis."""
+    whichever is larger; with `gain_shape` all in one unit, as variances of rows of length 1 are not known."""
     alarmed_blocks: int
     """Blocks with more than three times the promised error or the calibration's energy."""
     bytes_before: int
@@ -156,11 +156,6 @@ def check(inputs: Inputs, config: Config) -> None:
         )
     plan = _plan(inputs, config)
     _check_whole(inputs, plan, width)
-    if config.gain_shape and kept < width and inputs.results["basis"]["centred"]:
-        raise MethodError(
-            f"the basis has {kept} components of {width} features about a mean, but with gain_shape no mean is taken off, and it may lie "
-            "outside of them; set `center: false` in the pca stage"
-        )
     farthest = 1.0 if config.gain_shape else uniform_codes.FAR * float(plan.variances.max()) ** 0.5
     if farthest > uniform_codes.LARGEST * plan.step:
         least = plan.promised * (farthest / uniform_codes.LARGEST / plan.step) ** 2
@@ -184,16 +179,21 @@ def outputs(inputs: Inputs, config: Config) -> dict[str, RowOutput]:
 def start(inputs: Inputs, config: Config) -> State:
     """Components, mean and step as they are stored, and what rows are measured by."""
     basis, plan = inputs.artifacts["basis"], _plan(inputs, config)
-    mean = basis["mean"].float().double()
-    units = plan.variances.clamp(min=plan.level)
-    drift = 1 / (units * (plan.variances / units).sum())
-    spread = torch.full_like(units, 1 / uniform_codes.FAR) if config.gain_shape else plan.variances.sqrt()
+    mean = basis["mean"].double()
+    typical = mean.square().sum() + plan.variances.sum()
+    if config.gain_shape:
+        mean = mean / typical.sqrt()
+        spread = torch.full_like(plan.variances, 1 / uniform_codes.FAR)
+        drift = (typical / plan.variances.sum()).expand_as(spread)
+    else:
+        spread, units = plan.variances.sqrt(), plan.variances.clamp(min=plan.level)
+        drift = 1 / (units * (plan.variances / units).sum())
     block_rows = max(BLOCK_ROWS, -(-inputs.n_rows // MOST_BLOCKS))
     return {
         "components": basis["components"].float().double(),
-        "mean": torch.zeros_like(mean) if config.gain_shape else mean,
+        "mean": mean.float().double(),
         "step": torch.tensor(plan.step, dtype=torch.float64),
-        "drift": torch.ones_like(drift) if config.gain_shape else drift,
+        "drift": drift,
         "bins": uniform_codes.bins(spread / plan.step),
         "block_rows": torch.tensor(block_rows),
         "blocks": torch.tensor(-(-inputs.n_rows // block_rows)),
