@@ -238,7 +238,12 @@ class ArtifactView:
         """What each array takes on disk, with its metadata; those of several captures are named `capture/array`."""
         taken = dict.fromkeys(self.artifact.arrays, 0)
         for path, digest in self.artifact.files.items():
-            name = path.removeprefix("arrays.zarr/").removesuffix("/zarr.json").partition("/c/")[0]
+            name = (
+                path.removeprefix("arrays.zarr/")
+                .removesuffix("/zarr.json")
+                .removesuffix("/c")
+                .partition("/c/")[0]
+            )
             if name in taken:
                 taken[name] += digest.bytes
         return taken

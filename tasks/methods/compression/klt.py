@@ -73,7 +73,8 @@ class Config(Frozen):
     step: float | None = Field(default=None, gt=0)
     """Of every coordinate, in the place of `nmse`: in units of the rows, with `gain_shape` of rows of length 1."""
     gain_shape: bool = False
-    """Code rows divided by their length, which is kept in float32; the mean is divided by the root mean square length."""
+    """Code rows divided by their length, which is kept in float32; the mean is divided by the root mean square length. If lengths differ
+    much, `center: false` suits the basis."""
 
 
 class Result(Frozen):
@@ -86,7 +87,7 @@ class Result(Frozen):
     step: float
     """Of every coordinate."""
     promised_nmse: float
-    """Error that the step leaves of rows like those of the basis, at most."""
+    """Error that the step leaves of rows like those of the basis, or somewhat less."""
     nmse: float | None
     """Error of these rows; None where they have no energy."""
     cosine_mean: float | None
@@ -143,7 +144,7 @@ def check(inputs: Inputs, config: Config) -> None:
     """Refuse before reading.
 
     Raises:
-        MethodError: if the basis is of another width, is not whole, or the step is too fine for 16 bits.
+        MethodError: if the basis is of another width or is not whole, or the step is too fine for 16 bits.
     """
     kept, width = inputs.artifacts["basis"]["components"].shape
     if width != inputs.widths["x"]:
@@ -155,7 +156,7 @@ def check(inputs: Inputs, config: Config) -> None:
             "the basis has no components: the rows of the pca stage are all equal; look at the site"
         )
     plan = _plan(inputs, config)
-    _check_whole(inputs, plan, width)
+    _check_whole(inputs, plan, width, config)
     farthest = 1.0 if config.gain_shape else uniform_codes.FAR * float(plan.variances.max()) ** 0.5
     if farthest > uniform_codes.LARGEST * plan.step:
         least = plan.promised * (farthest / uniform_codes.LARGEST / plan.step) ** 2
@@ -277,7 +278,7 @@ def _plan(inputs: Inputs, config: Config) -> Plan:
     return Plan(variances, level, config.step or math.sqrt(12 * level), min(share, 1.0))
 
 
-def _check_whole(inputs: Inputs, plan: Plan, width: int) -> None:
+def _check_whole(inputs: Inputs, plan: Plan, width: int, config: Config) -> None:
     """Refuse a basis that leaves out what counts."""
     trace = float(inputs.results["basis"]["trace"])
     outside = max(0.0, 1 - float(plan.variances.sum()) / trace)
@@ -288,6 +289,19 @@ def _check_whole(inputs: Inputs, plan: Plan, width: int) -> None:
             f"wanted error of {plan.promised:.2g}; expected all: set `components: {width}`, and an engine that is not streaming or sketch, "
             "in the pca stage"
         )
+    if config.gain_shape and (beside := _mean_outside(inputs)) > LEFT_OUT * plan.promised:
+        raise MethodError(
+            f"{beside:.2g} of the energy is that of a mean outside of the basis, along which rows of length 1 vary; with gain_shape set "
+            "`center: false` in the pca stage"
+        )
+
+
+def _mean_outside(inputs: Inputs) -> float:
+    """Share of the rows' energy about the origin that their mean has outside of the basis."""
+    basis = inputs.artifacts["basis"]
+    mean, components = basis["mean"].double(), basis["components"].double()
+    outside = (mean - components.T @ (components @ mean)).square().sum()
+    return float(outside / (mean.square().sum() + float(inputs.results["basis"]["trace"])))
 
 
 def _nmse(blocks: Tensor) -> Tensor:
