@@ -43,7 +43,7 @@ def from_principal(arrays: xr.Dataset, rows: xr.Dataset) -> xr.DataArray:
         output_core_dims=[["feature"]],
         dask="parallelized",
         output_dtypes=[np.float32],
-        dask_gufunc_kwargs={"output_sizes": {"feature": len(given["mean"])}},
+        dask_gufunc_kwargs={"output_sizes": {"feature": arrays.sizes["feature"]}},
     )  # fmt: skip
     return decoded.rename("reconstruction")
 

@@ -78,4 +78,5 @@ def gap(variances: Variances, bits: float, reached: float) -> float:
 def entropy(counts: Int64[Tensor, "*component symbol"]) -> Float64[Tensor, "*component"]:
     """Order-0 entropies in bits of symbols that were seen so often; 0 where nothing was seen."""
     total = counts.sum(-1, keepdim=True).clamp(min=1)
-    return torch.special.entr(counts.double() / total).sum(-1) / math.log(2)
+    nats: Tensor = torch.special.entr(counts.double() / total).sum(-1)
+    return nats / math.log(2)
