@@ -21,6 +21,7 @@ ON_CPU = (
     "extraction",
     "overhead",
     "encoding",
+    "store_codecs",
     "gradients",
     "coverage",
     "noop",
