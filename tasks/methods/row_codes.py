@@ -43,7 +43,10 @@ def squared_error(found: Seen, code: Tensor, carry: State) -> Tensor:
 def by_block(
     block: Block, outputs: dict[str, Tensor], coordinates: Tensor, carry: State, shape: bool
 ) -> Tensor:
-    """float64 [block, 4]: sums of rows, of their squared errors, of what these are measured by, and of surprises."""
+    """float64 [block, 4]: sums of rows, of their squared errors, of what these are measured by, and of surprises.
+
+    What is left of the rows after whole blocks belongs to the last: a block of few rows would be far off by chance.
+    """
     error = outputs["squared_error"].double()
     if shape:
         squared = outputs["length"].double().square()
@@ -54,7 +57,8 @@ def by_block(
     surprise = coordinates.square() @ carry["drift"]
     sums = torch.stack([torch.ones_like(error), error, energy, surprise], dim=1)
     number = torch.div(block.index, carry["block_rows"], rounding_mode="floor")
-    return sums.new_zeros(int(carry["blocks"]), 4).index_add_(0, number, sums)
+    n_blocks = int(carry["blocks"])
+    return sums.new_zeros(n_blocks, 4).index_add_(0, number.clamp(max=n_blocks - 1), sums)
 
 
 def unlike(x: Tensor, outputs: dict[str, Tensor], code: Tensor, carry: State) -> Tensor:

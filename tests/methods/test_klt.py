@@ -143,8 +143,8 @@ def test_outliers_take_sixteen_bits_and_never_wrap() -> None:
     off = ((x.astype(np.float64) - decoded(answer)) ** 2).sum(1)
     np.testing.assert_allclose(answer.arrays["squared_error"], off, rtol=1e-4)
     assert off[5] <= 8 * step**2 / 4
-    assert answer.arrays["block_nmse"].isnan().tolist() == [False, False]
-    assert answer.result.flagged_rows == 1024
+    assert len(answer.arrays["block_nmse"]) == 1
+    assert answer.result.flagged_rows == 2000
     assert answer.result.alarmed_blocks == 1
     assert any("clamped" in note for note in answer.result.caveats)
 

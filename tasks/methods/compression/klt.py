@@ -107,7 +107,7 @@ class Result(Frozen):
     clipped: int
     """Codes that need more than 16, and were clamped."""
     block_rows: int
-    """Rows of a block, those of failed samples included."""
+    """Rows of a block, those of failed samples included; the last has those that are left over besides."""
     flagged_rows: int
     """Rows of blocks whose error exceeds the promise by more than a tenth."""
     worst_nmse: float | None
@@ -197,7 +197,7 @@ def start(inputs: Inputs, config: Config) -> State:
         "drift": drift,
         "bins": uniform_codes.bins(spread / plan.step),
         "block_rows": torch.tensor(block_rows),
-        "blocks": torch.tensor(-(-inputs.n_rows // block_rows)),
+        "blocks": torch.tensor(max(1, inputs.n_rows // block_rows)),
     }
 
 
