@@ -282,6 +282,9 @@ class TestReconstruction:
     ) -> None:
         spec = make_capture(root, {"a": rows}, SAMPLE, failed=(2,))
         view = self.view(root, [spec], nmse=1e-3, gain_shape=gain_shape)
+        folder = f"artifacts/{view.id}/arrays.zarr"
+        codecs = json.loads(root.read(f"{folder}/code/zarr.json"))["codecs"][0]["configuration"]["codecs"]
+        assert [codec["name"] for codec in codecs] == ["transpose", "bytes", "zstd", "crc32c"]
         found = view.reconstruct()
         assert found.dims == ("row", "feature")
         assert found.dtype == np.float32
