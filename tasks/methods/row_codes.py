@@ -27,9 +27,16 @@ class Seen(NamedTuple):
     """float64 [row]: squared length of what lies outside of the basis."""
 
 
-def seen(rows: Tensor, carry: State, shape: bool) -> Seen:
-    """Rows [row, feature] in the basis, each alone: whatever is beside it, its bits are the same."""
-    tiles = [_tile(tile, carry, shape) for tile in torch.split(rows, TILE_ROWS)]
+def seen(rows: Tensor, carry: State, shape: bool, beside: bool = True) -> Seen:
+    """Rows [row, feature] in the basis, each alone: whatever is beside it, its bits are the same.
+
+    Args:
+        rows: any number of them.
+        carry: as above.
+        shape: divide rows by their length.
+        beside: whether what lies outside of the basis is wanted, which takes a second product; else it is said to be 0.
+    """
+    tiles = [_tile(tile, carry, shape, beside) for tile in torch.split(rows, TILE_ROWS)]
     return Seen(*(torch.cat(parts) for parts in zip(*tiles, strict=True)))
 
 
@@ -72,7 +79,7 @@ def unlike(x: Tensor, outputs: dict[str, Tensor], code: Tensor, carry: State) ->
     return found[before > 0].clamp(max=2)
 
 
-def _tile(rows: Tensor, carry: State, shape: bool) -> Seen:
+def _tile(rows: Tensor, carry: State, shape: bool, beside: bool) -> Seen:
     """At most TILE_ROWS rows in the basis, and zeros up to as many."""
     given = _whole(rows.double())
     length = (
@@ -82,8 +89,9 @@ def _tile(rows: Tensor, carry: State, shape: bool) -> Seen:
     centred = torch.where(length[:, None] > 0, given / unit - carry["mean"], 0.0)
     components = carry["components"]
     coordinates = centred @ components.T
-    whole = len(components) == components.shape[1]
-    outside = length * 0 if whole else (centred - coordinates @ components).square().sum(1)
+    outside = torch.zeros_like(length)
+    if beside and len(components) < components.shape[1]:
+        outside = (centred - coordinates @ components).square().sum(1)
     return Seen(coordinates[: len(rows)], length[: len(rows)], outside[: len(rows)])
 
 

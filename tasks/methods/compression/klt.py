@@ -220,9 +220,9 @@ def apply(block: Block, carry: State, config: Config) -> dict[str, Tensor]:
 def partial(block: Block, outputs: dict[str, Tensor], carry: State, config: Config) -> State:
     """Sums over rows and over blocks, and counts of codes: of a size that does not grow with the rows beyond 4,096 blocks.
 
-    Cost: as `apply`.
+    Cost: O(row feature component).
     """
-    coordinates = row_codes.seen(block["x"], carry, config.gain_shape).coordinates
+    coordinates = row_codes.seen(block["x"], carry, config.gain_shape, beside=False).coordinates
     code = uniform_codes.join(outputs["code"], outputs["high"])
     off = coordinates - code.double() * carry["step"]
     unlike = uniform_codes.distances(row_codes.unlike(block["x"], outputs, code, carry))
