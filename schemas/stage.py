@@ -29,6 +29,20 @@ def site_of(text: str) -> Site:
     return Site() if text == NETWORK else Site.parse(text)
 
 
+HOLDERS = ("{module}", "{parent}", "{grandparent}")
+"""In the name of a parameter: the path of the module of the site, or that the site's parameter belongs to; of the module that holds it; of
+the one that holds that."""
+
+
+def parameter_name(name: str, site: Site) -> str:
+    """The name in the network of a parameter that a method names relative to a site; what holds the network is the network."""
+    path = site.module.rpartition(".")[0] if site.is_parameter else site.module
+    for place in HOLDERS:
+        name = name.replace(place, path)
+        path = path.rpartition(".")[0]
+    return name.lstrip(".")
+
+
 class PortInput(Frozen):
     """What a user connects to a port of a method."""
 

@@ -8,14 +8,10 @@ from torch import Tensor
 from schemas.base import Frozen
 from schemas.capture import CaptureSpec
 from schemas.errors import MethodError, UnknownNameError, nearest
-from schemas.stage import site_of
+from schemas.stage import parameter_name, site_of
 from tasks.extract.models import Network, network
 from tasks.extract.turns import FORWARDS
 
-MODULE = "{module}"
-"""In the name of a parameter: the path of the module of the site, or that the site's parameter belongs to."""
-HOLDERS = ("{parent}", "{grandparent}")
-"""The same of the module that holds it, and of the one that holds that."""
 TURNED = ("Conv1D",)
 """Modules of linear maps that store them as [in, out], by the name of their class (transformers: GPT-2 and its kin)."""
 
@@ -24,17 +20,7 @@ def wanted(module: ModuleType, config: Frozen, site: str) -> dict[str, str]:
     """Parameters that a method reads: name as written to name in the network; none for most methods."""
     if not hasattr(module, "parameters"):
         return {}
-    place = site_of(site)
-    owner = place.module.rpartition(".")[0] if place.is_parameter else place.module
-    return {name: _resolved(name, owner).lstrip(".") for name in module.parameters(config)}
-
-
-def _resolved(name: str, owner: str) -> str:
-    """A name with the paths of modules in their places; what holds the network is the network."""
-    for place in (MODULE, *HOLDERS):
-        name = name.replace(place, owner)
-        owner = owner.rpartition(".")[0]
-    return name
+    return {name: parameter_name(name, site_of(site)) for name in module.parameters(config)}
 
 
 def load_parameters(

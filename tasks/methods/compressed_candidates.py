@@ -10,9 +10,10 @@ from torch import Tensor
 
 from schemas.base import Frozen, canonical_json
 from schemas.errors import MethodError
-from schemas.stage import site_of
+from schemas.stage import parameter_name, site_of
 from tasks.compressed.layer import Affine, CompressedLayer
 from tasks.compressed.network import KINDS, affine_of, put, tied
+from tasks.compressed.shared import tie
 from tasks.methods.contract import Inputs, Member, State
 from tasks.numerics import budget, layer_factors
 from tasks.numerics.budget import Ways
@@ -29,8 +30,19 @@ class Layer(Frozen):
     rank: int | None
 
 
+class Place(NamedTuple):
+    """A layer that an artifact tells of."""
+
+    module: str
+    """Its path."""
+    member: int
+    """Its place among the layers of the artifact."""
+    outputs: int
+    inputs: int
+
+
 class Group(NamedTuple):
-    """The artifacts of one method with one set of options, one for each layer."""
+    """The artifacts of one method with one set of options."""
 
     name: str
     members: tuple[Member, ...]
@@ -41,9 +53,14 @@ class Group(NamedTuple):
         return str(self.members[0].result["kind"])
 
     @property
+    def places(self) -> tuple[tuple[Place, ...], ...]:
+        """The layers of each artifact."""
+        return tuple(_places(member) for member in self.members)
+
+    @property
     def modules(self) -> tuple[str, ...]:
-        """Paths of the layers."""
-        return tuple(site_of(member.site).module for member in self.members)
+        """Paths of all layers."""
+        return tuple(place.module for places in self.places for place in places)
 
 
 class Candidate(NamedTuple):
@@ -56,7 +73,18 @@ class Candidate(NamedTuple):
     kept: float | None
     """The share that was asked for."""
     ranks: tuple[int, ...]
-    """Of each layer; 0: the layer stays as it is."""
+    """Of each artifact; 0: its layers stay as they are."""
+
+
+def _places(member: Member) -> tuple[Place, ...]:
+    """The layer of the site, or those whose weights the artifact names."""
+    result, site = member.result, site_of(member.site)
+    if "weights" not in result:
+        return (Place(site.module, 0, int(result["outputs"]), int(result["width"])),)
+    names = [parameter_name(name, site).removesuffix(".weight") for name in result["weights"]]
+    width = int(result["width"])
+    outputs = result.get("outputs", [width] * len(names))  # attention's layers are as wide as the network
+    return tuple(Place(path, k, int(outputs[k]), width) for k, path in enumerate(names))
 
 
 def groups_of(members: Sequence[Member]) -> tuple[Group, ...]:
@@ -101,7 +129,7 @@ def candidates_of(groups: Sequence[Group], shares: Sequence[float]) -> tuple[Can
     """
     found = []
     for number, group in enumerate(groups):
-        if "loss" not in group.members[0].arrays:
+        if _losses(group.members[0]) is None:
             found.append(Candidate(group.name, number, "as made", None, (1,) * len(group.members)))
             continue
         for kept in shares:
@@ -111,7 +139,9 @@ def candidates_of(groups: Sequence[Group], shares: Sequence[float]) -> tuple[Can
 
 
 def _shape(member: Member) -> tuple[int, int]:
-    return int(member.result["outputs"]), int(member.result["width"])
+    """Outputs of all layers of an artifact, and their inputs."""
+    places = _places(member)
+    return sum(place.outputs for place in places), places[0].inputs
 
 
 def _uniform(group: Group, kept: float) -> tuple[int, ...]:
@@ -138,10 +168,20 @@ def _greedy(group: Group, kept: float) -> tuple[int, ...]:
     return tuple(0 if way == len(ways[n].cost) - 1 else way + 1 for n, way in enumerate(chosen))
 
 
+def _losses(member: Member) -> Tensor | None:
+    """[rank]: what ranks 0, 1, ... lose, where the artifact has ranks to choose from."""
+    if "squared" in member.arrays:
+        squared = member.arrays["squared"]
+        return torch.cat([squared.flip(0).cumsum(0).flip(0), squared.new_zeros(1)])
+    return member.arrays.get("loss")
+
+
 def _ways(member: Member, one_unit: bool) -> Ways:
     """Ranks 1, 2, ... that save numbers, and at last the layer as it is."""
     outputs, inputs = _shape(member)
-    loss = member.arrays["loss"].double().cpu().numpy()
+    losses = _losses(member)
+    assert losses is not None
+    loss = losses.double().cpu().numpy()
     most = min(len(loss) - 1, (outputs * inputs - 1) // (outputs + inputs))
     scale = 1.0 if one_unit or loss[0] <= 0 else float(loss[0])
     cost = np.concatenate([np.arange(1.0, most + 1) * (outputs + inputs), [float(outputs * inputs)]])
@@ -152,7 +192,7 @@ def carried(groups: Sequence[Group], candidates: Sequence[Candidate]) -> State:
     """All that is needed to make the candidates, as tensors."""
     plan = {
         "groups": [
-            {"modules": g.modules, "kind": g.kind, "results": [dict(m.result) for m in g.members]}
+            {"places": g.places, "kind": g.kind, "results": [dict(m.result) for m in g.members]}
             for g in groups
         ],
         "candidates": [candidate._asdict() for candidate in candidates],
@@ -182,13 +222,15 @@ class Candidates:
             MethodError: if a module is no linear layer, or its weight is used elsewhere too.
         """
         group, layers = self.groups[candidate.group], {}
-        for number, (path, result) in enumerate(zip(group["modules"], group["results"], strict=True)):
-            if candidate.ranks[number]:
-                arrays = self._arrays(candidate.group, number)
-                choice = {"rank": candidate.ranks[number]}
-                layers[path] = KINDS[group["kind"]].of(arrays, result, choice, layer_of(network, path))
-        for path, layer in layers.items():
-            put(network, path, layer)
+        for number, (places, result) in enumerate(zip(group["places"], group["results"], strict=True)):
+            arrays = self._arrays(candidate.group, number)
+            for place in (Place(*place) for place in places if candidate.ranks[number]):
+                choice = {"rank": candidate.ranks[number], "member": place.member, "group": f"group {number}"}
+                layer = layer_of(network, place.module)
+                layers[place.module] = KINDS[group["kind"]].of(arrays, result, choice, layer)
+        for path, made in layers.items():
+            put(network, path, made)
+        tie(network)
         return layers
 
     def layers(self, candidate: Candidate) -> tuple[Layer, ...]:
@@ -196,13 +238,16 @@ class Candidates:
         group = self.groups[candidate.group]
         ranked = "left" in KINDS[group["kind"]].reads
         return tuple(
-            Layer(module=path, kind=group["kind"] if rank else None, rank=rank if rank and ranked else None)
-            for path, rank in zip(group["modules"], candidate.ranks, strict=True)
+            Layer(
+                module=place[0], kind=group["kind"] if rank else None, rank=rank if rank and ranked else None
+            )
+            for places, rank in zip(group["places"], candidate.ranks, strict=True)
+            for place in places
         )
 
     def modules(self, candidate: Candidate) -> list[str]:
         """Paths of the layers that may be replaced."""
-        return list(self.groups[candidate.group]["modules"])
+        return [place[0] for places in self.groups[candidate.group]["places"] for place in places]
 
     def _arrays(self, group: int, layer: int) -> dict[str, Tensor]:
         start = f"{group}/{layer}/"
@@ -238,10 +283,10 @@ def check_layers(groups: Sequence[Group], inputs: Inputs) -> None:
         MethodError: with both shapes.
     """
     for group in groups:
-        for path, member in zip(group.modules, group.members, strict=True):
-            shape = inputs.parameters.get(f"{path}.weight")
-            if shape is None or shape not in (_shape(member), _shape(member)[::-1]):
+        for place in (place for places in group.places for place in places):
+            shape, wanted = inputs.parameters.get(f"{place.module}.weight"), (place.outputs, place.inputs)
+            if shape not in (wanted, wanted[::-1]):
                 raise MethodError(
-                    f"{group.name}: the layer {path} of {_shape(member)} outputs and inputs is not in the network, whose weight of that "
+                    f"{group.name}: the layer {place.module} of {wanted} outputs and inputs is not in the network, whose weight of that "
                     f"name is {shape or 'missing, not trained, or that of another layer too'}; connect artifacts of the same network"
                 )

@@ -7,8 +7,9 @@ import pytest
 
 from pipelines.serial import run_serial
 from schemas.run import RunSpec
-from subspan import list_artifacts, open_artifact
-from tests.extract.nets import MINILM
+from subspan import list_artifacts, load_compressed, open_artifact
+from tasks.export import export
+from tests.extract.nets import MINILM, save
 
 LAYERS = (0, 2, 5)
 
@@ -62,3 +63,48 @@ def test_the_best_core_keeps_short_axes_whole(done: Path) -> None:
         assert tuple(result["core"])[1:] == (32, 4, 12)
         assert result["tucker"]["lost"] <= result["bound"] * (1 + 1e-9)
         assert result["together"]["lost"] <= result["tucker"]["lost"] <= 1.02 * result["together"]["lost"]
+
+
+def test_they_stand_in_whole_networks(tmp_path: Path) -> None:
+    """Judged as candidates and exported, shared tensors counted and saved once."""
+    encoder = {"kind": "transformers", "name": save("bert", tmp_path / "bert")}
+    texts = {"source": {"kind": "factory", "factory": "tests.pipelines.runs:token_sequences"}}
+    base = {"model": encoder, "data": texts}
+    loss = {"kind": "projection"}
+    site = "encoder.layer.*.attention.self.query:in:0"
+    run = RunSpec.model_validate(
+        {
+            "name": "together",
+            "root": str(tmp_path / "out"),
+            "captures": {
+                "inputs": {**base, "sites": [site]},
+                "judged": {**base, "sites": ["encoder.layer.0:out:0"], "loss": loss},
+            },
+            "stages": {
+                "joint": {"method": "compression.joint_layers", "inputs": {"x": {"captures": ["inputs"]}}},
+                "tucker": {
+                    "method": "compression.attention_tucker",
+                    "inputs": {"x": {"captures": ["inputs"]}},
+                    "config": {"heads": 2},
+                },
+                "smaller": {
+                    "method": "compression.model",
+                    "inputs": {"network": {"captures": ["judged"]}},
+                    "config": {"samples": 20, "neighbours": 3, "groups": 3, "shares": [0.6]},
+                },
+            },
+            "report": None,
+        }
+    )
+    outcome = run_serial(run)
+    assert not outcome.stage_failures
+    (artifact,) = list_artifacts(tmp_path / "out", "compression.model")
+    view = open_artifact(tmp_path / "out", artifact.id)
+    points = {point["name"]: point for point in view.result["points"]}
+    assert {name.partition(",")[0] for name in points} == {"as it is", "joint_layers", "attention_tucker"}
+    for name, point in points.items():
+        if name != "as it is":
+            made = export(view, tmp_path / "exported", name)
+            again = load_compressed(tmp_path / "exported")
+            assert sum(p.numel() for p in again.parameters()) == made.numbers
+            assert point["kept_of_network"] == pytest.approx(made.numbers / view.result["network_numbers"])

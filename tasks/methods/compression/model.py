@@ -42,7 +42,11 @@ VERSION = 1
 KIND = "reduce"
 READS = {
     "network": BatchesPort(),
-    "layers": ArtifactPort("compression.low_rank", others=("compression.two_sided",), several=True),
+    "layers": ArtifactPort(
+        "compression.low_rank",
+        others=("compression.two_sided", "compression.joint_layers", "compression.attention_tucker"),
+        several=True,
+    ),
 }
 ARRAYS = dict.fromkeys(("kept", "stored_bytes", *MEASURES), ("candidate",)) | {"rank": ("candidate", "layer")}
 REFERENCE = (
@@ -56,7 +60,7 @@ class Config(Frozen):
     """Which sizes are tried, and how they are judged."""
 
     kept: float = Field(default=0.8, gt=0, lt=1)
-    """Share of the layers' numbers that the chosen candidate may have."""
+    """Share of the layers' bytes that the chosen candidate may have; of factors, which are as precise as the weights, that of numbers."""
     shares: tuple[float, ...] = (0.8, 0.6, 0.4)
     """Shares that are tried beside it."""
     neighbours: int = Field(default=10, ge=1)
@@ -90,7 +94,7 @@ class Result(Frozen):
     layers: tuple[Layer, ...]
     """Of the best."""
     fell_back: bool
-    """Whether ranks dealt out by losses were worse than equal shares at the wanted size, for the method that is best."""
+    """Whether the best has equal shares, because ranks dealt out by its losses were worse."""
     caveats: tuple[str, ...]
 
 
@@ -180,7 +184,7 @@ def finish(state: State, carry: State, inputs: Inputs, config: Config) -> tuple[
         best="" if best is None else names[best],
         layers=() if chosen is None else candidates.layers(chosen),
         fell_back=fell_back,
-        caveats=_caveats(points, best, inputs, config),
+        caveats=_caveats(points, best, _dealt_worse(points, candidates, judge.judged_by), inputs, config),
     )
     return result, _arrays(points, candidates)
 
@@ -212,19 +216,18 @@ def _size(tensors: list[Tensor]) -> tuple[int, int]:
 def _best(
     points: tuple[Point, ...], candidates: Candidates, judged_by: str, kept: float
 ) -> tuple[int | None, bool]:
-    """The best candidate of at most that share, and whether its method's greedy ranks were worse there."""
-    worth = [_worth(point, judged_by) for point in points]
-    within = [n for n in range(1, len(points)) if points[n].kept <= kept and math.isfinite(worth[n])]
+    """The best candidate of at most that share, and whether it has equal shares, which were better than those dealt out by losses."""
+    worth = [-math.inf, *(_worth(point, judged_by) for point in points[1:])]
+    share = [point.stored_bytes / points[0].stored_bytes for point in points]
+    within = [
+        n
+        for n, candidate in enumerate(candidates.all, 1)
+        if (candidate.kept or share[n]) <= kept and math.isfinite(worth[n])
+    ]
     if not within:
         return None, False
     best = max(within, key=lambda n: (worth[n], -points[n].stored_bytes))
-    chosen = candidates.all[best - 1]
-    rivals = [
-        n
-        for n, other in enumerate(candidates.all, 1)
-        if other.group == chosen.group and other.rule == "greedy" and other.kept == chosen.kept
-    ]
-    return best, chosen.rule == "uniform" and any(worth[n] < worth[best] for n in rivals)
+    return best, candidates.all[best - 1].rule == "uniform"
 
 
 def _worth(point: Point, judged_by: str) -> float:
@@ -254,7 +257,24 @@ def _arrays(points: tuple[Point, ...], candidates: Candidates) -> Arrays:
     return {name: Array(values, ARRAYS[name]) for name, values in arrays.items()}
 
 
-def _caveats(points: tuple[Point, ...], best: int | None, inputs: Inputs, config: Config) -> tuple[str, ...]:
+def _dealt_worse(points: tuple[Point, ...], candidates: Candidates, judged_by: str) -> list[str]:
+    """Methods and shares for which ranks dealt out by losses were worse than equal shares."""
+    worth = {
+        (candidate.group, candidate.rule, candidate.kept): _worth(point, judged_by)
+        for candidate, point in zip(candidates.all, points[1:], strict=True)
+    }
+    return [
+        candidate.name.replace(", greedy", "")
+        for candidate in candidates.all
+        if candidate.rule == "greedy"
+        and worth[candidate.group, "greedy", candidate.kept]
+        < worth[candidate.group, "uniform", candidate.kept]
+    ]
+
+
+def _caveats(
+    points: tuple[Point, ...], best: int | None, worse: list[str], inputs: Inputs, config: Config
+) -> tuple[str, ...]:
     notes = []
     made = {capture for member in inputs.series["layers"] for capture in member.captures}
     if made & set(inputs.captures.get("network", ())):
@@ -262,6 +282,8 @@ def _caveats(points: tuple[Point, ...], best: int | None, inputs: Inputs, config
             "layers were made from the samples that judge them, so that qualities are too good; judge by others: a capture with "
             "`subset: {skip_samples: ...}`"
         )
+    if worse:
+        notes.append(f"ranks dealt out by losses were worse than equal shares for {'; '.join(worse)}")
     if best is None:
         smallest = min(points[1:], key=lambda point: point.kept)
         notes.append(
