@@ -1,0 +1,60 @@
+"""Weights in codes: half a step at most, zero stays zero, scales that a file can hold, and what cannot be meant."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from schemas.errors import MethodError
+from tasks.numerics.weight_codes import rounded
+
+
+def drawn(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+@given(
+    st.integers(2, 8),
+    st.sampled_from([None, 1, 3, 5, 13]),
+    st.booleans(),
+    st.integers(0, 50),
+    st.floats(-12, 12),
+)
+def test_no_weight_is_off_by_more_than_half_a_step(
+    bits: int, group: int | None, symmetric: bool, seed: int, size: float
+) -> None:
+    weight = (drawn(4, 13, seed=seed) + seed % 3) * 10.0**size
+    weight[1, 2], weight[2] = 0, 0
+    coded = rounded(weight, bits, group, symmetric)
+    of = torch.arange(13) // (group or 13)
+    off = (coded.weight() - weight).abs()
+    assert (off <= 0.5 * coded.step[:, of] * (1 + 1e-9)).all()
+    assert int(coded.code.max()) < 2**bits
+    assert coded.weight()[1, 2] == 0
+    assert not coded.weight()[2].any()
+    assert coded.step.shape == coded.zero.shape == (4, int(of[-1]) + 1)
+
+
+def test_every_code_by_hand() -> None:
+    """Range -7.5 to 7.5 in fifteen steps of (almost) 1; range -3 to 12 about a zero of 3."""
+    weight = torch.tensor([[-7.5, -7.1, -0.4, 0.6, 6.9, 7.5]]).double()
+    coded = rounded(weight, 4, None, symmetric=True)
+    assert coded.code.tolist() == [[1, 1, 8, 9, 15, 15]]
+    assert coded.zero.tolist() == [[8]]
+    assert float(coded.step) == pytest.approx(1, abs=0.002)
+    coded = rounded(torch.tensor([[-3.0, 0, 0.9, 12]]).double(), 4, None, symmetric=False)
+    assert coded.code.tolist() == [[0, 3, 4, 15]]
+    assert coded.zero.tolist() == [[3]]
+
+
+def test_steps_have_few_digits_where_float16_reaches() -> None:
+    weight = torch.cat([drawn(3, 8), 1e-9 * drawn(1, 8), 1e9 * drawn(1, 8)])
+    step = rounded(weight, 4, None, symmetric=True).step
+    assert torch.equal(step[:3].half().float(), step[:3])
+    assert not torch.equal(step[3:].half().float(), step[3:])
+
+
+def test_groups_that_do_not_fit() -> None:
+    for group in (0, 9):
+        with pytest.raises(MethodError, match=f"groups of {group} inputs, expected 1 to the 8"):
+            rounded(drawn(2, 8), 4, group, symmetric=True)
