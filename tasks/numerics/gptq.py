@@ -38,7 +38,7 @@ def gptq(
         by_energy: take the inputs of largest second moment first, with scales of the weights as given.
 
     Raises:
-        MethodError: if the damped moment is not positive definite, or a group has more inputs than there are.
+        MethodError: if the damped moment is not positive definite.
 
     Cost: O(input^3 + output input^2) in float64.
     """
@@ -46,7 +46,7 @@ def gptq(
     order = _order(second, by_energy)
     u = _inverse_factor(second, damping, order)
     work, code = weight[:, order].clone(), torch.zeros(weight.shape, dtype=torch.uint8, device=weight.device)
-    given = [scale_of(part, bits, symmetric) for part in weight.split(size, 1)]
+    given = [scale_of(part, bits, symmetric) for part in torch.split(weight, size, 1)]
     moving = not by_energy and group is not None
     step = size * max(1, BLOCK // size) if moving else BLOCK
     for first in range(0, weight.shape[1], step):
@@ -59,7 +59,8 @@ def gptq(
             code[:, order[j]], lost[:, j - first] = _round(work, j, given[part], bits, u)
             work[:, j:last] -= torch.outer(lost[:, j - first], u[j, j:last])
         work[:, last:] -= lost @ u[first:last, last:]
-    return Coded(code, *(torch.stack(each, 1) for each in zip(*given, strict=True)), size)
+    steps, zeros = (torch.stack(each, 1) for each in zip(*given, strict=True))
+    return Coded(code, steps, zeros, size)
 
 
 def _round(work: Tensor, j: int, scale: Scale, bits: int, u: Tensor) -> tuple[Tensor, Tensor]:
@@ -87,4 +88,5 @@ def _inverse_factor(second: Tensor, damping: float, order: Tensor) -> Float64[Te
             "raise damping, or read more rows"
         )
     eye = torch.eye(len(second), dtype=second.dtype, device=second.device)
-    return torch.linalg.solve_triangular(lower.flip(0, 1), eye, upper=True)
+    factor: Tensor = torch.linalg.solve_triangular(lower.flip(0, 1), eye, upper=True)
+    return factor

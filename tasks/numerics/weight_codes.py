@@ -10,8 +10,6 @@ import torch
 from jaxtyping import Float32, Float64, UInt8
 from torch import Tensor
 
-from schemas.errors import MethodError
-
 FINER = 1 + 2.0**-10
 """Steps are made so much wider before they are rounded to float16, that rounding cannot make them too narrow."""
 
@@ -41,16 +39,8 @@ class Coded(NamedTuple):
 
 
 def group_size(inputs: int, group: int | None) -> int:
-    """Inputs that share a scale; None for all of a row. The last group may be smaller.
-
-    Raises:
-        MethodError: if a group has more inputs than there are, or none.
-    """
-    if group is not None and not 0 < group <= inputs:
-        raise MethodError(
-            f"groups of {group} inputs, expected 1 to the {inputs} that the layer has; set group"
-        )
-    return inputs if group is None else group
+    """Inputs that share a scale, at most all of a row; None for all. The last group may be smaller."""
+    return inputs if group is None else min(group, inputs)
 
 
 def scale_of(weight: Float64[Tensor, "output input"], bits: int, symmetric: bool) -> Scale:
@@ -90,13 +80,10 @@ def rounded(weight: Float64[Tensor, "output input"], bits: int, group: int | Non
     Args:
         weight: finite.
         bits: 1 to 8.
-        group: inputs that share a scale; None for whole rows.
-
-    Raises:
-        MethodError: if a group has more inputs than there are, or none.
+        group: inputs that share a scale, at least one; None for whole rows.
     """
     size = group_size(weight.shape[1], group)
-    parts = weight.split(size, dim=1)
+    parts = torch.split(weight, size, 1)
     found = [scale_of(part, bits, symmetric) for part in parts]
     codes = [
         nearest(part, scale.step[:, None], scale.zero[:, None], bits)

@@ -5,7 +5,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.errors import MethodError
 from tasks.numerics.weight_codes import rounded
 
 
@@ -54,7 +53,7 @@ def test_steps_have_few_digits_where_float16_reaches() -> None:
     assert not torch.equal(step[3:].half().float(), step[3:])
 
 
-def test_groups_that_do_not_fit() -> None:
-    for group in (0, 9):
-        with pytest.raises(MethodError, match=f"groups of {group} inputs, expected 1 to the 8"):
-            rounded(drawn(2, 8), 4, group, symmetric=True)
+def test_a_group_larger_than_a_row_is_the_row() -> None:
+    whole, larger = (rounded(drawn(2, 8), 4, group, symmetric=True) for group in (None, 9))
+    assert torch.equal(larger.code, whole.code)
+    assert larger.group == 8
