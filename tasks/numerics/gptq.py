@@ -24,7 +24,8 @@ def gptq(
     group: int | None = None,
     symmetric: bool = True,
     damping: float = 0.01,
-    by_energy: bool = False,
+    by_energy: bool = True,
+    clip: bool = False,
 ) -> Coded:
     """Codes of a weight for inputs of a second moment.
 
@@ -36,6 +37,7 @@ def gptq(
             scale is that of the weights as given.
         damping: share of the mean diagonal that is added to it; more where the moment is singular.
         by_energy: take the inputs of largest second moment first, with scales of the weights as given.
+        clip: narrow ranges where that makes the squared error of the weights smaller.
 
     Raises:
         MethodError: if the damped moment is not positive definite.
@@ -46,7 +48,7 @@ def gptq(
     order = _order(second, by_energy)
     u = _inverse_factor(second, damping, order)
     work, code = weight[:, order].clone(), torch.zeros(weight.shape, dtype=torch.uint8, device=weight.device)
-    given = [scale_of(part, bits, symmetric) for part in torch.split(weight, size, 1)]
+    given = [scale_of(part, bits, symmetric, clip) for part in torch.split(weight, size, 1)]
     moving = not by_energy and group is not None
     step = size * max(1, BLOCK // size) if moving else BLOCK
     for first in range(0, weight.shape[1], step):
@@ -55,7 +57,7 @@ def gptq(
         for j in range(first, last):
             part = int(order[j]) // size
             if moving and j % size == 0:
-                given[part] = scale_of(work[:, j : j + size], bits, symmetric)
+                given[part] = scale_of(work[:, j : j + size], bits, symmetric, clip)
             code[:, order[j]], lost[:, j - first] = _round(work, j, given[part], bits, u)
             work[:, j:last] -= torch.outer(lost[:, j - first], u[j, j:last])
         work[:, last:] -= lost @ u[first:last, last:]

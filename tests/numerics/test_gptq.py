@@ -29,12 +29,12 @@ def plain(
     size = group or width
     fixed = group is None or by_energy
     scales = {
-        part: scale_of(weight[:, part * size : (part + 1) * size], bits, symmetric)
+        part: scale_of(weight[:, part * size : (part + 1) * size], bits, symmetric, False)
         for part in range(-(-width // size))
     }
     for j in order:
         if not fixed and j % size == 0:
-            scales[j // size] = scale_of(work[:, j : j + size], bits, symmetric)
+            scales[j // size] = scale_of(work[:, j : j + size], bits, symmetric, False)
         step, zero = (each[:, None] for each in scales[j // size])
         out[:, j : j + 1] = values(nearest(work[:, j : j + 1], step, zero, bits), step, zero)
         work = work - torch.outer((work[:, j] - out[:, j]) / inverse[j, j], inverse[j])
@@ -57,7 +57,7 @@ def test_blocks_change_nothing(
 ) -> None:
     monkeypatch.setattr(gptq, "BLOCK", block)
     weight, second = drawn(9, 30, seed=5), correlated(30, 1)
-    coded = gptq.gptq(weight, second, 3, group, symmetric, by_energy=by_energy)
+    coded = gptq.gptq(weight, second, 3, group, symmetric, 0.01, by_energy)
     torch.testing.assert_close(coded.weight(), plain(weight, second, 3, group, symmetric, by_energy))
 
 

@@ -57,3 +57,23 @@ def test_a_group_larger_than_a_row_is_the_row() -> None:
     whole, larger = (rounded(drawn(2, 8), 4, group, symmetric=True) for group in (None, 9))
     assert torch.equal(larger.code, whole.code)
     assert larger.group == 8
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_clipped_ranges_have_the_least_squared_error(symmetric: bool) -> None:
+    weight = drawn(6, 200)
+    weight[0, 0], weight[1], weight[2] = 9, 0, torch.tensor([-1.0, 1]).repeat(100)
+    for bits in (2, 4, 8):
+        whole, clipped = (rounded(weight, bits, 100, symmetric, clip) for clip in (False, True))
+        before, after = ((each.weight() - weight).square().sum(1) for each in (whole, clipped))
+        assert (after <= before).all()
+        assert bits == 8 or after.sum() < 0.95 * before.sum()
+        assert after[1] == 0
+        assert torch.equal(clipped.step.half().float(), clipped.step)
+        for share in (0.9, 0.7, 0.55):
+            other = whole._replace(step=(whole.step * share).half().float())
+            code = (
+                (weight / other.step.repeat_interleave(100, 1)).round() + other.zero.repeat_interleave(100, 1)
+            ).clamp(0, 2**bits - 1)
+            off = (other._replace(code=code.to(torch.uint8)).weight() - weight).square().sum(1)
+            assert (after <= off * 1.02).all()

@@ -53,10 +53,13 @@ class Config(Frozen):
     """Each weight by itself, or with regard to the inputs' second moment."""
     symmetric: bool = True
     """A range about zero, which needs no zeros stored; else that of the values."""
+    clip: bool = True
+    """Narrow the range of a group where that makes the squared error of its weights smaller; few bits gain most."""
     damping: float = Field(default=0.01, gt=0)
     """Share of the mean second moment of an input that is added to each; `gptq` alone."""
-    by_energy: bool = False
-    """Round inputs of large second moment first, in steps of the weights as given; `gptq` alone."""
+    by_energy: bool = True
+    """Round inputs of large second moment first, in steps of the weights as given, which is better as a rule; else in
+    their order, in steps of the weights as they stand; `gptq` alone."""
     precision: Precision = "float64"
     """Of the products of features: float64 is exact; float32 is twice as fast, with errors below 1e-7 of the
     largest eigenvalue."""
@@ -83,7 +86,7 @@ class Result(Frozen):
     error: float | None
     """|W X - W' X| / |W X| over the rows that were read; None where all outputs are zero."""
     nearest_error: float | None
-    """The same of weights rounded to the nearest."""
+    """The same of weights rounded to the nearest, in ranges chosen alike."""
     parameters: int
     """Weights, each of which has a code."""
     bytes_before: int
@@ -125,7 +128,7 @@ def finish(state: State, carry: State, inputs: Inputs, config: Config) -> tuple[
     """
     stored = inputs.weights[config.weight]
     weight, second = stored.double(), moments.covariance(state, center=False)
-    near = rounded(weight, config.bits, config.group, config.symmetric)
+    near = rounded(weight, config.bits, config.group, config.symmetric, config.clip)
     near_error = relative_error(weight, near.weight(), second)
     coded, error, notes = near, near_error, _notes(int(state["n"]), second)
     if config.rounding == "gptq" and near_error is not None:
