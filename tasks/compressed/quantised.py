@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from tasks.compressed.codes import Codes
+from tasks.compressed.corrected import corrected_bias
 from tasks.compressed.layer import Affine, CompressedLayer, Number
 from tasks.compressed.low_rank import LowRankLinear
 
@@ -36,10 +37,10 @@ class QuantisedLinear(CompressedLayer):
     def of(
         cls, arrays: Mapping[str, Tensor], result: Mapping[str, Any], choice: Mapping[str, Any], layer: Affine
     ) -> Self:
-        """See `CompressedLayer`. `choice` has nothing."""
+        """See `CompressedLayer`. `choice` has nothing; the bias makes up for what the mean input loses, where the artifact tells."""
         zero = None if result["symmetric"] else arrays["zero"]
         codes = Codes.of(arrays["code"], arrays["step"], zero, int(result["bits"]), int(result["group"]))
-        return cls(codes, None if layer.bias is None else layer.bias.detach().clone())
+        return cls(codes, corrected_bias(arrays, result, layer, codes.weight().double()))
 
     def spec(self) -> dict[str, Number]:
         """See `CompressedLayer`."""

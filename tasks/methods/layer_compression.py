@@ -138,6 +138,17 @@ def caveats(n_rows: int, n_groups: int, weight: Tensor) -> tuple[str, ...]:
     return tuple(notes)
 
 
+def notes_on_losses(n_rows: int, gram: Tensor) -> list[str]:
+    """What a reader of losses must know that follow from the second moment [input, input] of the rows that were read alone."""
+    width, notes = len(gram), ["losses are those of the rows that were read; other rows were not looked at"]
+    still = int((gram.diagonal() <= 1e-14 * gram.diagonal().max()).sum())
+    if still:
+        notes.append(f"{still} of {width} inputs never varied: nothing tells how their weights matter")
+    if n_rows < 10 * width:
+        notes.append(f"{n_rows} rows for {width} inputs: on other rows more is lost than here")
+    return notes
+
+
 def _share(losses: Tensor | None, rank: int) -> float:
     """Of the energy; 0 where there is none."""
     if losses is None or float(losses[0]) <= 0:

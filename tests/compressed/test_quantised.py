@@ -35,7 +35,7 @@ def made(
 ) -> QuantisedLinear:
     found = rounded(drawn(outputs, inputs).double(), bits, group, symmetric)
     arrays = {"code": found.code, "step": found.step, "zero": found.zero}
-    result = {"bits": bits, "group": found.group, "symmetric": symmetric}
+    result = {"bits": bits, "group": found.group, "symmetric": symmetric, "corrected": False}
     layer = Affine(torch.zeros(outputs, inputs), drawn(outputs, seed=1) if bias else None)
     return QuantisedLinear.of(arrays, result, {}, layer)
 
@@ -121,3 +121,14 @@ def test_near_is_within_half_a_step_and_zeros_stay(bits: int) -> None:
     assert not found.weight()[3].any()
     step = found.step.view(torch.float32)
     assert ((found.weight() - weight).abs() <= 0.5 * step * (1 + 1e-4)).all()
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_at_the_mean_nothing_is_lost(bias: bool) -> None:
+    layer = Affine(drawn(11, 21), drawn(11, seed=1) if bias else None)
+    found = rounded(layer.weight.double(), 3, None, True)
+    arrays = {"code": found.code, "step": found.step, "mean": drawn(21, seed=3)}
+    result = {"bits": 3, "group": 21, "symmetric": True, "corrected": True}
+    made = QuantisedLinear.of(arrays, result, {}, layer)
+    expected = torch.nn.functional.linear(arrays["mean"], layer.weight, layer.bias)
+    torch.testing.assert_close(made(arrays["mean"]), expected, atol=1e-5, rtol=1e-5)
