@@ -94,22 +94,14 @@ class Codes(nn.Module):
 
     def weight(self, rows: slice = slice(None)) -> Tensor:
         """float32 [output, input]: what the codes of some rows stand for."""
-        code = unpack(self.packed[rows], self.inputs, self.bits).float()
         step = self.step[rows].view(getattr(torch, self.step_dtype)).float()
-        if self.zero is None:
-            code -= 2 ** (self.bits - 1)
-        else:
-            code -= self._spread(self.zero[rows].float())
-        return code.mul_(self._spread(step))
+        code = unpack(self.packed[rows], self.inputs, self.bits).float()
+        grouped = F.pad(code, (0, step.shape[1] * self.group - self.inputs)).view(*step.shape, self.group)
+        grouped -= 2.0 ** (self.bits - 1) if self.zero is None else self.zero[rows, :, None].float()
+        return grouped.mul_(step[..., None]).flatten(1)[:, : self.inputs]
 
     def multiply(self, x: Tensor) -> Tensor:
         """[..., input] to [..., output] in the dtype of x. Memory: `AT_ONCE` weights, whatever the matrix."""
         rows = max(1, AT_ONCE // self.inputs)
         parts = [slice(first, first + rows) for first in range(0, len(self.packed), rows)]
         return torch.cat([F.linear(x, self.weight(part).to(x.dtype)) for part in parts], -1)
-
-    def _spread(self, of_groups: Tensor) -> Tensor:
-        """[output, group] to [output, input]."""
-        if of_groups.shape[1] == 1:
-            return of_groups
-        return of_groups.repeat_interleave(self.group, 1)[:, : self.inputs]

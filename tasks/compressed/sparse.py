@@ -73,8 +73,9 @@ class SparseDictionaryLinear(CompressedLayer):
 
     def entries(self) -> Tensor:
         """[output, atom]: S^T with its zeros."""
-        there = unpack(self.where, len(self.dictionary), 1).bool()
-        return self.value.new_zeros(there.shape).masked_scatter(there, self.value)
+        there = unpack(self.where, len(self.dictionary), 1)
+        place = (there.cumsum(1) - 1).clamp_(min=0)
+        return self.value.gather(1, place) * there
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., input] to [..., output]."""

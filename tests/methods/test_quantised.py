@@ -70,7 +70,7 @@ def test_the_layer_loses_what_it_says(
     y = x.double() @ weight.double().T + bias.double()
     energy = (y - (y.mean(0) if corrected else bias)).square().sum(1).mean()
     assert result.energy == pytest.approx(float(energy), rel=1e-6)
-    off = (layer(x).double() - y).square().sum(1).mean()
+    off = (layer(x).detach().double() - y).square().sum(1).mean()
     assert float(off) == pytest.approx(result.lost * result.energy, rel=1e-3)
     assert result.kind == QuantisedLinear.kind
     assert result.bytes_before == 30 * 48 * 4
