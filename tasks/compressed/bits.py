@@ -38,6 +38,8 @@ def unpack(packed: Tensor, inputs: int, bits: int) -> Tensor:
         inputs: codes of a row.
         bits: 1 to 8.
     """
+    if bits == 8:
+        return packed
     if 8 % bits == 0:  # whole codes in each byte
         parts = [packed >> shift & 2**bits - 1 for shift in range(0, 8, bits)]
         return torch.stack(parts, -1).flatten(1)[:, :inputs]
