@@ -83,6 +83,7 @@ def inputs_of(tokens: int) -> dict[str, Seen]:
         {
             "model": {"kind": "transformers", "name": MINILM},
             "data": {"source": {"kind": "stdlib-docstrings"}},
+            "sites": [f"encoder.layer.3.{name}:in:0" for name in LAYERS],
             "max_length": 128,
             "too_long": "truncate",
         }
