@@ -30,6 +30,7 @@ class MixedPrecisionLinear(CompressedLayer):
     """
 
     kind: ClassVar[str] = "mixed_precision"
+    reads: ClassVar[tuple[str, ...]] = ("rotation", "code", "step")
 
     def __init__(self, rotation: Tensor, high: Codes, low: Codes, bias: Tensor | None) -> None:
         """Take them as they are.

@@ -7,8 +7,20 @@ from torch import nn
 
 from tasks.compressed.layer import Affine, CompressedLayer
 from tasks.compressed.low_rank import LowRankLinear
+from tasks.compressed.mixed_precision import MixedPrecisionLinear
+from tasks.compressed.quantised import QuantisedLinear, QuantisedLowRank
+from tasks.compressed.sparse import SparseDictionaryLinear
 
-KINDS: dict[str, type[CompressedLayer]] = {layer.kind: layer for layer in (LowRankLinear,)}
+KINDS: dict[str, type[CompressedLayer]] = {
+    layer.kind: layer
+    for layer in (
+        LowRankLinear,
+        QuantisedLinear,
+        QuantisedLowRank,
+        SparseDictionaryLinear,
+        MixedPrecisionLinear,
+    )
+}
 """Name in files -> module."""
 
 

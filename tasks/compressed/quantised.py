@@ -13,9 +13,10 @@ from tasks.compressed.low_rank import LowRankLinear
 
 
 class QuantisedLinear(CompressedLayer):
-    """y = W x + bias, W in codes, which are made into weights whenever it is called."""
+    """y = W x + bias, W in codes, which are made into weights whenever it is called: memory is saved, and no time."""
 
     kind: ClassVar[str] = "quantised"
+    reads: ClassVar[tuple[str, ...]] = ("code", "step", "zero", "mean")
 
     def __init__(self, codes: Codes, bias: Tensor | None) -> None:
         """Take them as they are.
@@ -71,6 +72,7 @@ class QuantisedLowRank(CompressedLayer):
     """y = left (right x) + bias, both factors in codes to the nearest, with a step for each row."""
 
     kind: ClassVar[str] = "low_rank_quantised"
+    reads: ClassVar[tuple[str, ...]] = LowRankLinear.reads
 
     def __init__(self, left: Codes, right: Codes, bias: Tensor | None) -> None:
         """Take them as they are.

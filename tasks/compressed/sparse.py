@@ -16,10 +16,12 @@ class SparseDictionaryLinear(CompressedLayer):
     """y = S^T (D^T x) + bias, with the same number of entries in every column of S.
 
     A bit for every output and atom tells where the entries are, which takes less than their indices do. About every second atom has an
-    entry: the product with S is taken with its zeros, as products of dense matrices are many times faster than gathering.
+    entry, so that the product with S is taken with its zeros: dense products are many times faster than gathering. That saves memory, and
+    no time.
     """
 
     kind: ClassVar[str] = "sparse_dictionary"
+    reads: ClassVar[tuple[str, ...]] = ("dictionary", "value", "index", "mean")
 
     where: Tensor
     """uint8 [output, byte]: see `bits`."""

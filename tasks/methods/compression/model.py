@@ -42,7 +42,16 @@ VERSION = 1
 KIND = "reduce"
 READS = {
     "network": BatchesPort(),
-    "layers": ArtifactPort("compression.low_rank", others=("compression.two_sided",), several=True),
+    "layers": ArtifactPort(
+        "compression.low_rank",
+        others=(
+            "compression.two_sided",
+            "compression.quantised",
+            "compression.dictionary",
+            "compression.mixed_precision",
+        ),
+        several=True,
+    ),
 }
 ARRAYS = dict.fromkeys(("kept", "stored_bytes", *MEASURES), ("candidate",)) | {"rank": ("candidate", "layer")}
 REFERENCE = (
