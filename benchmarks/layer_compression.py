@@ -26,9 +26,9 @@ from tasks.extract.collect import running
 from tasks.extract.data import open_source
 from tasks.extract.encode import make_encoder
 from tasks.extract.models import load
-from tasks.methods import layer_compression
+from tasks.methods import groups_state, layer_compression
 from tasks.methods.compression import dictionary, quantised
-from tasks.methods.contract import Inputs
+from tasks.methods.contract import Block, Inputs, State
 from tasks.numerics import moments
 from tasks.numerics.layer_error import lost_share
 
@@ -163,12 +163,18 @@ def _made(
     inputs = Inputs(
         {"x": layer.rows.shape[1]}, len(layer.rows), len(layer.rows), weights={config.weight: layer.weight}
     )
-    result, arrays = method.finish(moments.partial(layer.rows), {}, inputs, config)
+    result, arrays = method.finish(_state(layer.rows, config), {}, inputs, config)
     values, told = {name: array.values for name, array in arrays.items()}, result.model_dump()
     made = kind.of(values, told, {}, Affine(layer.weight, layer.bias))
     point = values["mean"] if config.corrected else torch.zeros_like(values["mean"])
     gram = layer_compression.gram_about(moments.partial(layer.others), point)
     return told, lost_share(layer.weight.double(), made.affine().weight, gram)
+
+
+def _state(x: Tensor, config: Any) -> State:
+    """As the engine makes it, every row a sample."""
+    each = torch.arange(len(x))
+    return groups_state.partial(Block({"x": x}, each, each, each), {}, config)
 
 
 def speeds(n: int) -> list[dict[str, Any]]:
@@ -205,7 +211,7 @@ def _layers(dense: nn.Linear) -> dict[str, nn.Module]:
     for method, kind, options in asked:
         config = method.Config.model_validate(options)
         inputs = Inputs({"x": dense.in_features}, len(x), len(x), weights={config.weight: given.weight})
-        result, arrays = method.finish(moments.partial(x), {}, inputs, config)
+        result, arrays = method.finish(_state(x, config), {}, inputs, config)
         values = {name: array.values for name, array in arrays.items()}
         made[f"{kind.kind} {options}"] = kind.of(values, result.model_dump(), {}, given)
     return made

@@ -13,13 +13,15 @@ from tasks.compressed.layer import Affine, CompressedLayer, Number
 def rounded_rows(x: Tensor, bits: int) -> Tensor:
     """Each row [..., feature] to the nearest of 2^bits values about a whole zero, between the least and the largest of it and 0.
 
-    The arithmetic is that of whole numbers, the result floating: what an integer product would give, not its speed.
+    The arithmetic is that of whole numbers, the result floating: what an integer product would give, not its speed. 16-bit rows are widened
+    for it.
     """
+    dtype, x = x.dtype, x.to(torch.promote_types(x.dtype, torch.float32))
     low, high = x.amin(-1, keepdim=True).clamp(max=0), x.amax(-1, keepdim=True).clamp(min=0)
     step = (high - low) / (2**bits - 1)
     step = torch.where(step > 0, step, 1.0)
     zero = (-low / step).round()
-    return (((x / step).round() + zero).clamp(0, 2**bits - 1) - zero) * step
+    return ((((x / step).round() + zero).clamp(0, 2**bits - 1) - zero) * step).to(dtype)
 
 
 class MixedPrecisionLinear(CompressedLayer):

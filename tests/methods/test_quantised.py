@@ -10,9 +10,9 @@ from schemas.errors import MethodError
 from tasks.compressed.layer import Affine
 from tasks.compressed.quantised import QuantisedLinear
 from tasks.engine.reduction import make_reduction
-from tasks.methods.compression import quantised
+from tasks.methods.compression import low_rank, quantised
 from tasks.methods.contract import Array, Block, Inputs
-from tasks.methods.spectrum import pca
+from tasks.numerics.split import spread
 from tasks.numerics.weight_codes import rounded
 
 NAME = "{module}.weight"
@@ -108,9 +108,26 @@ def test_no_outputs_at_all() -> None:
     assert (arrays["code"].values == 8).all()
 
 
+def test_held_out_losses_are_of_samples_without_a_part() -> None:
+    x, weight = correlated(300, 48), drawn(30, 48, seed=3)
+    result, _ = run(x, weight, groups=3)
+    group = spread(torch.arange(300), 3)
+    off = whole = 0.0
+    for k in range(3):
+        one, arrays = run(x[group != k], weight)
+        values = {name: array.values for name, array in arrays.items()}
+        layer = QuantisedLinear.of(values, one.model_dump(), {}, Affine(weight.double(), None))
+        y, rows = x[group == k].double(), values["mean"]
+        off += float((layer(y).detach() - y @ weight.double().T).square().sum(1).mean())
+        whole += float(((y - rows) @ weight.double().T).square().sum(1).mean())
+    assert result.lost_held_out == pytest.approx(off / whole, rel=1e-3)
+    assert result.lost_held_out > result.lost
+    assert run(x[:1], weight, corrected=False)[0].lost_held_out is None
+
+
 def test_its_moments_are_those_that_other_methods_read() -> None:
     inputs = Inputs(widths={"x": 64}, n_rows=9, n_samples=9)
-    found = {make_reduction("", m, m.Config(), {}, inputs).id for m in (quantised, pca)}
+    found = {make_reduction("", m, m.Config(), {}, inputs).id for m in (quantised, low_rank)}
     assert len(found) == 1
 
 

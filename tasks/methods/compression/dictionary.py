@@ -4,7 +4,8 @@ Connect the layer's input, such as `encoder.layer.0.output.dense:in:0`. Outputs 
 take are nearer to the layer's than those of a product of two narrow layers with as many numbers: the result has the loss of the best such
 product beside it. `orthogonal` has orthonormal directions in the space where inputs are white; its loss never grows from step to step,
 which is checked. `free` goes on from there with directions at any angles: slower, and somewhat nearer. The whole is not convex: another
-start may end elsewhere. Losses are those of the rows that were read, exactly, from their second moment; other rows were not looked at.
+start may end elsewhere. Losses are those of the rows that were read, exactly, from their second moment, and of samples
+without a part in the weights, by groups.
 
 The published free form chooses its directions one after the other by K-SVD; here all are chosen at once by least squares (method of
 optimal directions). Arrays: `dictionary`, `value` and `index`: weights^T ~ dictionary S, where output j has `value[j]` at the atoms
@@ -15,14 +16,15 @@ that; `mean` of the inputs.
 from typing import Literal
 
 from pydantic import Field
+from torch import Tensor
 
 from schemas.base import Frozen
 from schemas.errors import MethodError
 from tasks.compressed.bits import row_bytes
-from tasks.methods import layer_compression
+from tasks.methods import grouped_moments, layer_compression
 from tasks.methods.contract import Array, Arrays, Inputs, RowsPort, State
+from tasks.methods.groups_state import merge, partial, start, state_config
 from tasks.methods.layer_compression import parameters
-from tasks.methods.moments_state import merge, partial, start, state_config
 from tasks.numerics import layer_factors, sparse_dictionary
 from tasks.numerics.layer_error import lost_share, output_energy
 from tasks.numerics.moments import Precision
@@ -60,6 +62,8 @@ class Config(Frozen):
     """Choices of the dictionary; for `free` as many more."""
     corrected: bool = True
     """The bias makes up for what the mean input loses."""
+    groups: int = Field(default=2, ge=2, le=200)
+    """Groups that samples are dealt into for the held-out loss; each costs a covariance of memory, and the whole work once more."""
     precision: Precision = "float64"
     """Of the products of features: float64 is exact; float32 is twice as fast, with errors below 1e-7 of the
     largest eigenvalue."""
@@ -73,6 +77,8 @@ class Result(Frozen):
     kind: Literal["sparse_dictionary"]
     """What stands for the layer."""
     n_rows: int
+    n_groups: int
+    """That hold rows."""
     width: int
     """Inputs of the layer."""
     outputs: int
@@ -86,6 +92,8 @@ class Result(Frozen):
     """Mean squared length of the outputs, about their mean where the bias takes part; a bias of the layer's own is left out."""
     lost: float
     """Share of the outputs' energy that is lost on the rows that were read."""
+    lost_held_out: float | None
+    """The same on samples that had no part in the weights, which were made of the others; over groups of samples."""
     lost_low_rank: float
     """The same of the best product of two narrow matrices that costs no more."""
     low_rank: int
@@ -104,9 +112,11 @@ def check(inputs: Inputs, config: Config) -> None:
     """Refuse before reading.
 
     Raises:
-        MethodError: if the parameter is no finite linear map of the site's features, or `kept` pays for nothing.
+        MethodError: if the parameter is no finite linear map of the site's features, the groups' covariances take more than 2 GiB, or
+            `kept` pays for nothing.
     """
     layer_compression.check_weight(inputs, config.weight)
+    grouped_moments.check(inputs.widths["x"], config.groups)
     sparse_dictionary.sizes(inputs.widths["x"], len(inputs.weights[config.weight]), config.kept)
 
 
@@ -116,23 +126,32 @@ def finish(state: State, carry: State, inputs: Inputs, config: Config) -> tuple[
     Raises:
         MethodError: for no rows, outputs that do not vary, or if a decomposition fails.
 
-    Cost: O(width^3) and that of `sparse_dictionary.orthogonal` or `free`.
+    Cost: groups times O(width^3) and that of `sparse_dictionary.orthogonal` or `free`.
     """
-    stored, rows = inputs.weights[config.weight], layer_compression.rows_of(state, config.corrected)
-    weight, energy = stored.double(), output_energy(stored.double(), rows.gram)
-    if not energy > 0 or int(state["n"]) <= config.corrected:
+    stored, groups = (
+        inputs.weights[config.weight],
+        [group for group in grouped_moments.each(state) if int(group["n"])],
+    )
+    rows = layer_compression.rows_of(grouped_moments.total(grouped_moments.each(state)), config.corrected)
+    weight, n_rows = stored.double(), sum(int(group["n"]) for group in groups)
+    energy = output_energy(weight, rows.gram)
+    if not energy > 0 or n_rows <= config.corrected:
         raise MethodError(
-            f"no output of {config.weight} varies in the {int(state['n'])} rows that were read, so that no weights are better than others; "
+            f"no output of {config.weight} varies in the {n_rows} rows that were read, so that no weights are better than others; "
             "read more rows, or leave the layer out"
         )
     size = sparse_dictionary.sizes(weight.shape[1], len(weight), config.kept)
-    found = sparse_dictionary.of_weight(weight, rows.gram, size, config.iterations, config.form)
-    rank = layer_factors.fitting_rank(config.kept, *weight.shape)
+
+    def made(gram: Tensor) -> Sparse:
+        return sparse_dictionary.of_weight(weight, gram, size, config.iterations, config.form)
+
+    found, rank = made(rows.gram), layer_factors.fitting_rank(config.kept, *weight.shape)
     root = layer_factors.input_root(rows.gram)
     narrow = layer_factors.losses(layer_factors.factored(weight, root), root)
     result = Result(
         kind="sparse_dictionary",
-        n_rows=int(state["n"]),
+        n_rows=n_rows,
+        n_groups=len(groups),
         width=weight.shape[1],
         outputs=len(weight),
         corrected=config.corrected,
@@ -140,13 +159,16 @@ def finish(state: State, carry: State, inputs: Inputs, config: Config) -> tuple[
         entries=size.entries,
         energy=energy,
         lost=lost_share(weight, found.product().T, rows.gram),
+        lost_held_out=layer_compression.lost_held_out(
+            weight, groups, config.corrected, lambda gram: made(gram).product().T
+        ),
         lost_low_rank=float(narrow[rank]) / energy,
         low_rank=rank,
         parameters_before=weight.numel(),
         parameters_after=found.dictionary.numel() + found.value.numel(),
         bytes_before=stored.numel() * stored.element_size(),
         bytes_after=_bytes(found, stored.element_size()),
-        caveats=tuple(layer_compression.notes_on_losses(int(state["n"]), rows.gram)),
+        caveats=tuple(layer_compression.notes_on_losses(n_rows, len(groups), rows.gram)),
     )
     arrays = {
         "dictionary": found.dictionary,

@@ -3,23 +3,25 @@
 Connect the layer's input, such as `encoder.layer.0.output.dense:in:0`. Every row of the weights [out, in], or every group of inputs of a
 row, gets a step and a zero; a weight is step (code - zero). `gptq` rounds one input after the other, and lets the inputs after it make up
 for what was lost, as the second moment of the inputs tells; where that comes out worse than rounding to the nearest, the nearest codes
-are kept, and the result says so. Losses are those of the rows that were read, exactly, from their second moment; other rows were not
-looked at. Weights of inputs that never varied are rounded to the nearest.
+are kept, and the result says so. Losses are those of the rows that were read, exactly, from their second moment, and of
+samples without a part in the weights, by groups. Weights of inputs that never varied are rounded to the nearest.
 
 Arrays: `code` (uint8, one for each weight, not packed: the compressed layer packs them), `step` (numbers that float16 holds, where it
 has normal ones of that size) and `zero`; `mean` of the inputs.
 """
 
-from typing import Literal
+import math
+from typing import Literal, NamedTuple
 
 from pydantic import Field
+from torch import Tensor
 
 from schemas.base import Frozen
 from tasks.compressed.codes import Codes
-from tasks.methods import layer_compression
+from tasks.methods import grouped_moments, layer_compression
 from tasks.methods.contract import Array, Arrays, Inputs, RowsPort, State
+from tasks.methods.groups_state import merge, partial, start, state_config
 from tasks.methods.layer_compression import parameters
-from tasks.methods.moments_state import merge, partial, start, state_config
 from tasks.numerics.gptq import gptq
 from tasks.numerics.layer_error import lost_share, output_energy
 from tasks.numerics.moments import Precision
@@ -65,6 +67,8 @@ class Config(Frozen):
     by_energy: bool = True
     """Round inputs of large second moment first, in steps of the weights as given, which is better as a rule; else in
     their order, in steps of the weights as they stand; `gptq` alone."""
+    groups: int = Field(default=2, ge=2, le=200)
+    """Groups that samples are dealt into for the held-out loss; each costs a covariance of memory, and the whole work once more."""
     precision: Precision = "float64"
     """Of the products of features: float64 is exact; float32 is twice as fast, with errors below 1e-7 of the
     largest eigenvalue."""
@@ -78,6 +82,8 @@ class Result(Frozen):
     kind: Literal["quantised"]
     """What stands for the layer."""
     n_rows: int
+    n_groups: int
+    """That hold rows."""
     width: int
     """Inputs of the layer."""
     outputs: int
@@ -94,6 +100,8 @@ class Result(Frozen):
     """Mean squared length of the outputs, about their mean where the bias takes part; a bias of the layer's own is left out."""
     lost: float
     """Share of the outputs' energy that is lost on the rows that were read."""
+    lost_held_out: float | None
+    """The same on samples that had no part in the weights, which were made of the others; over groups of samples."""
     lost_nearest: float
     """The same of weights rounded to the nearest, in ranges chosen alike."""
     parameters: int
@@ -109,9 +117,10 @@ def check(inputs: Inputs, config: Config) -> None:
     """Refuse before reading.
 
     Raises:
-        MethodError: if the parameter is no finite linear map of the site's features.
+        MethodError: if the parameter is no finite linear map of the site's features, or the groups' covariances take more than 2 GiB.
     """
     layer_compression.check_weight(inputs, config.weight)
+    grouped_moments.check(inputs.widths["x"], config.groups)
 
 
 def finish(state: State, carry: State, inputs: Inputs, config: Config) -> tuple[Result, Arrays]:
@@ -120,49 +129,71 @@ def finish(state: State, carry: State, inputs: Inputs, config: Config) -> tuple[
     Raises:
         MethodError: for no rows, or a second moment that is singular with this damping.
 
-    Cost: O(width^3 + outputs width^2).
+    Cost: O(groups (width^3 + outputs width^2)).
     """
-    stored, rows = inputs.weights[config.weight], layer_compression.rows_of(state, config.corrected)
-    weight, gram = stored.double(), rows.gram
+    stored, groups = (
+        inputs.weights[config.weight],
+        [group for group in grouped_moments.each(state) if int(group["n"])],
+    )
+    rows = layer_compression.rows_of(grouped_moments.total(grouped_moments.each(state)), config.corrected)
+    weight, n_rows = stored.double(), sum(int(group["n"]) for group in groups)
     near = rounded(weight, config.bits, config.group, config.symmetric, config.clip)
-    coded, losses = near, [lost_share(weight, near.weight(), gram)]
-    notes = layer_compression.notes_on_losses(int(state["n"]), gram)
-    if config.rounding == "gptq" and losses[0] > 0:
-        found = gptq(
-            weight,
-            gram,
-            config.bits,
-            config.group,
-            config.symmetric,
-            config.damping,
-            config.by_energy,
-            config.clip,
-        )
-        losses.append(lost_share(weight, found.weight(), gram))
-        if losses[1] <= losses[0]:
-            coded = found
-        else:
-            notes.append(f"gptq lost {losses[1]:.3g} of the energy: the nearest codes were kept")
+    found = _coded(weight, rows.gram, near, config)
+    notes = layer_compression.notes_on_losses(n_rows, len(groups), rows.gram)
+    if found.lost_nearest < found.lost_gptq < math.inf:
+        notes.append(f"gptq lost {found.lost_gptq:.3g} of the energy: the nearest codes were kept")
     result = Result(
         kind="quantised",
-        n_rows=int(state["n"]),
+        n_rows=n_rows,
+        n_groups=len(groups),
         width=weight.shape[1],
         outputs=weight.shape[0],
         corrected=config.corrected,
         bits=config.bits,
-        group=coded.group,
+        group=near.group,
         symmetric=config.symmetric,
-        rounding="nearest" if coded is near else "gptq",
-        energy=output_energy(weight, gram),
-        lost=min(losses),
-        lost_nearest=losses[0],
+        rounding="nearest" if found.coded is near else "gptq",
+        energy=output_energy(weight, rows.gram),
+        lost=min(found.lost_gptq, found.lost_nearest),
+        lost_held_out=layer_compression.lost_held_out(
+            weight, groups, config.corrected, lambda gram: _coded(weight, gram, near, config).coded.weight()
+        ),
+        lost_nearest=found.lost_nearest,
         parameters=weight.numel(),
         bytes_before=stored.numel() * stored.element_size(),
-        bytes_after=_bytes(coded, config),
+        bytes_after=_bytes(found.coded, config),
         caveats=tuple(notes),
     )
+    coded = found.coded
     arrays = {"code": coded.code, "step": coded.step, "zero": coded.zero, "mean": rows.mean}
     return result, {name: Array(values.contiguous(), ARRAYS[name]) for name, values in arrays.items()}
+
+
+class _Found(NamedTuple):
+    """The codes that lose less."""
+
+    coded: Coded
+    lost_nearest: float
+    lost_gptq: float
+    """Infinite where it was not asked for, or nothing can be lost."""
+
+
+def _coded(weight: Tensor, gram: Tensor, near: Coded, config: Config) -> _Found:
+    lost = lost_share(weight, near.weight(), gram)
+    if config.rounding == "nearest" or not lost > 0:
+        return _Found(near, lost, math.inf)
+    made = gptq(
+        weight,
+        gram,
+        config.bits,
+        config.group,
+        config.symmetric,
+        config.damping,
+        config.by_energy,
+        config.clip,
+    )
+    lost_gptq = lost_share(weight, made.weight(), gram)
+    return _Found(made if lost_gptq <= lost else near, lost, lost_gptq)
 
 
 def _bytes(coded: Coded, config: Config) -> int:
