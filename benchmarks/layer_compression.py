@@ -1,8 +1,9 @@
 """What single layers lose in fewer numbers or bits: `python -m benchmarks.layer_compression [--only loss|speed] [--tokens 16000]`.
 
 MiniLM's query, value and attention output of layer 3, inputs of docstrings in random order; as many tokens of other docstrings tell what
-is lost on rows that no choice has seen. `loss`: sparse dictionaries beside the best low rank of the same cost, and codes rounded by GPTQ
-beside the nearest codes. `speed`: layers beside dense ones of the same shape. Results go to benchmarks/results/layer_compression.json.
+is lost on rows that no choice has seen. `loss`: sparse dictionaries beside the best low rank of the same cost, codes rounded by GPTQ beside
+the nearest codes, rounded inputs after a rotation, and low-rank factors of 8 bits. `speed`: layers beside dense ones of the same shape.
+Results go to benchmarks/results/layer_compression.json.
 """
 
 import argparse
@@ -19,7 +20,8 @@ from schemas.capture import CaptureRequest
 from schemas.data import Data
 from schemas.model import TransformersModel
 from tasks.compressed.layer import Affine, CompressedLayer
-from tasks.compressed.quantised import QuantisedLinear
+from tasks.compressed.low_rank import LowRankLinear
+from tasks.compressed.quantised import QuantisedLinear, QuantisedLowRank
 from tasks.compressed.sparse import SparseDictionaryLinear
 from tasks.extract.batches import pack
 from tasks.extract.collect import running
@@ -27,9 +29,9 @@ from tasks.extract.data import open_source
 from tasks.extract.encode import make_encoder
 from tasks.extract.models import load
 from tasks.methods import groups_state, layer_compression
-from tasks.methods.compression import dictionary, quantised
+from tasks.methods.compression import dictionary, mixed_precision, quantised
 from tasks.methods.contract import Block, Inputs, State
-from tasks.numerics import moments
+from tasks.numerics import layer_factors, moments
 from tasks.numerics.layer_error import lost_share
 
 LAYERS = ("attention.self.query", "attention.self.value", "attention.output.dense")
@@ -122,9 +124,9 @@ def inputs_of(tokens: int) -> dict[str, Seen]:
 
 def losses(name: str, layer: Seen) -> list[dict[str, Any]]:
     """Of each method and option."""
-    found = [_dictionary(layer, options) for options in DICTIONARIES] + [
-        _codes(layer, options) for options in CODES
-    ]
+    found = [_dictionary(layer, options) for options in DICTIONARIES]
+    found += [_codes(layer, options) for options in CODES]
+    found += [_mixed(layer), _factors(layer)]
     for each in found:
         print(name, each, flush=True)
     return found
@@ -153,6 +155,37 @@ def _codes(layer: Seen, options: Mapping[str, Any]) -> dict[str, Any]:
         "lost_held_out": held_out,
         "times_smaller": result["bytes_before"] / result["bytes_after"],
     }
+
+
+def _mixed(layer: Seen) -> dict[str, Any]:
+    """Rounded inputs too; held-out rows are a quarter of the first ones."""
+    config = mixed_precision.Config()
+    inputs = Inputs(
+        {"x": layer.rows.shape[1]}, len(layer.rows), len(layer.rows), weights={config.weight: layer.weight}
+    )
+    each = torch.arange(len(layer.rows))
+    result, _ = mixed_precision.solve(Block({"x": layer.rows}, each // 40, each, each), inputs, config)
+    told = ("bits", "energy_high", "lost_weights", "lost", "lost_unsplit", "lost_unrotated")
+    return {"options": {"mixed_precision": True}} | {name: getattr(result, name) for name in told}
+
+
+def _factors(layer: Seen) -> dict[str, Any]:
+    """The best low rank at 0.8, and the same with factors of 8 bits."""
+    gram = layer_compression.gram_about(
+        moments.partial(layer.rows), torch.zeros(layer.rows.shape[1]).double()
+    )
+    left, right = layer_factors.factored(layer.weight.double(), layer_factors.input_root(gram))
+    given = (
+        {"left": left, "right": right},
+        {"corrected": False},
+        {"rank": layer_factors.fitting_rank(0.8, *layer.weight.shape)},
+    )
+    found: dict[str, Any] = {"options": {"factors": 0.8}}
+    for kind in (LowRankLinear, QuantisedLowRank):
+        made = kind.of(*given, Affine(layer.weight, layer.bias))
+        found[kind.kind] = lost_share(layer.weight.double(), made.affine().weight, gram)
+        found[f"{kind.kind}_bytes"] = made.stored_bytes
+    return found
 
 
 def _made(
