@@ -20,7 +20,7 @@ def correlated(width: int, seed: int) -> Tensor:
 
 
 def plain(
-    weight: Tensor, second: Tensor, bits: int, group: int | None, symmetric: bool, by_energy: bool
+    weight: Tensor, second: Tensor, bits: int, group: int | None, symmetric: bool, by_energy: bool, clip: bool
 ) -> Tensor:
     """One input after the other; the inverse loses its row and column as the input is fixed."""
     work, out, width = weight.clone(), torch.empty_like(weight), weight.shape[1]
@@ -29,12 +29,12 @@ def plain(
     size = group or width
     fixed = group is None or by_energy
     scales = {
-        part: scale_of(weight[:, part * size : (part + 1) * size], bits, symmetric, False)
+        part: scale_of(weight[:, part * size : (part + 1) * size], bits, symmetric, clip)
         for part in range(-(-width // size))
     }
     for j in order:
         if not fixed and j % size == 0:
-            scales[j // size] = scale_of(work[:, j : j + size], bits, symmetric, False)
+            scales[j // size] = scale_of(work[:, j : j + size], bits, symmetric, clip)
         step, zero = (each[:, None] for each in scales[j // size])
         out[:, j : j + 1] = values(nearest(work[:, j : j + 1], step, zero, bits), step, zero)
         work = work - torch.outer((work[:, j] - out[:, j]) / inverse[j, j], inverse[j])
@@ -51,14 +51,19 @@ def error(weight: Tensor, other: Tensor, second: Tensor) -> float:
 @pytest.mark.parametrize(
     ("group", "by_energy"), [(None, False), (None, True), (8, False), (8, True), (13, False)]
 )
-@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize(("symmetric", "clip"), [(True, False), (False, False), (True, True)])
 def test_blocks_change_nothing(
-    monkeypatch: pytest.MonkeyPatch, block: int, group: int | None, by_energy: bool, symmetric: bool
+    monkeypatch: pytest.MonkeyPatch,
+    block: int,
+    group: int | None,
+    by_energy: bool,
+    symmetric: bool,
+    clip: bool,
 ) -> None:
     monkeypatch.setattr(gptq, "BLOCK", block)
     weight, second = drawn(9, 30, seed=5), correlated(30, 1)
-    coded = gptq.gptq(weight, second, 3, group, symmetric, 0.01, by_energy)
-    torch.testing.assert_close(coded.weight(), plain(weight, second, 3, group, symmetric, by_energy))
+    coded = gptq.gptq(weight, second, 3, group, symmetric, 0.01, by_energy, clip)
+    torch.testing.assert_close(coded.weight(), plain(weight, second, 3, group, symmetric, by_energy, clip))
 
 
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])
