@@ -22,6 +22,7 @@ ON_CPU = (
     "extraction",
     "overhead",
     "encoding",
+    "store_codecs",
     "gradients",
     "coverage",
     "noop",

@@ -16,6 +16,8 @@ SCHEMA_VERSION = 1
 """Version of what lies on disk; readers refuse a newer one."""
 
 Codec = Literal["none", "lz4", "zstd"]
+ArrayCodec = Literal["none", "lz4", "zstd", "codes"]
+"""Of any array: those of captures, and `codes` for small integers whose columns differ in spread (see `tasks/store/codecs.py`)."""
 PaddingSide = Literal["right", "left"]
 Positions = Literal["all", "first", "last", "not-first"]
 SiteQuantity = Literal["activation", "activation_gradient"]

@@ -17,6 +17,7 @@ from schemas.errors import DamageError, NotFoundError, SpecError, UnknownNameErr
 from schemas.layout import SiteLayout
 from schemas.receipts import Failure, Manifest
 from schemas.stage import RowsRef, site_of
+from tasks.artifact_view import ArtifactView as ArtifactView
 from tasks.store.artifacts import list_artifacts as _artifact_ids
 from tasks.store.artifacts import read_artifact
 from tasks.store.location import Location
@@ -201,46 +202,6 @@ class Capture:
                 f"capture {self.id} keeps only the states of its fused methods, no rows; open the artifacts of its "
                 "stages instead, or capture with `keep: rows`"
             )
-
-
-class ArtifactView:
-    """A finished artifact: its record, its result, and its arrays, read lazily."""
-
-    def __init__(self, root: Location, artifact_id: str) -> None:
-        self.root = root
-        self.artifact: Artifact = read_artifact(root, artifact_id)
-
-    def __repr__(self) -> str:
-        arrays = ", ".join(self.artifact.arrays)
-        return f"<artifact {self.artifact.id} of {self.artifact.stage.method}: {arrays}>"
-
-    @property
-    def id(self) -> str:
-        """The artifact's id."""
-        return self.artifact.id
-
-    @property
-    def result(self) -> dict[str, Any]:
-        """The method's result; None where a number was NaN or infinite."""
-        return self.artifact.result
-
-    @property
-    def arrays(self) -> "xr.Dataset":
-        """The arrays, with named axes."""
-        return self._open("")
-
-    def arrays_of(self, capture_id: str) -> "xr.Dataset":
-        """The row-aligned arrays of one capture, where a stage read several."""
-        return self._open(capture_id)
-
-    def _open(self, group: str) -> "xr.Dataset":
-        import xarray as xr
-
-        from tasks.store.artifacts import open_arrays
-
-        store = open_arrays(self.root, self.artifact.id).store
-        arrays: xr.Dataset = xr.open_zarr(store, group=group or None, consolidated=False, chunks=None)
-        return arrays
 
 
 def open_capture(root: Root, id_or_name: str) -> Capture:

@@ -13,10 +13,10 @@ import xarray as xr
 
 import subspan
 from schemas.capture import CaptureSpec
-from schemas.errors import DamageError, NotFoundError, SpecError, UnknownNameError
+from schemas.errors import DamageError, MethodError, NotFoundError, SpecError, UnknownNameError
 from tasks.drive import serial
 from tasks.engine import run_stage
-from tasks.readers import Capture, list_artifacts, list_captures, open_artifact, open_capture
+from tasks.readers import ArtifactView, Capture, list_artifacts, list_captures, open_artifact, open_capture
 from tasks.store.location import Location
 from tests.helpers import make_capture, rows_ref, stage_of
 
@@ -258,3 +258,79 @@ class TestLoader:
             epochs.append(np.concatenate(self.epoch(loader)))
             np.testing.assert_array_equal(np.sort(epochs[-1]), np.flatnonzero(SAMPLE != 2))
         assert epochs[0].tolist() != epochs[1].tolist()
+
+
+class TestReconstruction:
+    """Rows from codes, one block per shard, and analyses on the codes alone."""
+
+    WIDTH = 12
+
+    @pytest.fixture
+    def rows(self) -> np.ndarray:
+        scale = np.geomspace(4, 0.2, self.WIDTH)
+        return (np.random.default_rng(0).standard_normal((90, self.WIDTH)) * scale + 3).astype(np.float32)
+
+    def view(self, root: Location, specs: list[CaptureSpec], **options: Any) -> ArtifactView:
+        rows = {"x": [rows_ref(spec) for spec in specs]}
+        basis = run_stage(root, stage_of("spectrum.pca", rows), serial)
+        made = run_stage(root, stage_of("compression.klt", rows, {"basis": basis.id}, **options), serial)
+        return open_artifact(root, made.id)
+
+    @pytest.mark.parametrize("gain_shape", [False, True])
+    def test_rows_come_back_with_the_error_that_was_noted(
+        self, root: Location, rows: np.ndarray, gain_shape: bool
+    ) -> None:
+        spec = make_capture(root, {"a": rows}, SAMPLE, failed=(2,))
+        view = self.view(root, [spec], nmse=1e-3, gain_shape=gain_shape)
+        folder = f"artifacts/{view.id}/arrays.zarr"
+        codecs = json.loads(root.read(f"{folder}/code/zarr.json"))["codecs"][0]["configuration"]["codecs"]
+        assert [codec["name"] for codec in codecs] == ["transpose", "bytes", "zstd", "crc32c"]
+        found = view.reconstruct()
+        assert found.dims == ("row", "feature")
+        assert found.dtype == np.float32
+        assert found.chunks == ((8,) * 11 + (2,), (self.WIDTH,))
+        values, good = found.values, SAMPLE != 2
+        assert np.isnan(values[~good]).all()
+        off = ((values - rows)[good].astype(np.float64) ** 2).sum(1)
+        np.testing.assert_allclose(view.arrays["squared_error"].values[good], off, rtol=1e-3, atol=1e-9)
+        np.testing.assert_array_equal(found.isel(row=slice(30, 50)).values, values[30:50])
+
+    def test_analyses_of_codes_are_those_of_the_rows(self, root: Location, rows: np.ndarray) -> None:
+        view = self.view(root, [make_capture(root, {"a": rows}, SAMPLE)])
+        arrays = view.arrays
+        codes = (arrays["code"].values + 256.0 * arrays["high"].values) * arrays["step"].item()
+        again = view.reconstruct().values.astype(np.float64)
+        centred = again - arrays["mean"].values
+        np.testing.assert_allclose(codes @ codes.T, centred @ centred.T, atol=1e-4)
+        values, turned = np.linalg.eigh(np.cov(codes.T))
+        expected, vectors = np.linalg.eigh(np.cov(again.T))
+        np.testing.assert_allclose(values, expected, rtol=1e-5)
+        overlap = np.abs(np.sum((turned.T @ arrays["components"].values) * vectors.T, axis=1))
+        np.testing.assert_allclose(overlap, 1, atol=1e-5)
+        apart = [np.linalg.norm(x[:, None] - x, axis=2) for x in (codes, again)]
+        np.testing.assert_allclose(apart[0], apart[1], atol=1e-5)
+        nearest = [np.sort(np.argsort(d, axis=1, kind="stable")[:, 1:4], axis=1) for d in apart]
+        assert (nearest[0] == nearest[1]).mean() > 0.99
+
+    def test_each_of_several_captures_by_its_id(self, root: Location, rows: np.ndarray) -> None:
+        specs = [make_capture(root, {"a": rows[k * 30 :]}, name=str(k)) for k in range(2)]
+        view = self.view(root, specs)
+        for k, spec in enumerate(specs):
+            found = view.reconstruct(spec.id).values
+            assert ((found - rows[k * 30 :]) ** 2).sum() < 0.01 * ((rows - rows.mean(0)) ** 2).sum()
+        with pytest.raises(UnknownNameError, match=f"{specs[0].id}, {specs[1].id}; asked for None"):
+            view.reconstruct()
+
+    def test_bytes_on_disk(self, root: Location, rows: np.ndarray) -> None:
+        spec = make_capture(root, {"a": rows}, SAMPLE)
+        view = self.view(root, [spec])
+        folder = Path(f"{root.url}/artifacts/{view.id}/arrays.zarr/code")
+        assert view.bytes["code"] == sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
+        assert view.bytes.keys() == view.artifact.arrays.keys()
+        top = sum(d.bytes for p, d in view.artifact.files.items() if p == "arrays.zarr/zarr.json")
+        assert sum(view.bytes.values()) + top == sum(d.bytes for d in view.artifact.files.values())
+
+    def test_what_holds_no_codes_says_so(self, root: Location, spec: CaptureSpec) -> None:
+        made = run_stage(root, stage_of("spectrum.pca", {"x": rows_ref(spec)}), serial)
+        with pytest.raises(MethodError, match=r"spectrum\.pca hold no codes.*compression\.klt"):
+            open_artifact(root, made.id).reconstruct()

@@ -12,6 +12,7 @@ from torch import nn
 
 from tasks.compressed.layer import CompressedLayer
 from tasks.compressed.network import rebuilt
+from tasks.compressed.shared import tie
 
 TENSORS, DESCRIPTION = "model.safetensors", "compression.json"
 FORMAT = 1
@@ -24,7 +25,7 @@ def save_compressed(
 
     Args:
         folder: made where it is not there.
-        network: with the layers in their places.
+        network: with the layers in their places; those that share tensors are tied.
         layers: by path.
         about: what else is told of it, as JSON: `source` says what it was made from, and `auto` in it which class of
             transformers makes the network; none for others.
@@ -32,6 +33,7 @@ def save_compressed(
     from safetensors.torch import save_model
 
     folder.mkdir(parents=True, exist_ok=True)
+    tie(network)
     save_model(network, str(folder / TENSORS))
     config = getattr(network, "config", None)
     if callable(save := getattr(config, "save_pretrained", None)):

@@ -5,16 +5,23 @@ from typing import Any
 
 from torch import nn
 
+from tasks.compressed.experts import MergedExperts
 from tasks.compressed.layer import Affine, CompressedLayer
 from tasks.compressed.low_rank import LowRankLinear
 from tasks.compressed.mixed_precision import MixedPrecisionLinear
 from tasks.compressed.quantised import QuantisedLinear, QuantisedLowRank
+from tasks.compressed.shared import tie
+from tasks.compressed.shared_low_rank import SharedLowRankLinear
 from tasks.compressed.sparse import SparseDictionaryLinear
+from tasks.compressed.tucker import TuckerLinear
 
 KINDS: dict[str, type[CompressedLayer]] = {
     layer.kind: layer
     for layer in (
         LowRankLinear,
+        SharedLowRankLinear,
+        TuckerLinear,
+        MergedExperts,
         QuantisedLinear,
         QuantisedLowRank,
         SparseDictionaryLinear,
@@ -59,4 +66,5 @@ def rebuilt(network: nn.Module, layers: Mapping[str, Mapping[str, Any]]) -> nn.M
     """
     for path, layer in layers.items():
         put(network, path, KINDS[layer["kind"]].empty(**layer["spec"]))
+    tie(network)
     return network

@@ -14,6 +14,8 @@ from tasks.extract.turns import FORWARDS
 
 MODULE = "{module}"
 """In the name of a parameter: the path of the module of the site, or that the site's parameter belongs to."""
+HOLDERS = ("{parent}", "{grandparent}")
+"""The same of the module that holds it, and of the one that holds that."""
 TURNED = ("Conv1D",)
 """Modules of linear maps that store them as [in, out], by the name of their class (transformers: GPT-2 and its kin)."""
 
@@ -24,7 +26,15 @@ def wanted(module: ModuleType, config: Frozen, site: str) -> dict[str, str]:
         return {}
     place = site_of(site)
     owner = place.module.rpartition(".")[0] if place.is_parameter else place.module
-    return {name: name.replace(MODULE, owner).lstrip(".") for name in module.parameters(config)}
+    return {name: _resolved(name, owner).lstrip(".") for name in module.parameters(config)}
+
+
+def _resolved(name: str, owner: str) -> str:
+    """A name with the paths of modules in their places; what holds the network is the network."""
+    for place in (MODULE, *HOLDERS):
+        name = name.replace(place, owner)
+        owner = owner.rpartition(".")[0]
+    return name
 
 
 def load_parameters(

@@ -222,7 +222,7 @@ def _writer(job: StageJob, ready: Prepared, number: int) -> ArtifactWriter:
     space = parts[number].space
     grid = RowGrid(space.n_rows, space.chunk_rows, space.shard_rows)
     outputs = {
-        name: RowArray(declared.dtype, declared.width, declared.dim)
+        name: RowArray(declared.dtype, declared.width, declared.dim, declared.codec)
         for name, declared in ready.module.outputs(ready.inputs, ready.config).items()
     }
     group = "" if len(parts) == 1 else names[number]

@@ -36,7 +36,8 @@ and, by KIND, these pure functions (`inputs` is `Inputs`, `block` is `Block`, a 
 Any method may also define check(inputs, config), which raises MethodError before any row is read (where it takes rows alone: before any
 is captured), and parameters(config) -> names
 of parameters of the network that its first rows port is of, which come as `inputs.weights`; `{module}` in a name stands for the
-module path of the site (at a site of a parameter, of the module that it belongs to), and NEEDS: dict, names of modules to packages
+module path of the site (at a site of a parameter, of the module that it belongs to), `{parent}` and `{grandparent}` for what holds that
+module and what holds its holder; and NEEDS: dict, names of modules to packages
 beyond the project's own that it imports when it runs; where they are not installed the plan refuses it. A reduce method whose
 Config has `weight_label` gets the numbers of that label of its samples as `block.weight`. One whose port has `tokens` and
 whose `config.label` is `token` or `next_token` gets these as a label of its rows, unless the samples have a label of that name.
@@ -55,6 +56,7 @@ from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from schemas.capture import ArrayCodec
 from schemas.errors import MethodError, SpecError, UnknownNameError, nearest
 
 Kind = Literal["reduce", "map", "pairs", "sequential", "whole", "combine"]
@@ -316,6 +318,8 @@ class RowOutput:
     """Length of the second axis; None for one value per row."""
     dim: str = "component"
     """Name of the second axis."""
+    codec: ArrayCodec | None = None
+    """`codes` for small integers whose columns differ in spread, which take fewer bytes so; None for what suits floats and indices."""
 
 
 @dataclass(frozen=True)

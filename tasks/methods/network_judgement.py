@@ -70,6 +70,7 @@ class Point(Frozen):
     """Mean cosine of embeddings before and after."""
 
 
+@torch.no_grad()
 def said_by(view: NetworkView, modules: Sequence[nn.Module | None]) -> Float64[Tensor, "sample number"]:
     """What networks say of a batch, first the one that others are compared with.
 

@@ -14,13 +14,16 @@ import numpy as np
 import numpy.typing as npt
 from numcodecs import blosc
 from numcodecs.blosc import BITSHUFFLE, MAX_OVERHEAD, Blosc
+from numcodecs.zstd import Zstd
 
-from schemas.capture import Codec
+from schemas.capture import ArrayCodec
 from tasks.store.codecs import LEVELS, fill_value
 
 CHECKSUM_BYTES = 4
 ENTRY_BYTES = 16
 """Offset and length of a chunk in the index."""
+ZSTD_OVERHEAD = 1024
+"""Most bytes by which zstd makes a chunk longer, beside one in 256 of them."""
 ABSENT = 2**64 - 1
 """Offset and length of a chunk that is not there."""
 
@@ -34,7 +37,7 @@ _idle: list[mmap.mmap] = []
 
 @contextmanager
 def encoded(
-    block: npt.NDArray[Any], *, chunk_rows: int, shard_rows: int, codec: Codec
+    block: npt.NDArray[Any], *, chunk_rows: int, shard_rows: int, codec: ArrayCodec
 ) -> Iterator[memoryview]:
     """The bytes of a shard, valid inside the `with`; they lie as direct writing wants them.
 
@@ -50,7 +53,7 @@ def encoded(
 
 
 def encode_shard(
-    rows: npt.NDArray[Any], n_chunks: int, codec: Codec, chunk_rows: int, memory: mmap.mmap
+    rows: npt.NDArray[Any], n_chunks: int, codec: ArrayCodec, chunk_rows: int, memory: mmap.mmap
 ) -> int:
     """Encode a shard into memory; returns how many bytes it takes there.
 
@@ -66,16 +69,21 @@ def encode_shard(
     index = np.full((n_chunks, 2), ABSENT, dtype="<u8")
     end = 0
     for number in range(len(rows) // chunk_rows):
-        chunk = plain[number * chunk_rows : (number + 1) * chunk_rows].reshape(-1).view(np.uint8)
-        begin, end = end, _append(out, end, _compressed(chunk, rows.dtype.itemsize, codec))
+        chunk = plain[number * chunk_rows : (number + 1) * chunk_rows]
+        laid = np.ascontiguousarray(chunk.T) if codec == "codes" else chunk
+        flat = laid.reshape(-1).view(np.uint8)
+        begin, end = end, _append(out, end, _compressed(flat, rows.dtype.itemsize, codec))
         index[number] = begin, end - begin
     return _append(out, end, index.reshape(-1).view(np.uint8))
 
 
-def _compressed(chunk: npt.NDArray[np.uint8], item_bytes: int, codec: Codec) -> npt.NDArray[np.uint8]:
+def _compressed(chunk: npt.NDArray[np.uint8], item_bytes: int, codec: ArrayCodec) -> npt.NDArray[np.uint8]:
     if codec == "none":
         return chunk
-    codec_of_chunks = Blosc(cname=codec, clevel=LEVELS[codec], shuffle=BITSHUFFLE, typesize=item_bytes)
+    if codec == "codes":
+        codec_of_chunks: Any = Zstd(level=LEVELS[codec])
+    else:
+        codec_of_chunks = Blosc(cname=codec, clevel=LEVELS[codec], shuffle=BITSHUFFLE, typesize=item_bytes)
     return np.frombuffer(codec_of_chunks.encode(chunk), dtype=np.uint8)
 
 
@@ -98,8 +106,8 @@ def _whole_chunks(block: npt.NDArray[Any], chunk_rows: int) -> npt.NDArray[Any]:
 
 
 def _most_bytes(rows: npt.NDArray[Any], n_chunks: int) -> int:
-    each: int = MAX_OVERHEAD + CHECKSUM_BYTES + ENTRY_BYTES
-    return rows.nbytes + n_chunks * each + CHECKSUM_BYTES
+    each: int = MAX_OVERHEAD + ZSTD_OVERHEAD + CHECKSUM_BYTES + ENTRY_BYTES
+    return rows.nbytes + rows.nbytes // 256 + n_chunks * each + CHECKSUM_BYTES
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from zarr.storage import MemoryStore
 
 from schemas.artifact import ArrayInfo
 from schemas.base import Digested, canonical_json
-from schemas.capture import Codec
+from schemas.capture import ArrayCodec, Codec
 from schemas.errors import NotFoundError, StoreError, UnitError
 from schemas.receipts import FileDigest
 from tasks.store.codecs import add_array
@@ -33,6 +33,8 @@ class RowArray(NamedTuple):
     """Length of the second axis; None for one value per row."""
     dim: str = "component"
     """Name of the second axis."""
+    codec: ArrayCodec | None = None
+    """Of this output; None for that of the writer."""
 
 
 class RowGrid(NamedTuple):
@@ -71,7 +73,7 @@ class ArtifactWriter:
         grid: the rows.
         outputs: name to what it holds.
         group: where they lie below arrays.zarr; empty for the root, the capture's id if there are several.
-        codec: as in captures.
+        codec: as in captures, of outputs that name none.
 
     Picklable; each worker may make its own from the same arguments.
     """
@@ -117,7 +119,10 @@ class ArtifactWriter:
             require_array(self._place, self._path(name))
             path = self._shard_path(name, shard)
             with encoded(
-                block, chunk_rows=self.grid.chunk_rows, shard_rows=self.grid.shard_rows, codec=self.codec
+                block,
+                chunk_rows=self.grid.chunk_rows,
+                shard_rows=self.grid.shard_rows,
+                codec=output.codec or self.codec,
             ) as data:
                 self._place.write(path, data, durable=False)
                 files[path] = digest_of(data)
@@ -201,6 +206,6 @@ class ArtifactWriter:
                 self._dims(output),
                 chunk_rows=self.grid.chunk_rows,
                 shard_rows=self.grid.shard_rows,
-                codec=self.codec,
+                codec=output.codec or self.codec,
             )
         return {key: value.to_bytes() for key, value in store._store_dict.items()}

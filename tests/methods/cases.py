@@ -57,6 +57,8 @@ SHORT: dict[str, dict[str, Any]] = {
     "clustering.multilayer": {"starts": 3},
     "clustering.layerwise": {"starts": 3},
     "clustering.elastic_net": {"columns": 20, "entries": 20},
+    "compression.attention_tucker": {"heads": 4},
+    "compression.experts": {"experts": 40, "groups": 5, "biases": True},
     "spectrum.dead_features": {"features": 64, "active": 4},
     "geometry.alignment": {"groups": 4, "iterations": 5},
     "geometry.unit_matching": {"groups": 4, "blocks": 2, "targets": 8, "penalty": 0.3},

@@ -1,5 +1,6 @@
 """Laws that every method keeps. A new method takes part by being in its folder."""
 
+import hashlib
 import json
 import math
 import pickle
@@ -352,7 +353,7 @@ class Engine:
         shapes = {name: list(cases.seeded_weight(0, name).shape) for name in names}
         per_sample = cases.per_sample(load_method(method))
         key = (len(sites), shard_rows, poison, per_sample, *shapes)
-        root = Location("/".join([self.folder, *map(str, key)]))
+        root = Location(f"{self.folder}/{hashlib.sha256(repr(key).encode()).hexdigest()[:16]}")
         if key not in self.specs:
             self.specs[key] = self._capture(root, sites, shard_rows, poison, per_sample, shapes)
         refs = {site: rows_ref(self.specs[key], site) for site in sites}
@@ -393,7 +394,7 @@ class Engine:
 def weights_wanted(method: str, site: str) -> list[str]:
     """Parameters that a method, and those whose artifacts it takes, read at a site."""
     module = load_method(method)
-    names = list(wanted(module, module.Config(), site).values())
+    names = list(wanted(module, module.Config(**cases.short_options(method)), site).values())
     for port in module.READS.values():
         names += weights_wanted(port.method, site) if isinstance(port, ArtifactPort) else []
     return list(dict.fromkeys(names))

@@ -71,6 +71,23 @@ def test_names_at_sites() -> None:
         assert wanted(weighted_method, config, site) == {"{module}.weight": expected}
 
 
+def test_names_of_neighbours() -> None:
+    """Of what stands beside the site's module, and beside what holds it."""
+    names = ("{module}.bias", "{parent}.key.weight", "{grandparent}.output.dense.weight")
+    for site, expected in (
+        (
+            "l.0.attention.self.query:in:0",
+            ("l.0.attention.self.query", "l.0.attention.self", "l.0.attention"),
+        ),
+        ("l.self.query.bias:grad", ("l.self.query", "l.self", "l")),
+        ("self.query:in:0", ("self.query", "self", "")),
+        (":out:0", ("", "", "")),
+    ):
+        found = [wanted(weighted_method, weighted_method.Config(weight=name), site)[name] for name in names]
+        ends = (".bias", ".key.weight", ".output.dense.weight")
+        assert found == [(path + end).lstrip(".") for path, end in zip(expected, ends, strict=True)]
+
+
 def test_steps_of_a_training_have_no_network(tmp_path: Path) -> None:
     with pytest.raises(MethodError, match=r"a\.weight.*recorded steps.*connect a capture of the network"):
         load_parameters([spec_of(tmp_path, RecordedModel())], {"w": "a.weight"})

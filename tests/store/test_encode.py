@@ -16,8 +16,8 @@ from tasks.store.codecs import add_array
 from tasks.store.encode import encoded
 from tasks.store.location import Location, digest_of
 
-DTYPES = ("float32", "float16", "float64", "int64", "int32", "bool", "uint16")
-CODECS = ("none", "lz4", "zstd")
+DTYPES = ("float32", "float16", "float64", "int64", "int32", "bool", "uint16", "int8")
+CODECS = ("none", "lz4", "zstd", "codes")
 
 
 def write_shard(place: Location, path: str, block: np.ndarray, **how: Any) -> FileDigest:

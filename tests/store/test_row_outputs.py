@@ -1,5 +1,8 @@
+import json
 import multiprocessing
 import pickle
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -140,3 +143,37 @@ def test_all_outputs_are_needed(root: Location) -> None:
 def test_create_comes_first(root: Location) -> None:
     with pytest.raises(NotFoundError, match="create it before writing"):
         writer(root).write(0, blocks(0))
+
+
+def test_codes_lie_column_by_column_and_open_without_the_project(root: Location) -> None:
+    """An output may name its codec; the others keep theirs."""
+    outputs = {"score": RowArray("float64"), "code": RowArray("int8", 40, codec="codes")}
+    own = ArtifactWriter(root, make_artifact().id, GRID, outputs)
+    own.create()
+    rng = np.random.default_rng(0)
+    codes = np.rint(rng.standard_normal((21, 40)) * np.geomspace(30, 0.1, 40)).astype(np.int8)
+    for shard in range(GRID.n_shards):
+        first, last = GRID.bounds(shard)
+        own.write(shard, {"score": np.arange(first, last) / 7, "code": codes[first:last]})
+    artifact = write_artifact(root, make_artifact(), {}, {}, rows=[own])
+    assert verify_artifact(root, artifact.id) == []
+    np.testing.assert_array_equal(open_arrays(root, artifact.id)["code"][...], codes)
+    place = f"{root.url}/artifacts/{artifact.id}/arrays.zarr"
+    assert _codecs(root, artifact.id, "code") == ["transpose", "bytes", "zstd", "crc32c"]
+    assert _codecs(root, artifact.id, "score") == ["bytes", "blosc", "crc32c"]
+    reads = (
+        "import sys, xarray, zarr\n"
+        f"found = xarray.open_zarr({place!r}, consolidated=False)['code'].values\n"
+        f"assert (found == zarr.open_group({place!r}, mode='r')['code'][:]).all()\n"
+        "print(found.astype(int).tolist())\n"
+        "assert not any(name.split('.')[0] in ('tasks', 'schemas', 'subspan') for name in sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-I", "-c", reads], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    np.testing.assert_array_equal(json.loads(done.stdout), codes)
+
+
+def _codecs(root: Location, artifact: str, name: str) -> list[str]:
+    """Names of the codecs of a chunk."""
+    metadata = json.loads(root.read(f"artifacts/{artifact}/arrays.zarr/{name}/zarr.json"))
+    return [codec["name"] for codec in metadata["codecs"][0]["configuration"]["codecs"]]

@@ -144,8 +144,7 @@ def partial(block: Block, carry: State, config: Config) -> State:
     modules = [network.copy() for _ in candidates.all]
     layers = [candidates.made(*pair) for pair in zip(modules, candidates.all, strict=True)]
     state = {"sizes": _sizes(network.copy(), candidates, layers)}
-    with torch.no_grad():
-        said = [(view.rows, said_by(view, [None, *modules]), view.gives) for view in network.batches()]
+    said = [(view.rows, said_by(view, [None, *modules]), view.gives) for view in network.batches()]
     if not said:
         return state
     rows, table = torch.cat([one[0] for one in said]), torch.cat([one[1] for one in said])

@@ -1,0 +1,66 @@
+"""Rows made again from the codes of an artifact, lazily. A method whose artifacts can be decoded has an entry in `DECODERS`."""
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+
+from schemas.errors import MethodError
+
+Rows = npt.NDArray[np.float32]
+Decoder = Callable[[xr.Dataset, xr.Dataset], xr.DataArray]
+
+
+def decoder_of(method: str) -> Decoder:
+    """What makes rows (row, feature) of a method's arrays: those of the artifact, and those of one capture's rows, which are Dask arrays.
+
+    Raises:
+        MethodError: if artifacts of this method hold no codes.
+    """
+    if method not in DECODERS:
+        raise MethodError(
+            f"artifacts of {method} hold no codes of rows; those of {', '.join(sorted(DECODERS))} do"
+        )
+    return DECODERS[method]
+
+
+def from_principal(arrays: xr.Dataset, rows: xr.Dataset) -> xr.DataArray:
+    """(code + 256 high) step, along the components, with the mean, times the length: float32, NaN for rows of failed samples.
+
+    Cost: a product of [row, component] and [component, feature] when it is computed.
+    """
+    given = {
+        "components": arrays["components"].values,
+        "mean": arrays["mean"].values,
+        "step": np.float32(arrays["step"].item()),
+    }
+    decoded: xr.DataArray = xr.apply_ufunc(
+        _from_principal,
+        rows["code"], rows["high"], rows["length"], rows["squared_error"],
+        kwargs=given,
+        input_core_dims=[["component"], ["component"], [], []],
+        output_core_dims=[["feature"]],
+        dask="parallelized",
+        output_dtypes=[np.float32],
+        dask_gufunc_kwargs={"output_sizes": {"feature": arrays.sizes["feature"]}},
+    )  # fmt: skip
+    return decoded.rename("reconstruction")
+
+
+def _from_principal(
+    code: npt.NDArray[np.int8],
+    high: npt.NDArray[np.int8],
+    length: Rows,
+    squared_error: Rows,
+    components: Rows,
+    mean: Rows,
+    step: np.float32,
+) -> Rows:
+    codes = code.astype(np.float32) + np.float32(256) * high
+    rows: Rows = ((codes * step) @ components + mean) * length[:, None]
+    rows[np.isnan(squared_error)] = np.nan
+    return rows
+
+
+DECODERS: dict[str, Decoder] = {"compression.klt": from_principal}
