@@ -18,6 +18,7 @@ ON_CPU = (
     "collapse",
     "k_subspaces",
     "self_expression",
+    "layer_compression",
     "extraction",
     "overhead",
     "encoding",

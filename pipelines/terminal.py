@@ -292,7 +292,7 @@ def show_export(made: "Exported", timed: "Timed | None", json: bool) -> None:
     found = {
         "candidate": made.name,
         "folder": str(made.folder),
-        "numbers": made.numbers,
+        "stored_bytes": made.stored_bytes,
         "tensor_bytes": made.tensor_bytes,
         "layers": len(made.layers),
     }
@@ -300,7 +300,7 @@ def show_export(made: "Exported", timed: "Timed | None", json: bool) -> None:
         write_json(found | ({} if timed is None else {"timed": timed._asdict()}))
         return
     write_line(
-        f"{made.name}: {len(made.layers)} compressed layers, {made.numbers:,} numbers in {size_text(made.tensor_bytes)}, in {made.folder}"
+        f"{made.name}: {len(made.layers)} compressed layers, {size_text(made.stored_bytes)} of tensors, in {made.folder}"
     )
     if timed is not None:
         write_line(

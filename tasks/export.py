@@ -15,7 +15,6 @@ from tasks.compressed.layer import CompressedLayer
 from tasks.engine.prepare import StageJob, artifact_inputs
 from tasks.extract.models import model_folder, network
 from tasks.extract.pretrained import HEADS
-from tasks.methods import compressed_candidates
 from tasks.methods.compressed_candidates import Candidates
 from tasks.methods.compression import model as method
 from tasks.readers import ArtifactView, Capture, open_capture
@@ -38,8 +37,8 @@ class Exported(NamedTuple):
     name: str
     """Of the candidate."""
     folder: Path
-    numbers: int
-    """In the network."""
+    stored_bytes: int
+    """Of the network's tensors."""
     tensor_bytes: int
     """Of the file of tensors."""
     layers: dict[str, CompressedLayer]
@@ -83,8 +82,9 @@ def export(view: ArtifactView, folder: Path, candidate: str = "") -> Exported:
     point = next(point for point in view.result["points"] if point["name"] == chosen)
     save_compressed(folder, made, layers, _about(view, capture, point))
     _copy_tokenizer(capture.spec.request.model, folder)
-    numbers = sum(parameter.numel() for parameter in made.parameters())
-    return Exported(chosen, folder, numbers, (folder / TENSORS).stat().st_size, layers, made)
+    held = {id(tensor): tensor for tensor in made.state_dict().values()}
+    stored = sum(tensor.numel() * tensor.element_size() for tensor in held.values())
+    return Exported(chosen, folder, stored, (folder / TENSORS).stat().st_size, layers, made)
 
 
 def copied(spec: CaptureSpec) -> nn.Module:
@@ -98,14 +98,8 @@ def copied(spec: CaptureSpec) -> nn.Module:
 
 def _candidates(view: ArtifactView, stage: ResolvedStage) -> Candidates:
     job = StageJob(view.root, stage, "cpu", (), 0.0)
-    inputs = artifact_inputs(job, method, {})
-    groups = compressed_candidates.groups_of(inputs.series["layers"])
     config = method.Config.model_validate(stage.config)
-    return Candidates(
-        compressed_candidates.carried(
-            groups, compressed_candidates.candidates_of(groups, method.shares_of(config))
-        )
-    )
+    return Candidates(method.start(artifact_inputs(job, method, {}), config))
 
 
 def _about(view: ArtifactView, capture: Capture, point: dict[str, Any]) -> dict[str, Any]:

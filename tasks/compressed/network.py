@@ -8,12 +8,25 @@ from torch import nn
 from tasks.compressed.experts import MergedExperts
 from tasks.compressed.layer import Affine, CompressedLayer
 from tasks.compressed.low_rank import LowRankLinear
+from tasks.compressed.mixed_precision import MixedPrecisionLinear
+from tasks.compressed.quantised import QuantisedLinear, QuantisedLowRank
 from tasks.compressed.shared import tie
 from tasks.compressed.shared_low_rank import SharedLowRankLinear
+from tasks.compressed.sparse import SparseDictionaryLinear
 from tasks.compressed.tucker import TuckerLinear
 
 KINDS: dict[str, type[CompressedLayer]] = {
-    layer.kind: layer for layer in (LowRankLinear, SharedLowRankLinear, TuckerLinear, MergedExperts)
+    layer.kind: layer
+    for layer in (
+        LowRankLinear,
+        SharedLowRankLinear,
+        TuckerLinear,
+        MergedExperts,
+        QuantisedLinear,
+        QuantisedLowRank,
+        SparseDictionaryLinear,
+        MixedPrecisionLinear,
+    )
 }
 """Name in files -> module."""
 

@@ -74,6 +74,8 @@ class Candidate(NamedTuple):
     """The share that was asked for."""
     ranks: tuple[int, ...]
     """Of each artifact; 0: its layers stay as they are."""
+    bits: int | None = None
+    """Of factors that are stored in few bits."""
 
 
 def _places(member: Member) -> tuple[Place, ...]:
@@ -121,8 +123,15 @@ def _names(groups: Sequence[Sequence[Member]]) -> list[str]:
     return names
 
 
-def candidates_of(groups: Sequence[Group], shares: Sequence[float]) -> tuple[Candidate, ...]:
+def candidates_of(
+    groups: Sequence[Group], shares: Sequence[float], quantised: tuple[float, int] | None = None
+) -> tuple[Candidate, ...]:
     """Every group at every share, with the same share for all layers and with ranks dealt out by losses.
+
+    Args:
+        groups: that are tried.
+        shares: of numbers.
+        quantised: of which share factors of single layers are tried in how many bits too.
 
     Raises:
         MethodError: for a share so small that even rank 1 of every layer takes more.
@@ -134,7 +143,13 @@ def candidates_of(groups: Sequence[Group], shares: Sequence[float]) -> tuple[Can
             continue
         for kept in shares:
             for rule, ranks in (("uniform", _uniform(group, kept)), ("greedy", _greedy(group, kept))):
-                found.append(Candidate(f"{group.name}, {rule}, {kept:g}", number, rule, kept, ranks))
+                made = Candidate(f"{group.name}, {rule}, {kept:g}", number, rule, kept, ranks)
+                found.append(made)
+                if quantised is not None and kept == quantised[0] and group.kind == "low_rank":
+                    bits = quantised[1]
+                    found.append(
+                        made._replace(name=f"{group.name} in {bits} bits, {rule}, {kept:g}", bits=bits)
+                    )
     return tuple(found)
 
 
@@ -226,12 +241,17 @@ class Candidates:
             arrays = self._arrays(candidate.group, number)
             for place in (Place(*place) for place in places if candidate.ranks[number]):
                 choice = {"rank": candidate.ranks[number], "member": place.member, "group": f"group {number}"}
-                layer = layer_of(network, place.module)
-                layers[place.module] = KINDS[group["kind"]].of(arrays, result, choice, layer)
+                layer, kind = layer_of(network, place.module), KINDS[self.kind(candidate)]
+                layers[place.module] = kind.of(arrays, result, choice | {"bits": candidate.bits}, layer)
         for path, made in layers.items():
             put(network, path, made)
         tie(network)
         return layers
+
+    def kind(self, candidate: Candidate) -> str:
+        """Of its layers."""
+        kind: str = self.groups[candidate.group]["kind"]
+        return kind if candidate.bits is None else f"{kind}_quantised"
 
     def layers(self, candidate: Candidate) -> tuple[Layer, ...]:
         """What stands where."""
@@ -239,7 +259,9 @@ class Candidates:
         ranked = "left" in KINDS[group["kind"]].reads
         return tuple(
             Layer(
-                module=place[0], kind=group["kind"] if rank else None, rank=rank if rank and ranked else None
+                module=place[0],
+                kind=self.kind(candidate) if rank else None,
+                rank=rank if rank and ranked else None,
             )
             for places, rank in zip(group["places"], candidate.ranks, strict=True)
             for place in places

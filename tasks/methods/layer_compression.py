@@ -1,6 +1,6 @@
 """What methods that replace a linear layer's weights have in common: the weights, second moments of inputs, and what ranks lose."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -10,8 +10,10 @@ from torch import Tensor
 from schemas.base import Frozen
 from schemas.errors import MethodError
 from schemas.stage import site_of
+from tasks.methods import grouped_moments
 from tasks.methods.contract import Inputs, State
 from tasks.numerics import layer_factors, moments
+from tasks.numerics.layer_error import output_energy
 from tasks.numerics.layer_factors import Factors
 from tasks.numerics.symmetric import full
 
@@ -136,6 +138,46 @@ def caveats(n_rows: int, n_groups: int, weight: Tensor) -> tuple[str, ...]:
             f"{n_rows} rows for {width} inputs: factors fit these rows better than others; see the held-out losses, or capture more samples"
         )
     return tuple(notes)
+
+
+def lost_held_out(
+    weight: Tensor, groups: Sequence[State], corrected: bool, standing_in: Callable[[Tensor], Tensor]
+) -> float | None:
+    """Share of the outputs' energy that is lost on groups of samples by weights that were made without them, over all groups.
+
+    Args:
+        weight: float64 [output, input].
+        groups: moments of each group; all hold rows.
+        corrected: whether the bias makes up for what the mean input of the others loses.
+        standing_in: float64 [output, input] of a second moment [input, input].
+
+    Returns:
+        None with less than two groups, or where the outputs do not vary in all of the others.
+    """
+    if len(groups) < 2:
+        return None
+    lost = whole = 0.0
+    for group, rest in zip(groups, grouped_moments.leaving_out(list(groups)), strict=True):
+        seen = rows_of(rest, corrected)
+        if not (int(rest["n"]) > corrected and output_energy(weight, seen.gram) > 0):
+            return None
+        gram = gram_about(group, seen.mean if corrected else torch.zeros_like(seen.mean))
+        lost += output_energy(weight - standing_in(seen.gram), gram)
+        whole += output_energy(weight, gram)
+    return lost / whole if whole > 0 else None
+
+
+def notes_on_losses(n_rows: int, n_groups: int, gram: Tensor) -> list[str]:
+    """What a reader of losses must know that follow from the second moment [input, input] of the rows that were read."""
+    width, notes = len(gram), []
+    if n_groups < 2:
+        notes.append("all samples are in one group, so that nothing is held out; capture more samples")
+    still = int((gram.diagonal() <= 1e-14 * gram.diagonal().max()).sum())
+    if still:
+        notes.append(f"{still} of {width} inputs never varied: nothing tells how their weights matter")
+    if n_rows < 10 * width:
+        notes.append(f"{n_rows} rows for {width} inputs: on other rows more is lost than on these")
+    return notes
 
 
 def _share(losses: Tensor | None, rank: int) -> float:

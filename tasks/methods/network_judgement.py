@@ -47,11 +47,11 @@ class Point(Frozen):
 
     name: str
     kept: float
-    """Numbers in the layers over those before, biases included."""
+    """Bytes of the layers over those before, biases included."""
     stored_bytes: int
     """Of the layers."""
     kept_of_network: float
-    """Numbers in the whole network over those before."""
+    """Bytes of the whole network's parameters over those before."""
     loss: Interval | None
     """Mean over targets."""
     perplexity: float | None
@@ -147,7 +147,7 @@ class Judge:
         Args:
             name: of the network.
             number: its place.
-            sizes: numbers and bytes of the layers, and numbers of all, of every network.
+            sizes: bytes of the layers, and of all, of every network.
         """
         found = self._measures(number)
         intervals = {
@@ -168,8 +168,8 @@ class Judge:
         return Point(
             name=name,
             kept=float(sizes[number, 0] / sizes[0, 0]),
-            stored_bytes=int(sizes[number, 1]),
-            kept_of_network=float(sizes[number, 2] / sizes[0, 2]),
+            stored_bytes=int(sizes[number, 0]),
+            kept_of_network=float(sizes[number, 1] / sizes[0, 1]),
             loss=loss,
             perplexity=math.exp(min(value, 700)) if self.gives == "tokens" else None,
             right=right,

@@ -106,5 +106,5 @@ def test_they_stand_in_whole_networks(tmp_path: Path) -> None:
         if name != "as it is":
             made = export(view, tmp_path / "exported", name)
             again = load_compressed(tmp_path / "exported")
-            assert sum(p.numel() for p in again.parameters()) == made.numbers
-            assert point["kept_of_network"] == pytest.approx(made.numbers / view.result["network_numbers"])
+            assert 4 * sum(p.numel() for p in again.parameters()) == made.stored_bytes
+            assert point["kept_of_network"] == pytest.approx(made.stored_bytes / view.result["network_bytes"])

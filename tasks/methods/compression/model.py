@@ -14,6 +14,8 @@ Arrays: of each candidate (candidate; the first is the network as it is) `kept` 
 """
 
 import math
+from collections.abc import Iterable
+from typing import Literal
 
 import torch
 from jaxtyping import Float64
@@ -44,7 +46,14 @@ READS = {
     "network": BatchesPort(),
     "layers": ArtifactPort(
         "compression.low_rank",
-        others=("compression.two_sided", "compression.joint_layers", "compression.attention_tucker"),
+        others=(
+            "compression.two_sided",
+            "compression.joint_layers",
+            "compression.attention_tucker",
+            "compression.quantised",
+            "compression.dictionary",
+            "compression.mixed_precision",
+        ),
         several=True,
     ),
 }
@@ -60,9 +69,11 @@ class Config(Frozen):
     """Which sizes are tried, and how they are judged."""
 
     kept: float = Field(default=0.8, gt=0, lt=1)
-    """Share of the layers' bytes that the chosen candidate may have; of factors, which are as precise as the weights, that of numbers."""
+    """Share of the layers' bytes that the chosen candidate may have. Factors are dealt out by their numbers, biases left out."""
     shares: tuple[float, ...] = (0.8, 0.6, 0.4)
-    """Shares that are tried beside it."""
+    """Shares of factors that are tried beside it."""
+    factor_bits: Literal[4, 8] | None = 8
+    """Factors of the wanted share are tried with so many bits too; None: not."""
     neighbours: int = Field(default=10, ge=1)
     """Nearest others of a sample that are looked for again."""
     pairs: int = Field(default=60_000, ge=1)
@@ -84,9 +95,9 @@ class Result(Frozen):
     gives: str
     """What the network gives: `tokens`, `classes` or `embeddings`."""
     judged_by: str
-    network_numbers: int
-    layers_numbers: int
-    """Numbers in the layers that may be compressed."""
+    network_bytes: int
+    layers_bytes: int
+    """Of the layers that may be compressed."""
     points: tuple[Point, ...]
     """The first is the network as it is."""
     best: str
@@ -106,7 +117,7 @@ def check(inputs: Inputs, config: Config) -> None:
     """
     groups = compressed_candidates.groups_of(inputs.series["layers"])
     compressed_candidates.check_layers(groups, inputs)
-    compressed_candidates.candidates_of(groups, shares_of(config))
+    compressed_candidates.candidates_of(groups, shares_of(config), quantised_of(config))
     if inputs.n_samples <= config.neighbours + config.groups:
         raise MethodError(
             f"found {inputs.n_samples} samples, expected more than neighbours and groups together, {config.neighbours + config.groups}; "
@@ -116,14 +127,14 @@ def check(inputs: Inputs, config: Config) -> None:
 
 def state_config(config: Config) -> dict[str, object]:
     """What the state depends on."""
-    return config.model_dump(mode="json", include={"kept", "shares", "samples"})
+    return config.model_dump(mode="json", include={"kept", "shares", "samples", "factor_bits"})
 
 
 def start(inputs: Inputs, config: Config) -> State:
     """All that candidates are made of."""
     groups = compressed_candidates.groups_of(inputs.series["layers"])
     return compressed_candidates.carried(
-        groups, compressed_candidates.candidates_of(groups, shares_of(config))
+        groups, compressed_candidates.candidates_of(groups, shares_of(config), quantised_of(config))
     )
 
 
@@ -178,8 +189,8 @@ def finish(state: State, carry: State, inputs: Inputs, config: Config) -> tuple[
         n_samples=said.n,
         gives=judge.gives,
         judged_by=judge.judged_by,
-        network_numbers=int(sizes[0, 2]),
-        layers_numbers=int(sizes[0, 0]),
+        network_bytes=int(sizes[0, 1]),
+        layers_bytes=int(sizes[0, 0]),
         points=points,
         best="" if best is None else names[best],
         layers=() if chosen is None else candidates.layers(chosen),
@@ -192,25 +203,24 @@ def finish(state: State, carry: State, inputs: Inputs, config: Config) -> tuple[
 def _sizes(
     network: nn.Module, candidates: Candidates, layers: list[dict[str, CompressedLayer]]
 ) -> Float64[Tensor, "candidate size"]:
-    """Numbers and bytes of the layers, and numbers of the network; the network as it is comes first.
+    """Bytes of the layers and of the network; the network as it is comes first.
 
     Candidates of different groups may replace different layers: those of all groups count.
     """
     paths = sorted({path for candidate in candidates.all for path in candidates.modules(candidate)})
-    own = {path: [t for t in layer_of(network, path) if t is not None] for path in paths}
-    before = {path: _size(tensors) for path, tensors in own.items()}
-    numbers, stored = (sum(size[k] for size in before.values()) for k in (0, 1))
-    everything = sum(parameter.numel() for parameter in network.parameters())
-    lines = [(numbers, stored, everything)]
-    for some in layers:
-        fewer = sum(layer.numbers - before[path][0] for path, layer in some.items())
-        less = sum(layer.stored_bytes - before[path][1] for path, layer in some.items())
-        lines.append((numbers + fewer, stored + less, everything + fewer))
-    return torch.tensor(lines, dtype=torch.float64)
+    before = {path: _bytes(t for t in layer_of(network, path) if t is not None) for path in paths}
+    everything, lines = _bytes(network.parameters()), [(sum(before.values()), 0.0)]
+    lines += [
+        (lines[0][0] + sum(layer.stored_bytes - before[path] for path, layer in some.items()), 0.0)
+        for some in layers
+    ]
+    sizes = torch.tensor(lines, dtype=torch.float64)
+    sizes[:, 1] = everything + sizes[:, 0] - sizes[0, 0]
+    return sizes
 
 
-def _size(tensors: list[Tensor]) -> tuple[int, int]:
-    return sum(t.numel() for t in tensors), sum(t.numel() * t.element_size() for t in tensors)
+def _bytes(tensors: Iterable[Tensor]) -> int:
+    return sum(t.numel() * t.element_size() for t in tensors)
 
 
 def _best(
@@ -218,11 +228,10 @@ def _best(
 ) -> tuple[int | None, bool]:
     """The best candidate of at most that share, and whether it has equal shares, which were better than those dealt out by losses."""
     worth = [-math.inf, *(_worth(point, judged_by) for point in points[1:])]
-    share = [point.stored_bytes / points[0].stored_bytes for point in points]
     within = [
         n
         for n, candidate in enumerate(candidates.all, 1)
-        if (candidate.kept or share[n]) <= kept and math.isfinite(worth[n])
+        if min(candidate.kept or math.inf, points[n].kept) <= kept and math.isfinite(worth[n])
     ]
     if not within:
         return None, False
@@ -290,6 +299,11 @@ def _caveats(
             f"no candidate keeps {config.kept:g} or less; the smallest, {smallest.name}, keeps {smallest.kept:.3f}"
         )
     return tuple(notes)
+
+
+def quantised_of(config: Config) -> tuple[float, int] | None:
+    """The share and the bits of factors in few bits."""
+    return None if config.factor_bits is None else (config.kept, config.factor_bits)
 
 
 def shares_of(config: Config) -> tuple[float, ...]:
