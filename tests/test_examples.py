@@ -9,6 +9,7 @@ from examples import finetuning, training
 from pipelines.runfile import load_run
 from pipelines.serial import run_serial
 from schemas.outcome import RunOutcome
+from subspan import open_artifact
 
 EXAMPLES = sorted((Path(__file__).resolve().parent.parent / "examples").glob("*.yaml"))
 
@@ -22,6 +23,7 @@ def test_every_example_is_covered() -> None:
     assert [p.stem for p in EXAMPLES] == [
         "clusters",
         "compare",
+        "compression",
         "demo",
         "digits",
         "finetuning",
@@ -132,3 +134,31 @@ def test_compare(tmp_path: Path) -> None:
     page = Path(outcome.report).read_text()
     assert "exact and half differ beyond both intervals in participation ratio at 0 of 6 sites" in page
     assert "figure-steps-steps" in page
+
+
+@pytest.mark.slow
+def test_compression(tmp_path: Path) -> None:
+    """Few texts: the order of the ways is what it is with many."""
+    outcome = run_example(
+        "compression",
+        tmp_path,
+        "captures.inputs.data.subset.max_samples=60",
+        "captures.gradients.data.subset.max_samples=60",
+        "captures.judged.data.subset.max_samples=80",
+        "captures.judged.data.subset.skip_samples=60",
+        "stages.smaller.config.shares=[]",
+        "report.figures=[svg]",
+    )
+    assert outcome.exit_code == 0
+    (result,) = (a.result for a in outcome.artifacts if a.stage == "smaller")
+    assert result["gives"] == "embeddings"
+    view = open_artifact(tmp_path, next(a.id for a in outcome.artifacts if a.stage == "smaller"))
+    left = {p["name"]: p["rank_correlation"]["value"] for p in view.result["points"]}
+    plain, whitened = (left[f"low_rank (metric: {name}), uniform, 0.8"] for name in ("weights", "outputs"))
+    assert whitened > plain + 0.1
+    assert left["two_sided, greedy, 0.8"] > whitened
+    assert max(value for name, value in left.items() if name.startswith("quantised")) > 0.999
+    assert view.result["best"].startswith("quantised")  # bits beat ranks for their bytes
+    assert not view.result["caveats"] or "too good" not in view.result["caveats"][0]
+    assert outcome.report is not None
+    assert "Networks in fewer numbers" in Path(outcome.report).read_text()
