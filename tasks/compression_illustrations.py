@@ -29,14 +29,21 @@ def compression_illustrations(artifacts: Sequence[StageArtifact]) -> Iterator[Il
 def _illustration(made: StageArtifact) -> Illustration:
     result = made.artifact.result
     points, by = result["points"], result["judged_by"]
-    figure = Figure((WIDTH, 3.4), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    _frontier(left, points, by, result["best"])
-    _ranks(right, made, result)
+    ranked = any(layer["rank"] for layer in result["layers"])
+    figure = Figure((WIDTH, 6.2 if ranked else 4.2), layout="constrained")
+    axes = figure.subplots(2 if ranked else 1, 1, squeeze=False)[:, 0]
+    _frontier(axes[0], points, by, result["best"])
+    figure.legend(loc="outside right upper", fontsize=7.5, frameon=False)
+    if ranked:
+        _ranks(axes[1], result)
     better = "higher" if by != "loss" else "lower"
     caption = (
-        f"Left: {WORDS[by]} over the bytes of the layers, with intervals; {better} is better, and the ring is the chosen one. Right: its "
-        "ranks, layer by layer."
+        f"{WORDS[by].capitalize()} over the bytes of the layers, with intervals; {better} is better. "
+        + (
+            f"The ring is the chosen one{', with its ranks layer by layer below' if ranked else ''}."
+            if result["best"]
+            else "None has the wanted size."
+        )
     )
     told = "; ".join(
         f"{point['name']}: {point['stored_bytes'] / 1e6:.2f} MB, {_told(point[by])}" for point in points
@@ -53,7 +60,7 @@ def _frontier(axes: Axes, points: Points, by: str, best: str) -> None:
     frame(axes, WORDS[by], "megabytes of the layers")
     lines: dict[str, list[Mapping[str, Any]]] = {}
     for point in points[1:]:
-        lines.setdefault(point["name"].rpartition(", ")[0] or point["name"], []).append(point)
+        lines.setdefault(point["way"], []).append(point)
     before = _value(points[0], by)
     if before is not None:
         axes.axhline(before, color=MUTED, linewidth=1, linestyle=":")
@@ -68,7 +75,6 @@ def _frontier(axes: Axes, points: Points, by: str, best: str) -> None:
                 axes.plot([at, at], [low, high], color=color, linewidth=1)
             if point["name"] == best:
                 axes.plot([at], [value], "o", markersize=11, markerfacecolor="none", color=INK)
-    axes.legend(fontsize=7.5, frameon=False)
 
 
 def _value(point: Mapping[str, Any], by: str) -> float | None:
@@ -76,8 +82,8 @@ def _value(point: Mapping[str, Any], by: str) -> float | None:
     return value
 
 
-def _ranks(axes: Axes, made: StageArtifact, result: Mapping[str, Any]) -> None:
+def _ranks(axes: Axes, result: Mapping[str, Any]) -> None:
     """Of the chosen candidate; layers that stay as they are have none."""
-    frame(axes, "ranks of the chosen one" if result["best"] else "none was chosen", "layer")
+    frame(axes, "ranks", "layer")
     ranks = [layer["rank"] or 0 for layer in result["layers"]]
     axes.bar(np.arange(len(ranks)), ranks, color=CATEGORY[0], width=0.8)

@@ -67,6 +67,8 @@ class Candidate(NamedTuple):
     """A network to be tried."""
 
     name: str
+    way: str
+    """Its name without the share."""
     group: int
     rule: str
     """How ranks were dealt out: `uniform`, `greedy`, or `as made` for layers without ranks."""
@@ -139,17 +141,16 @@ def candidates_of(
     found = []
     for number, group in enumerate(groups):
         if _losses(group.members[0]) is None:
-            found.append(Candidate(group.name, number, "as made", None, (1,) * len(group.members)))
+            found.append(
+                Candidate(group.name, group.name, number, "as made", None, (1,) * len(group.members))
+            )
             continue
         for kept in shares:
+            in_bits = quantised is not None and kept == quantised[0] and group.kind == "low_rank"
             for rule, ranks in (("uniform", _uniform(group, kept)), ("greedy", _greedy(group, kept))):
-                made = Candidate(f"{group.name}, {rule}, {kept:g}", number, rule, kept, ranks)
-                found.append(made)
-                if quantised is not None and kept == quantised[0] and group.kind == "low_rank":
-                    bits = quantised[1]
-                    found.append(
-                        made._replace(name=f"{group.name} in {bits} bits, {rule}, {kept:g}", bits=bits)
-                    )
+                for bits in (None, quantised[1]) if quantised is not None and in_bits else (None,):
+                    way = f"{group.name}{f' in {bits} bits' if bits else ''}, {rule}"
+                    found.append(Candidate(f"{way}, {kept:g}", way, number, rule, kept, ranks, bits))
     return tuple(found)
 
 

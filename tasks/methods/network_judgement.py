@@ -46,6 +46,8 @@ class Point(Frozen):
     """A candidate: its size and what is left of the network. Numbers that have no meaning for what the network gives are None."""
 
     name: str
+    way: str
+    """The name without the share that was asked for."""
     kept: float
     """Bytes of the layers over those before, biases included."""
     stored_bytes: int
@@ -141,11 +143,12 @@ class Judge:
         ]
         self._pairs = output_quality.drawn_pairs(said.n, options.pairs, options.seed)
 
-    def point(self, name: str, number: int, sizes: Float64[Tensor, "network size"]) -> Point:
+    def point(self, name: str, way: str, number: int, sizes: Float64[Tensor, "network size"]) -> Point:
         """A network's size and what it has in common with the first.
 
         Args:
             name: of the network.
+            way: its name without a share.
             number: its place.
             sizes: bytes of the layers, and of all, of every network.
         """
@@ -167,6 +170,7 @@ class Judge:
         )
         return Point(
             name=name,
+            way=way,
             kept=float(sizes[number, 0] / sizes[0, 0]),
             stored_bytes=int(sizes[number, 0]),
             kept_of_network=float(sizes[number, 1] / sizes[0, 1]),

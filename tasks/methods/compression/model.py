@@ -182,7 +182,10 @@ def finish(state: State, carry: State, inputs: Inputs, config: Config) -> tuple[
     sizes = state["sizes"].double()
     judge = Judge(said, GIVES[int(state["gives"])], config)
     names = ["as it is", *(candidate.name for candidate in candidates.all)]
-    points = tuple(judge.point(name, number, sizes) for number, name in enumerate(names))
+    ways = ["as it is", *(candidate.way for candidate in candidates.all)]
+    points = tuple(
+        judge.point(*pair, number, sizes) for number, pair in enumerate(zip(names, ways, strict=True))
+    )
     best, fell_back = _best(points, candidates, judge.judged_by, config.kept)
     chosen = None if best is None else candidates.all[best - 1]
     result = Result(
