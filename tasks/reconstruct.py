@@ -63,4 +63,24 @@ def _from_principal(
     return rows
 
 
-DECODERS: dict[str, Decoder] = {"compression.klt": from_principal}
+def from_steps(arrays: xr.Dataset, rows: xr.Dataset) -> xr.DataArray:
+    """(code + 256 high) step: float32, NaN for rows of failed samples."""
+    step = arrays["step"].item()
+
+    def decoded(code: npt.NDArray[np.int8], high: npt.NDArray[np.int8], error: Rows) -> Rows:
+        made: Rows = ((code.astype(np.float64) + 256.0 * high) * step).astype(np.float32)
+        made[np.isnan(error)] = np.nan
+        return made
+
+    found: xr.DataArray = xr.apply_ufunc(
+        decoded,
+        rows["code"], rows["high"], rows["largest_error"],
+        input_core_dims=[["feature"], ["feature"], []],
+        output_core_dims=[["feature"]],
+        dask="parallelized",
+        output_dtypes=[np.float32],
+    )  # fmt: skip
+    return found.rename("reconstruction")
+
+
+DECODERS: dict[str, Decoder] = {"compression.klt": from_principal, "compression.bounded": from_steps}
