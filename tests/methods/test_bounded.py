@@ -59,8 +59,8 @@ def test_what_cannot_be_kept_is_refused() -> None:
         MethodError, match=r"more than 16 bits at an error of 0\.01; allow an error of at least 0\.015"
     ):
         answer(np.full((2, 2), 1000, np.float32), 0.01)
+    halfway = (31_000 + np.arange(400) + 0.4999) * 2 * bounded.WITHIN * 0.26
     with pytest.raises(MethodError, match="rounded by more than"):
-        halfway = (31_000 + np.arange(400) + 0.4999) * 2 * bounded.WITHIN * 0.26
         answer(halfway.reshape(-1, 2), 0.26)  # float32 has steps of 0.002 here
     with pytest.raises(MethodError, match="NaN or infinity"):
         answer(np.array([[1.0, np.inf]], np.float32), 0.1)
@@ -71,6 +71,6 @@ def test_rows_are_read_back(tmp_path: Path) -> None:
     x = np.random.default_rng(0).standard_normal((50, 4)).astype(np.float32)
     capture = make_capture(Location(str(tmp_path)), {"site0": x})
     stage = stage_of("compression.bounded", {"x": (rows_ref(capture, "site0"),)}, error=0.1)
-    (artifact,) = run_stages(Location(str(tmp_path)), [stage], serial)
+    artifact = run_stages(Location(str(tmp_path)), [stage], serial)[stage.id]
     again = open_artifact(tmp_path, artifact.id).reconstruct().values
     assert np.abs(again - x).max() <= 0.1
