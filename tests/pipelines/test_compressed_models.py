@@ -40,7 +40,8 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def model_view(root: Path) -> Any:
-    (artifact,) = list_artifacts(root, "compression.model")
+    found = list_artifacts(root, "compression.model")
+    (artifact,) = (one for one in found if one.stage.config["tolerated"] is None)
     return open_artifact(root, artifact.id)
 
 
@@ -130,3 +131,20 @@ def test_what_cannot_be_exported(done: Path, tmp_path: Path) -> None:
 def test_a_share_that_cannot_be_met(tmp_path: Path) -> None:
     outcome = run_serial(run_of(tmp_path, kept=0.05))
     assert any("cannot be met" in failure.reason for failure in outcome.stage_failures)
+
+
+def test_the_smallest_that_is_good_enough(done: Path) -> None:
+    """The same candidates, chosen by what is tolerated; nothing runs again but the choice."""
+    assert not run_serial(run_of(done, tolerated=0.5)).stage_failures
+    views = [open_artifact(done, artifact.id) for artifact in list_artifacts(done, "compression.model")]
+    view = next(v for v in views if v.artifact.stage.config["tolerated"] == 0.5)
+    points = {point["name"]: point for point in view.result["points"]}
+    most = points["as it is"]["loss"]["value"] + 0.5
+    enough = [p for name, p in points.items() if p["loss"]["value"] <= most and name != "as it is"]
+    assert points[view.result["best"]]["stored_bytes"] == min(p["stored_bytes"] for p in enough)
+    run_serial(run_of(done, tolerated=0.0))
+    none = [open_artifact(done, a.id) for a in list_artifacts(done, "compression.model")]
+    strict = next(v for v in none if v.artifact.stage.config["tolerated"] == 0.0)
+    better = [name for name in points if points[name]["loss"]["value"] <= most - 0.5 and name != "as it is"]
+    assert bool(strict.result["best"]) == bool(better)
+    assert any("tolerate more" in note for note in strict.result["caveats"]) == (not better)

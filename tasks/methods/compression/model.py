@@ -70,6 +70,8 @@ class Config(Frozen):
 
     kept: float = Field(default=0.8, gt=0, lt=1)
     """Share of the layers' bytes that the chosen candidate may have. Factors are dealt out by their numbers, biases left out."""
+    tolerated: float | None = Field(default=None, ge=0)
+    """In the place of `kept`: take the smallest candidate whose rank correlation falls, or whose loss rises, by no more than this."""
     shares: tuple[float, ...] = (0.8, 0.6, 0.4)
     """Shares of factors that are tried beside it."""
     factor_bits: Literal[4, 8] | None = 8
@@ -101,7 +103,7 @@ class Result(Frozen):
     points: tuple[Point, ...]
     """The first is the network as it is."""
     best: str
-    """The best candidate within the wanted size; empty if there is none."""
+    """The best candidate within the wanted size, or the smallest that is good enough; empty if there is none."""
     layers: tuple[Layer, ...]
     """Of the best."""
     fell_back: bool
@@ -186,7 +188,7 @@ def finish(state: State, carry: State, inputs: Inputs, config: Config) -> tuple[
     points = tuple(
         judge.point(*pair, number, sizes) for number, pair in enumerate(zip(names, ways, strict=True))
     )
-    best, fell_back = _best(points, candidates, judge.judged_by, config.kept)
+    best, fell_back = _best(points, candidates, judge.judged_by, config)
     chosen = None if best is None else candidates.all[best - 1]
     result = Result(
         n_samples=said.n,
@@ -227,18 +229,21 @@ def _bytes(tensors: Iterable[Tensor]) -> int:
 
 
 def _best(
-    points: tuple[Point, ...], candidates: Candidates, judged_by: str, kept: float
+    points: tuple[Point, ...], candidates: Candidates, judged_by: str, config: Config
 ) -> tuple[int | None, bool]:
-    """The best candidate of at most that share, and whether it has equal shares, which were better than those dealt out by losses."""
-    worth = [-math.inf, *(_worth(point, judged_by) for point in points[1:])]
-    within = [
-        n
-        for n, candidate in enumerate(candidates.all, 1)
-        if min(candidate.kept or math.inf, points[n].kept) <= kept and math.isfinite(worth[n])
-    ]
-    if not within:
+    """The best candidate of at most the wanted share, or the smallest of those that are good enough; and whether it has equal shares, which
+    were better than those dealt out by losses."""
+    worth = [_worth(point, judged_by) for point in points]
+    there = [n for n in range(1, len(points)) if math.isfinite(worth[n])]
+    if config.tolerated is not None:
+        within = [n for n in there if worth[n] >= worth[0] - config.tolerated]
+        best = min(within, key=lambda n: (points[n].stored_bytes, -worth[n]), default=None)
+    else:
+        asked = {n: candidates.all[n - 1].kept or math.inf for n in there}
+        within = [n for n in there if min(asked[n], points[n].kept) <= config.kept]
+        best = max(within, key=lambda n: (worth[n], -points[n].stored_bytes), default=None)
+    if best is None:
         return None, False
-    best = max(within, key=lambda n: (worth[n], -points[n].stored_bytes))
     return best, candidates.all[best - 1].rule == "uniform"
 
 
@@ -296,7 +301,11 @@ def _caveats(
         )
     if worse:
         notes.append(f"ranks dealt out by losses were worse than equal shares for {'; '.join(worse)}")
-    if best is None:
+    if best is None and config.tolerated is not None:
+        notes.append(
+            f"no candidate is within {config.tolerated:g} of the network as it is; tolerate more, or try larger shares"
+        )
+    elif best is None:
         smallest = min(points[1:], key=lambda point: point.kept)
         notes.append(
             f"no candidate keeps {config.kept:g} or less; the smallest, {smallest.name}, keeps {smallest.kept:.3f}"
