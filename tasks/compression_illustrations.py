@@ -15,6 +15,8 @@ from tasks.palette import CATEGORY, INK, MUTED
 FRONTIER = "frontier-"
 """What names of these figures begin with."""
 METHOD = "compression.model"
+MARKERS = "os^D"
+"""One for each round of colours."""
 WORDS = {"rank_correlation": "rank correlation of cosines with those before", "loss": "loss"}
 Points = Sequence[Mapping[str, Any]]
 
@@ -64,11 +66,12 @@ def _frontier(axes: Axes, points: Points, by: str, best: str) -> None:
     before = _value(points[0], by)
     if before is not None:
         axes.axhline(before, color=MUTED, linewidth=1, linestyle=":")
-    for (name, some), color in zip(lines.items(), CATEGORY * (1 + len(lines) // len(CATEGORY)), strict=False):
+    for number, (name, some) in enumerate(lines.items()):
+        color, marker = CATEGORY[number % len(CATEGORY)], MARKERS[number // len(CATEGORY) % len(MARKERS)]
         there = [point for point in some if _value(point, by) is not None]
         x = [point["stored_bytes"] / 1e6 for point in there]
         y = [value for point in some if (value := _value(point, by)) is not None]
-        axes.plot(x, y, "o-", color=color, markersize=4, linewidth=1.2, label=name)
+        axes.plot(x, y, f"{marker}-", color=color, markersize=4, linewidth=1.2, label=name)
         for point, at, value in zip(there, x, y, strict=True):
             low, high = point[by]["low"], point[by]["high"]
             if low is not None and high is not None:
