@@ -29,7 +29,7 @@ from tasks.extract.data import open_source
 from tasks.extract.encode import make_encoder
 from tasks.extract.models import load
 from tasks.methods import groups_state, layer_compression
-from tasks.methods.compression import dictionary, mixed_precision, quantised
+from tasks.methods.compression import dictionary, low_rank, mixed_precision, quantised
 from tasks.methods.contract import Block, Inputs, State
 from tasks.numerics import layer_factors, moments
 from tasks.numerics.layer_error import lost_share
@@ -240,13 +240,15 @@ def _layers(dense: nn.Linear) -> dict[str, nn.Module]:
         (quantised, QuantisedLinear, {"bits": 4, "rounding": "nearest"}),
         (quantised, QuantisedLinear, {"bits": 8, "group": None, "rounding": "nearest"}),
         (dictionary, SparseDictionaryLinear, {"kept": 0.6, "iterations": 1}),
+        (low_rank, LowRankLinear, {"kept": (0.6,)}),
     )
+    choice = {"rank": layer_factors.fitting_rank(0.6, *given.weight.shape)}
     for method, kind, options in asked:
         config = method.Config.model_validate(options)
         inputs = Inputs({"x": dense.in_features}, len(x), len(x), weights={config.weight: given.weight})
         result, arrays = method.finish(_state(x, config), {}, inputs, config)
         values = {name: array.values for name, array in arrays.items()}
-        made[f"{kind.kind} {options}"] = kind.of(values, result.model_dump(), {}, given)
+        made[f"{kind.kind} {options}"] = kind.of(values, result.model_dump(), choice, given)
     return made
 
 
