@@ -5,8 +5,9 @@ in any orthonormal basis: with Q_k [width, width] at norm k, embeddings E become
 that writes before norm k becomes Q_k' W, and the stream itself passes on by Q_k+1' Q_k, since bases differ. That is exact. LayerNorm is such
 a norm of the stream without its mean, which is taken out of all that writes instead; its bias goes into the layers that read.
 
-Sliced, Q_k has fewer columns. What they do not hold is lost, and with it a part of the mean square: |Q_k' x|^2 is smaller than |x|^2, so
-that rows come out of the norm too long. `divisors` says by what sums of squares are divided: the full width, as published, or less.
+Sliced, Q_k has fewer columns. What they do not hold is lost, and with it a part of the sum of squares that norms divide by, |Q_k' x|^2 for
+|x|^2. Sums are still divided by the full width, as published: rows come out with a mean square of one over the full width, as before, but
+all of it lies in the kept directions, which are larger by sqrt(|x|^2 / |Q_k' x|^2) than they were.
 
 Attention and feed-forward keep their inner widths, and a network keeps its class: it generates, and its modules keep their paths. It does
 not tell `hidden_states` any more. A head that shared its weights with the embedding gets weights of its own: each has another basis.
@@ -68,23 +69,28 @@ _LLAMA = Family(
     writers=("o_proj", "down_proj"),
     last="norm",
 )
-FAMILIES = {"GPT2LMHeadModel": _GPT2, "LlamaForCausalLM": _LLAMA, "MistralForCausalLM": _LLAMA}
+FAMILIES = {
+    "GPT2LMHeadModel": _GPT2,
+    "LlamaForCausalLM": _LLAMA,
+    "MistralForCausalLM": _LLAMA,
+    "Qwen2ForCausalLM": _LLAMA,
+}
 """Class of transformers -> where things are."""
 POST_NORM = ("Albert", "Bert", "DistilBert", "Electra", "MPNet", "Roberta", "XLMRoberta")
 """Beginnings of names of classes with norms after the sum."""
 
 
 class SlicedNorm(nn.Module):
-    """x / sqrt(sum x^2 / divisor + eps): no mean, scale or bias."""
+    """x / sqrt(sum x^2 / width + eps), for the width before slicing: no mean, scale or bias."""
 
-    def __init__(self, divisor: float, eps: float) -> None:
+    def __init__(self, width: int, eps: float) -> None:
         super().__init__()
-        self.divisor, self.eps = divisor, eps
+        self.width, self.eps = width, eps
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., feature]; 16 bits are widened in between."""
         wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-        size = wide.square().sum(-1, keepdim=True) / self.divisor + self.eps
+        size = wide.square().sum(-1, keepdim=True) / self.width + self.eps
         return (wide * size.rsqrt()).to(x.dtype)
 
 
@@ -92,7 +98,11 @@ class SlicedBlock(nn.Module):
     """x becomes S_1 x + attention(norm_1(x)), and that S_2 x + feed-forward(norm_2(x))."""
 
     def __init__(
-        self, family: Family, norms: Sequence[nn.Module], parts: Sequence[nn.Module], shortcuts: Sequence[Tensor]
+        self,
+        family: Family,
+        norms: Sequence[nn.Module],
+        parts: Sequence[nn.Module],
+        shortcuts: Sequence[Tensor],
     ) -> None:
         """Take modules as they are.
 
@@ -128,7 +138,7 @@ def family_of(network: nn.Module) -> Family:
     """
     name = type(network).__name__
     known = ", ".join(FAMILIES)
-    if name.startswith(POST_NORM):
+    if name.startswith(POST_NORM) and "PreLayerNorm" not in name:
         raise ValueError(
             f"a {name} has its norms after the sum (post-norm): they act on the residual stream itself, with a scale for each feature, so "
             f"that no rotation of it leaves the network as it is; expected a pre-norm network: {known}"
@@ -163,16 +173,13 @@ def centred(network: nn.Module) -> bool:
     return isinstance(network.get_submodule(norm_paths(network)[-1]), nn.LayerNorm)
 
 
-def slice_network(
-    network: nn.Module, bases: Sequence[Basis], divisors: Sequence[float] | None = None
-) -> dict[str, Any]:
+def slice_network(network: nn.Module, bases: Sequence[Basis]) -> dict[str, Any]:
     """Replace what reads and writes the residual stream. The network's modules are changed, its tensors are not.
 
     Args:
         network: of `FAMILIES`, with modules of its own.
         bases: orthonormal columns, of each of `norm_paths`; the first and the last are as wide as each other, since the code of GPT-2 gives
             its states out as wide as it took them.
-        divisors: of sums of squares in each norm; None: the full width everywhere.
 
     Returns:
         What a file tells of it: `rebuild` makes a network of these shapes.
@@ -183,9 +190,8 @@ def slice_network(
     Cost: products of all weights with bases, in float64.
     """
     family, paths = family_of(network), norm_paths(network)
-    width = int(network.get_submodule(paths[-1]).get_parameter("weight").shape[0])
-    divisors = [float(width)] * len(paths) if divisors is None else [float(d) for d in divisors]
-    _check_bases(bases, divisors, width, paths)
+    width = len(network.get_submodule(paths[-1]).get_parameter("weight"))
+    _check_bases(bases, width, paths)
     mean_free = centred(network)
     body = network.get_submodule(family.body)
     into = [_without_mean(basis) if mean_free else basis for basis in bases]
@@ -194,14 +200,14 @@ def slice_network(
     blocks: Any = body.get_submodule(family.blocks)
     for k, block in enumerate(blocks):
         at = slice(2 * k, 2 * k + 3)
-        blocks[k] = _block(family, block, bases[at], into[at], divisors[at])
+        blocks[k] = _block(family, block, bases[at], into[at])
     norm, head = body.get_submodule(family.last), network.get_submodule("lm_head")
     network.set_submodule("lm_head", _reader(head, norm, bases[-1]))
-    setattr(body, family.last, SlicedNorm(divisors[-1], _eps(norm)))
+    setattr(body, family.last, _norm(norm))
     config: Any = copy(network.config)
     config.tie_word_embeddings = False
     network.config = config
-    return {"kind": KIND, "widths": [basis.shape[1] for basis in bases], "divisors": divisors}
+    return {"kind": KIND, "widths": [basis.shape[1] for basis in bases]}
 
 
 def rebuild(network: nn.Module, told: Mapping[str, Any]) -> None:
@@ -211,15 +217,15 @@ def rebuild(network: nn.Module, told: Mapping[str, Any]) -> None:
         network: of the architecture that was sliced; is changed.
         told: what `slice_network` returned.
     """
-    width = network.get_submodule(norm_paths(network)[-1]).get_parameter("weight").shape[0]
+    width = len(network.get_submodule(norm_paths(network)[-1]).get_parameter("weight"))
     whole = torch.eye(width, dtype=torch.float64)
-    slice_network(network, [whole[:, :kept] for kept in told["widths"]], told["divisors"])
+    slice_network(network, [whole[:, :kept] for kept in told["widths"]])
 
 
-def _check_bases(bases: Sequence[Basis], divisors: Sequence[float], width: int, paths: Sequence[str]) -> None:
-    if len(bases) != len(paths) or len(divisors) != len(paths):
+def _check_bases(bases: Sequence[Basis], width: int, paths: Sequence[str]) -> None:
+    if len(bases) != len(paths):
         raise ValueError(
-            f"found {len(bases)} bases and {len(divisors)} divisors, expected one for each of {len(paths)} norms, {paths[0]} to {paths[-1]}"
+            f"found {len(bases)} bases, expected one for each of {len(paths)} norms, {paths[0]} to {paths[-1]}"
         )
     for path, basis in zip(paths, bases, strict=True):
         if basis.shape[0] != width or not 1 <= basis.shape[1] <= width:
@@ -235,8 +241,9 @@ def _without_mean(basis: Basis) -> Basis:
     return basis - basis.mean(0)
 
 
-def _eps(norm: nn.Module) -> float:
-    return float(norm.eps if isinstance(norm, nn.LayerNorm) else norm.variance_epsilon)  # type: ignore[arg-type]
+def _norm(old: nn.Module) -> SlicedNorm:
+    eps: Any = old.eps if isinstance(old, nn.LayerNorm) else old.variance_epsilon
+    return SlicedNorm(len(old.get_parameter("weight")), float(eps))
 
 
 def _embedding(old: nn.Module, basis: Basis) -> nn.Embedding:
@@ -270,9 +277,7 @@ def _writer(old: nn.Module, basis: Basis) -> nn.Linear:
     return _linear(into @ weight.double(), None if bias is None else into @ bias.double(), weight)
 
 
-def _block(
-    family: Family, block: nn.Module, bases: Sequence[Basis], into: Sequence[Basis], divisors: Sequence[float]
-) -> SlicedBlock:
+def _block(family: Family, block: nn.Module, bases: Sequence[Basis], into: Sequence[Basis]) -> SlicedBlock:
     """Of three bases: at its two norms, and at the next one."""
     norms, parts, shortcuts = [], [], []
     for k in (0, 1):
@@ -281,7 +286,7 @@ def _block(
         for name in family.readers[k]:
             setattr(part, name, _reader(part.get_submodule(name), norm, bases[k]))
         setattr(part, family.writers[k], _writer(part.get_submodule(family.writers[k]), into[k + 1]))
-        norms.append(SlicedNorm(divisors[k], _eps(norm)))
+        norms.append(_norm(norm))
         parts.append(part)
         shortcuts.append((bases[k + 1].T @ bases[k]).to(like.device, like.dtype).contiguous())
     return SlicedBlock(family, norms, parts, shortcuts)
