@@ -1,9 +1,9 @@
 """Transformers with a narrower residual stream: its coordinates in bases that hold most of it, and dense layers of fewer rows and columns.
 
-A norm that divides by the root mean square commutes with rotations, so that a pre-norm transformer may write and read its residual stream
-in any orthonormal basis: with Q_k [width, width] at norm k, embeddings E become E Q_0, a layer W after norm k becomes W diag(scale) Q_k, one
-that writes before norm k becomes Q_k' W, and the stream itself passes on by Q_k+1' Q_k, since bases differ. That is exact. LayerNorm is such
-a norm of the stream without its mean, which is taken out of all that writes instead; its bias goes into the layers that read.
+A norm that divides by the root mean square commutes with rotations, so that a pre-norm transformer may write and read its residual
+stream in any orthonormal basis: with Q_k [width, width] at norm k, embeddings E become E Q_0, a layer W after norm k W diag(scale) Q_k,
+one that writes before norm k Q_k' W, and the stream itself passes on by Q_k+1' Q_k, since bases differ. That is exact. LayerNorm is such a
+norm of the stream without its mean, which is taken out of all that writes instead; its bias goes into the layers that read.
 
 Sliced, Q_k has fewer columns. What they do not hold is lost, and with it a part of the sum of squares that norms divide by, |Q_k' x|^2 for
 |x|^2. Sums are still divided by the full width, as published: rows come out with a mean square of one over the full width, as before, but
@@ -126,8 +126,8 @@ class SlicedBlock(nn.Module):
         attention, feed = (self.get_submodule(name) for name in self._family.parts)
         attended: Tensor = attention(norms[0](hidden_states), **options)[0]
         stream = hidden_states @ self.shortcuts[0].T + attended
-        fed: Tensor = feed(norms[1](stream))
-        return stream @ self.shortcuts[1].T + fed
+        y: Tensor = stream @ self.shortcuts[1].T + feed(norms[1](stream))
+        return y
 
 
 def family_of(network: nn.Module) -> Family:
@@ -148,10 +148,10 @@ def family_of(network: nn.Module) -> Family:
             f"a {name} cannot be sliced: where its residual stream is written and read is not known; expected one of {known}"
         )
     family = FAMILIES[name]
-    blocks = network.get_submodule(f"{family.body}.{family.blocks}")
-    if isinstance(blocks[0], SlicedBlock):
+    first = network.get_submodule(f"{family.body}.{family.blocks}.0")
+    if type(first) is SlicedBlock:
         raise ValueError("the network is sliced already; slice the one that it was made from")
-    if hasattr(blocks[0], "crossattention"):
+    if hasattr(first, "crossattention"):
         raise ValueError(f"a {name} with cross-attention cannot be sliced: it reads another stream too")
     return family
 
@@ -249,7 +249,7 @@ def _norm(old: nn.Module) -> SlicedNorm:
 def _embedding(old: nn.Module, basis: Basis) -> nn.Embedding:
     weight = old.get_parameter("weight").detach()
     made = (weight.double() @ basis.to(weight.device)).to(weight.dtype)
-    return nn.Embedding.from_pretrained(made, freeze=False, padding_idx=getattr(old, "padding_idx", None))
+    return nn.Embedding(*made.shape, padding_idx=getattr(old, "padding_idx", None), _weight=made)
 
 
 def _linear(weight: Tensor, bias: Tensor | None, like: Tensor) -> nn.Linear:

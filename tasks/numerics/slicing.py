@@ -43,8 +43,8 @@ def normalised(x: Float[Tensor, "row feature"], centred: bool) -> Float64[Tensor
 def directions(second: Float64[Tensor, "feature feature"]) -> Directions:
     """Of a second moment E[x x'].
 
-    Published code adds 1 % of the mean diagonal to the diagonal first. That makes all eigenvalues larger by the same and turns no direction,
-    so it is left out: energies are those of the rows.
+    Published code adds 1 % of the mean diagonal to the diagonal first. That makes all eigenvalues larger by as much and turns no
+    direction, so it is left out: energies are those of the rows.
 
     Raises:
         MethodError: if the moment is not finite, or the eigensolver fails.

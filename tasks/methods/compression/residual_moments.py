@@ -1,8 +1,8 @@
 """Directions of the residual stream at a norm, by how much of what the norm gives lies along them; `compression.slicing` takes them.
 
-Connect the input of a norm that reads the stream, such as `transformer.h.0.ln_1:in:0`, for every norm of the network and the last one before
-the head. Rows count as the norm makes them, with a mean square of one (but for its scale, bias and epsilon): each row counts alike,
-and sites share one unit. LayerNorm also takes out the mean over features: set `centred`.
+Connect the input of every norm that reads the stream, such as `transformer.h.0.ln_1:in:0`, the last one before the head too. Rows count
+as the norm makes them, with a mean square of one (but for its scale, bias and epsilon): each row counts alike, and sites share one unit.
+LayerNorm also takes out the mean over features: set `centred`.
 
 Arrays: `energy` (order), mean square along each direction, descending; `directions` (order, feature), orthonormal rows, as many as
 features; `loss` (kept), share of the energy that the first 0, 1, ... directions lose on the rows that were read.
@@ -78,8 +78,7 @@ def partial(block: Block, carry: State, config: Config) -> State:
     Raises:
         MethodError: for rows or weights that are not finite.
     """
-    x, weight = moments.present(block["x"].detach(), block.weight)
-    return moments.partial(slicing.normalised(x, config.centred), weight, config.precision)
+    return moments.partial(slicing.normalised(block["x"], config.centred), block.weight, config.precision)
 
 
 def merge(a: State, b: State) -> State:

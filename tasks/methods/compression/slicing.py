@@ -1,9 +1,9 @@
 """Widths of a narrower residual stream for a whole pre-norm transformer, and what each loses at every norm: slicing.
 
-Connect `compression.residual_moments` of all norms that read the stream, in the order of the network: both of each block, and the one before
-the head. A network in the leading directions has dense layers with fewer rows and columns, and matrices between the bases of one norm and
-the next; `tasks.compressed.sliced.slice_network` makes it. The first and the last norm have one width, since embeddings and head belong to
-both. Without a dimension lost the network stays exactly as it is; LayerNorm gives one dimension for nothing.
+Connect `compression.residual_moments` of all norms that read the stream, in the order of the network: both of each block, and the one
+before the head. A network in the leading directions has dense layers with fewer rows and columns, and matrices between the bases of one
+norm and the next; `tasks.compressed.sliced.slice_network` makes it. The first and the last norm have one width, since embeddings and head
+belong to both. Without a dimension lost the network stays exactly as it is; LayerNorm gives one dimension for nothing.
 
 Not every network can be sliced. Those with norms after the sum (BERT, MiniLM) cannot: their norms scale the stream itself. A head that
 shares weights with the embedding gets its own, which a small network with a large vocabulary may not make up for; matrices between bases
