@@ -249,7 +249,8 @@ def _norm(old: nn.Module) -> SlicedNorm:
 def _embedding(old: nn.Module, basis: Basis) -> nn.Embedding:
     weight = old.get_parameter("weight").detach()
     made = (weight.double() @ basis.to(weight.device)).to(weight.dtype)
-    return nn.Embedding(*made.shape, padding_idx=getattr(old, "padding_idx", None), _weight=made)
+    rows, width = made.shape
+    return nn.Embedding(rows, width, padding_idx=getattr(old, "padding_idx", None), _weight=made)
 
 
 def _linear(weight: Tensor, bias: Tensor | None, like: Tensor) -> nn.Linear:
