@@ -39,7 +39,7 @@ def test_directions_are_right_singular_vectors() -> None:
 def test_damping_turns_no_direction() -> None:
     rows = torch.randn(40, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     second = rows.T @ rows / 40
-    damped = second + 0.01 * second.diagonal().mean() * torch.eye(6)
+    damped = second + 0.01 * second.diagonal().mean() * torch.eye(6, dtype=torch.float64)
     a, b = slicing.directions(second), slicing.directions(damped)
     torch.testing.assert_close(a.vectors, b.vectors, atol=1e-10, rtol=0)
     torch.testing.assert_close(
