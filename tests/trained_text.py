@@ -36,7 +36,7 @@ MODULES += (
     "tarfile",
     "tempfile",
 )
-MODULES += ("textwrap", "threading", "typing", "uuid", "zipfile")
+MODULES += ("textwrap", "threading", "uuid", "zipfile")
 LENGTH, VOCABULARY = 48, 128
 SIZES: dict[str, dict[str, Any]] = {
     "gpt2": {
@@ -126,3 +126,27 @@ def inputs_of(net: nn.Module, paths: tuple[str, ...], some: Tensor) -> list[Tens
     for hook in hooks:
         hook.remove()
     return [got[path] for path in paths]
+
+
+class Texts(torch.utils.data.Dataset[dict[str, Any]]):
+    """Some texts as inputs of a network."""
+
+    def __init__(self, part: str, n: int) -> None:
+        self.codes = texts()[part][:n]
+        self.fingerprint = f"trained-text-{part}-{n}"
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    def keys(self) -> list[str]:
+        """Their places."""
+        return [str(number) for number in range(len(self))]
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        codes = self.codes[index]
+        return {"key": str(index), "input_ids": codes, "attention_mask": torch.ones_like(codes)}
+
+
+def some_texts(part: str, n: int) -> Texts:
+    """A data set: the first `n` of `seen` or `new`."""
+    return Texts(part, n)
