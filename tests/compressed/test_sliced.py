@@ -28,7 +28,10 @@ def network(family: str, dtype: torch.dtype = torch.float32) -> Any:
         net: Any = nets.build(family, head=True)
     else:
         name = {"mistral": "Mistral", "qwen2": "Qwen2"}[family]
-        config = getattr(transformers, f"{name}Config")(vocab_size=nets.VOCAB, **nets.SIZES["llama"])
+        tied = family == "qwen2"
+        config = getattr(transformers, f"{name}Config")(
+            vocab_size=nets.VOCAB, tie_word_embeddings=tied, **nets.SIZES["llama"]
+        )
         net = getattr(transformers, f"{name}ForCausalLM")(config).eval()
     rng = torch.Generator().manual_seed(3)
     for parameter in net.parameters():
@@ -71,7 +74,7 @@ def test_a_rotated_network_is_the_network(family: str, dtype: torch.dtype, withi
     assert told["widths"] == [WIDTH] * 7
     assert made.get_output_embeddings().weight is not made.get_input_embeddings().weight
     assert all(torch.equal(before[name], parameter) for name, parameter in net.named_parameters())
-    assert net.config.tie_word_embeddings == (family == "gpt2")
+    assert net.config.tie_word_embeddings == (family in ("gpt2", "qwen2"))
     ids = torch.tensor([[3, 4, 5]])
     options = {"max_new_tokens": 6, "do_sample": False, "pad_token_id": 0}
     assert torch.equal(made.generate(ids, **options), net.generate(ids, **options))
