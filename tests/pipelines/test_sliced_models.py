@@ -1,5 +1,6 @@
 """A language model sliced from end to end: states at norms, widths, the judgement of networks, the folder."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from tests.trained_text import texts, trained
 N = 120
 
 
-def run_of(root: Path, **moments: Any) -> RunSpec:
+def run_of(root: Path, some: slice = slice(None), beside: tuple[str, ...] = (), **moments: Any) -> RunSpec:
+    """At the inputs of some norms, and of what stands beside them."""
     net = trained("gpt2", 60)
     net.save_pretrained(root / "gpt2")  # type: ignore[operator]
     model = {"name": str(root / "gpt2"), "head": "causal-lm"}
@@ -26,7 +28,7 @@ def run_of(root: Path, **moments: Any) -> RunSpec:
         source = {"kind": "factory", "factory": "tests.trained_text:some_texts", "arguments": arguments}
         return {"model": model, "data": {"source": source}}
 
-    sites = [f"{path}:in:0" for path in norm_paths(net)]
+    sites = [f"{path}:in:0" for path in (*norm_paths(net)[some], *beside)]
     judge = {"captures": ["new"]}
     return RunSpec.model_validate(
         {
@@ -94,11 +96,23 @@ def test_networks_are_judged_and_written(done: Path) -> None:
         assert points[name]["stored_bytes"] == 4 * made.numbers
         assert 0 <= made.tensor_bytes - 4 * made.numbers < 8000
     assert view.result["best"] in points
+    assert not view.result["caveats"]  # other samples judge
     chosen = [layer["rank"] for layer in view.result["layers"]]
     assert len(chosen) == 5
     assert {layer["kind"] for layer in view.result["layers"]} == {"sliced"}
 
 
-def test_norms_that_are_taken_for_others(tmp_path: Path) -> None:
-    outcome = run_serial(run_of(tmp_path, centred=False))
-    assert any("set `centred`" in failure.reason for failure in outcome.stage_failures)
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"centred": False}, "set `centred`"),
+        ({"some": slice(4)}, r"ln_2, expected .*ln_f, in this order"),
+        (
+            {"beside": ("transformer.h.0.attn.c_attn",)},
+            r"c_attn of 64 features is not in the network.*\(64, 192\)",
+        ),
+    ],
+)
+def test_what_is_taken_for_the_norms(tmp_path: Path, options: dict[str, Any], told: str) -> None:
+    outcome = run_serial(run_of(tmp_path, **options))
+    assert any(re.search(told, failure.reason) for failure in outcome.stage_failures)

@@ -6,8 +6,8 @@ norm and the next; `tasks.compressed.sliced.slice_network` makes it. The first a
 belong to both. Without a dimension lost the network stays exactly as it is; LayerNorm gives one dimension for nothing.
 
 Not every network can be sliced. Those with norms after the sum (BERT, MiniLM) cannot: their norms scale the stream itself. A head that
-shares weights with the embedding gets its own, which a small network with a large vocabulary may not make up for; matrices between bases
-cost 2 width^2 numbers a block.
+shares weights with the embedding gets its own, and matrices between bases cost up to 2 width^2 numbers a block: at three quarters of its
+width GPT-2 of 124 million numbers, of which the embedding has 39, holds 5 % more of them, though it computes less.
 
 `lost` is what the stream loses at each norm on the rows that were read, not what the network says worse, and losses of earlier norms change
 what reaches later ones: judge the network itself.
@@ -15,6 +15,8 @@ what reaches later ones: judge the network itself.
 Arrays: `loss` (site, kept), share of the energy lost at width 0, 1, ...; `directions` (site, order, feature); `widths` (share, site), dealt
 so that sites lose least together.
 """
+
+from typing import Literal
 
 import torch
 from pydantic import Field
@@ -73,8 +75,8 @@ class AtShare(Frozen):
 class Result(Frozen):
     """A narrower network."""
 
-    kind: str
-    """What stands for the network: `sliced`."""
+    kind: Literal["sliced"]
+    """What stands for the network."""
     sites: tuple[str, ...]
     """In the order of the network."""
     width: int
