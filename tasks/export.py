@@ -80,7 +80,8 @@ def export(view: ArtifactView, folder: Path, candidate: str = "") -> Exported:
     made = copied(capture.spec)
     layers = candidates.made(made, names[chosen])
     point = next(point for point in view.result["points"] if point["name"] == chosen)
-    save_compressed(folder, made, layers, _about(view, capture, point))
+    about = _about(view, capture, point) | candidates.architecture(names[chosen])
+    save_compressed(folder, made, layers, about)
     _copy_tokenizer(capture.spec.request.model, folder)
     held = {id(tensor): tensor for tensor in made.state_dict().values()}
     stored = sum(tensor.numel() * tensor.element_size() for tensor in held.values())

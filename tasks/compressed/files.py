@@ -10,12 +10,14 @@ from typing import Any
 
 from torch import nn
 
+from tasks.compressed import sliced
 from tasks.compressed.layer import CompressedLayer
 from tasks.compressed.network import rebuilt
 from tasks.compressed.shared import tie
 
 TENSORS, DESCRIPTION = "model.safetensors", "compression.json"
-FORMAT = 1
+FORMAT = 2
+"""With an `architecture`; folders without one keep 1, which older versions read."""
 
 
 def save_compressed(
@@ -28,7 +30,7 @@ def save_compressed(
         network: with the layers in their places; those that share tensors are tied.
         layers: by path.
         about: what else is told of it, as JSON: `source` says what it was made from, and `auto` in it which class of
-            transformers makes the network; none for others.
+            transformers makes the network; none for others. `architecture` is what `sliced.slice_network` returned, where it was sliced.
     """
     from safetensors.torch import save_model
 
@@ -39,7 +41,7 @@ def save_compressed(
     if callable(save := getattr(config, "save_pretrained", None)):
         save(folder)
     told = {path: {"kind": layer.kind, "spec": layer.spec()} for path, layer in layers.items()}
-    description = {"format": FORMAT, "layers": told, **about}
+    description = {"format": FORMAT if "architecture" in about else 1, "layers": told, **about}
     (folder / DESCRIPTION).write_text(json.dumps(description, indent=1, sort_keys=True) + "\n")
 
 
@@ -68,7 +70,10 @@ def load_compressed(folder: str | Path, network: nn.Module | None = None) -> nn.
         raise ValueError(
             f"{place} has format {description['format']}, this version reads up to {FORMAT}: install a newer subspan"
         )
-    made = rebuilt(_architecture(place, description) if network is None else network, description["layers"])
+    made = _architecture(place, description) if network is None else network
+    if "architecture" in description:
+        sliced.rebuild(made, description["architecture"])
+    made = rebuilt(made, description["layers"])
     load_model(made, str(place / TENSORS))
     return made.eval()
 

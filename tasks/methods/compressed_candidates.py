@@ -1,4 +1,5 @@
-"""Ways to compress a whole network, from the artifacts of its layers: which layer stands in which module's place, at which rank."""
+"""Ways to compress a whole network, from the artifacts of its layers: which layer stands in which module's place, at which rank; or how
+wide its residual stream is at each norm."""
 
 import json
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from torch import Tensor
 from schemas.base import Frozen, canonical_json
 from schemas.errors import MethodError
 from schemas.stage import parameter_name, site_of
+from tasks.compressed import sliced
 from tasks.compressed.layer import Affine, CompressedLayer
 from tasks.compressed.network import KINDS, affine_of, put, tied
 from tasks.compressed.shared import tie
@@ -54,12 +56,15 @@ class Group(NamedTuple):
 
     @property
     def places(self) -> tuple[tuple[Place, ...], ...]:
-        """The layers of each artifact."""
+        """The layers of each artifact; each norm by itself, where the whole network is sliced."""
+        if self.kind == sliced.KIND:
+            sites = [site for member in self.members for site in member.result["sites"]]
+            return tuple((Place(site_of(site).module, 0, 0, 0),) for site in sites)
         return tuple(_places(member) for member in self.members)
 
     @property
     def modules(self) -> tuple[str, ...]:
-        """Paths of all layers."""
+        """Paths of all layers; of the norms, where the whole network is sliced."""
         return tuple(place.module for places in self.places for place in places)
 
 
@@ -73,9 +78,9 @@ class Candidate(NamedTuple):
     rule: str
     """How ranks were dealt out: `uniform`, `greedy`, or `as made` for layers without ranks."""
     kept: float | None
-    """The share that was asked for."""
+    """The share that was asked for; of the width, where the network is sliced."""
     ranks: tuple[int, ...]
-    """Of each artifact; 0: its layers stay as they are."""
+    """Of each artifact; 0: its layers stay as they are. Widths at norms, where the network is sliced."""
     bits: int | None = None
     """Of factors that are stored in few bits."""
 
@@ -140,6 +145,9 @@ def candidates_of(
     """
     found = []
     for number, group in enumerate(groups):
+        if group.kind == sliced.KIND:
+            found += _widths(group, number)
+            continue
         if _losses(group.members[0]) is None:
             found.append(
                 Candidate(group.name, group.name, number, "as made", None, (1,) * len(group.members))
@@ -152,6 +160,16 @@ def candidates_of(
                     way = f"{group.name}{f' in {bits} bits' if bits else ''}, {rule}"
                     found.append(Candidate(f"{way}, {kept:g}", way, number, rule, kept, ranks, bits))
     return tuple(found)
+
+
+def _widths(group: Group, number: int) -> list[Candidate]:
+    """Those that the artifact has."""
+    found, n = [], len(group.modules)
+    for at in group.members[0].result["at"]:
+        for rule, widths in (("uniform", (at["width"],) * n), ("greedy", tuple(at["widths"]))):
+            way = f"{group.name}, {rule}"
+            found.append(Candidate(f"{way}, {at['kept']:g}", way, number, rule, at["kept"], widths))
+    return found
 
 
 def _shape(member: Member) -> tuple[int, int]:
@@ -216,10 +234,15 @@ def carried(groups: Sequence[Group], candidates: Sequence[Candidate]) -> State:
     state = {PLAN: torch.frombuffer(bytearray(canonical_json(plan)), dtype=torch.uint8)}
     for number, group in enumerate(groups):
         for layer, member in enumerate(group.members):
-            for name in KINDS[group.kind].reads:
+            for name in _reads(group.kind):
                 if name in member.arrays:
                     state[f"{number}/{layer}/{name}"] = member.arrays[name]
     return state
+
+
+def _reads(kind: str) -> tuple[str, ...]:
+    """Arrays of an artifact that are needed."""
+    return ("directions",) if kind == sliced.KIND else KINDS[kind].reads
 
 
 class Candidates:
@@ -232,11 +255,14 @@ class Candidates:
         self._carry = carry
 
     def made(self, network: torch.nn.Module, candidate: Candidate) -> dict[str, CompressedLayer]:
-        """Put the candidate's layers into a network; by their paths.
+        """Put the candidate's layers into a network; by their paths: none where the network itself is sliced.
 
         Raises:
-            MethodError: if a module is no linear layer, or its weight is used elsewhere too.
+            MethodError: if a module is no linear layer, or its weight is used elsewhere too; if the network cannot be sliced.
         """
+        if self.is_sliced(candidate):
+            self._slice(network, candidate)
+            return {}
         group, layers = self.groups[candidate.group], {}
         for number, (places, result) in enumerate(zip(group["places"], group["results"], strict=True)):
             arrays = self._arrays(candidate.group, number)
@@ -257,7 +283,7 @@ class Candidates:
     def layers(self, candidate: Candidate) -> tuple[Layer, ...]:
         """What stands where."""
         group = self.groups[candidate.group]
-        ranked = "left" in KINDS[group["kind"]].reads
+        ranked = bool({"left", "directions"} & set(_reads(group["kind"])))
         return tuple(
             Layer(
                 module=place[0],
@@ -270,7 +296,40 @@ class Candidates:
 
     def modules(self, candidate: Candidate) -> list[str]:
         """Paths of the layers that may be replaced."""
+        if self.is_sliced(candidate):
+            return []
         return [place[0] for places in self.groups[candidate.group]["places"] for place in places]
+
+    def is_sliced(self, candidate: Candidate) -> bool:
+        """Whether the whole network is another one, of a narrower stream."""
+        return bool(self.groups[candidate.group]["kind"] == sliced.KIND)
+
+    def architecture(self, candidate: Candidate) -> dict[str, Any]:
+        """What a file tells of such a network; nothing of others."""
+        if not self.is_sliced(candidate):
+            return {}
+        return {"architecture": {"kind": sliced.KIND, "widths": list(candidate.ranks)}}
+
+    def _slice(self, network: torch.nn.Module, candidate: Candidate) -> None:
+        group = self.groups[candidate.group]
+        modules = tuple(place[0] for places in group["places"] for place in places)
+        directions = self._arrays(candidate.group, 0)["directions"]
+        try:
+            paths = sliced.norm_paths(network)
+            if paths != modules:
+                raise MethodError(
+                    f"slicing is of the norms {', '.join(modules)}, expected {', '.join(paths)}, in this order; connect "
+                    "`compression.residual_moments` at the inputs of all of them"
+                )
+            if sliced.centred(network) != group["results"][0]["centred"]:
+                raise MethodError(
+                    f"norms of the network {'take' if sliced.centred(network) else 'do not take'} out the mean over features; set "
+                    "`centred` of `compression.residual_moments` so"
+                )
+            bases = [rows[:kept].T for rows, kept in zip(directions, candidate.ranks, strict=True)]
+            sliced.slice_network(network, bases)
+        except ValueError as error:
+            raise MethodError(str(error)) from error
 
     def _arrays(self, group: int, layer: int) -> dict[str, Tensor]:
         start = f"{group}/{layer}/"
@@ -306,6 +365,9 @@ def check_layers(groups: Sequence[Group], inputs: Inputs) -> None:
         MethodError: with both shapes.
     """
     for group in groups:
+        if group.kind == sliced.KIND:
+            _check_norms(group, inputs)
+            continue
         for place in (place for places in group.places for place in places):
             shape, wanted = inputs.parameters.get(f"{place.module}.weight"), (place.outputs, place.inputs)
             if shape not in (wanted, wanted[::-1]):
@@ -313,3 +375,14 @@ def check_layers(groups: Sequence[Group], inputs: Inputs) -> None:
                     f"{group.name}: the layer {place.module} of {wanted} outputs and inputs is not in the network, whose weight of that "
                     f"name is {shape or 'missing, not trained, or that of another layer too'}; connect artifacts of the same network"
                 )
+
+
+def _check_norms(group: Group, inputs: Inputs) -> None:
+    width = (int(group.members[0].result["width"]),)
+    for path in group.modules:
+        shape = inputs.parameters.get(f"{path}.weight")
+        if shape != width:
+            raise MethodError(
+                f"{group.name}: the norm {path} of {width[0]} features is not in the network, whose weight of that name is "
+                f"{shape or 'missing, or not trained'}; connect artifacts of the same network, at the inputs of its norms"
+            )

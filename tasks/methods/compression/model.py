@@ -6,11 +6,16 @@ with the same share for all layers and with ranks dealt out by losses; every can
 Losses of `compression.two_sided` are in one unit; those of other methods count over each layer's energy, which may well be worse than equal
 shares: what the network says decides, and `best` falls back.
 
+An artifact of `compression.slicing` stands for the whole network: its widths are tried, with one width and with widths dealt out. Sizes of
+all candidates are then those of whole networks. Every sliced candidate holds tensors of its own while it is tried, where other candidates
+share what they leave as it is.
+
 A network that gives embeddings (loss `projection`, `similarity`, `mse`, or a function) is judged by the rank correlation of cosines between
 samples before and after, others by their loss. Numbers come with intervals by leaving out groups of samples.
 
 Arrays: of each candidate (candidate; the first is the network as it is) `kept` and `stored_bytes` of the layers, `loss`, `agreement`,
-`divergence`, `rank_correlation`, `recall`, `cosine`, NaN where they have no meaning; `rank` (candidate, layer), 0 for a layer as it is.
+`divergence`, `rank_correlation`, `recall`, `cosine`, NaN where they have no meaning; `rank` (candidate, layer), 0 for a layer as it is; of
+a sliced network the width at each norm.
 """
 
 import math
@@ -53,6 +58,7 @@ READS = {
             "compression.quantised",
             "compression.dictionary",
             "compression.mixed_precision",
+            "compression.slicing",
         ),
         several=True,
     ),
@@ -151,7 +157,7 @@ def partial(block: Block, carry: State, config: Config) -> State:
     candidates = Candidates(carry)
     modules = [network.copy() for _ in candidates.all]
     layers = [candidates.made(*pair) for pair in zip(modules, candidates.all, strict=True)]
-    state = {"sizes": _sizes(network.copy(), candidates, layers)}
+    state = {"sizes": _sizes(network.copy(), candidates, modules, layers)}
     said = [(view.rows, said_by(view, [None, *modules]), view.gives) for view in network.batches()]
     if not said:
         return state
@@ -206,22 +212,29 @@ def finish(state: State, carry: State, inputs: Inputs, config: Config) -> tuple[
 
 
 def _sizes(
-    network: nn.Module, candidates: Candidates, layers: list[dict[str, CompressedLayer]]
+    network: nn.Module,
+    candidates: Candidates,
+    modules: list[nn.Module],
+    layers: list[dict[str, CompressedLayer]],
 ) -> Float64[Tensor, "candidate size"]:
     """Bytes of the layers and of the network; the network as it is comes first.
 
-    Candidates of different groups may replace different layers: those of all groups count.
+    Candidates of different groups may replace different layers: those of all groups count. Where the network is sliced, all of it.
     """
     paths = sorted({path for candidate in candidates.all for path in candidates.modules(candidate)})
     before = {path: _bytes(t for t in layer_of(network, path) if t is not None) for path in paths}
-    everything, lines = _bytes(network.parameters()), [(sum(before.values()), 0.0)]
-    lines += [
-        (lines[0][0] + sum(layer.stored_bytes - before[path] for path, layer in some.items()), 0.0)
-        for some in layers
+    everything = _bytes(network.parameters())
+    of_layers = sum(before.values())
+    after = [
+        _bytes(module.parameters()) - everything
+        if candidates.is_sliced(candidate)
+        else sum(layer.stored_bytes - before[path] for path, layer in some.items())
+        for candidate, module, some in zip(candidates.all, modules, layers, strict=True)
     ]
-    sizes = torch.tensor(lines, dtype=torch.float64)
-    sizes[:, 1] = everything + sizes[:, 0] - sizes[0, 0]
-    return sizes
+    if any(candidates.is_sliced(candidate) for candidate in candidates.all):
+        of_layers = everything
+    less = torch.tensor([0, *after], dtype=torch.float64)
+    return torch.stack([of_layers + less, everything + less], 1)
 
 
 def _bytes(tensors: Iterable[Tensor]) -> int:
