@@ -1,8 +1,8 @@
 """One budget dealt out between layers: of each layer's ways to be stored, which, so that the sum of their losses is least.
 
 Only ways on the lower convex hull of a layer's costs and losses are taken. From the cheapest on, the step that saves most for its cost
-comes first; a step that does not fit is left out, with those of its layer that stand on it. Until the first that does not fit the sum is the
-least for its cost (Fox, Operations Research 14 (1966) 209), and it is within one step of the best for the budget.
+comes first; a step that does not fit is left out, with those of its layer that stand on it. Until the first that does not fit the sum is
+the least for its cost (Fox, Operations Research 14 (1966) 209), and it is within one step of the best for the budget.
 """
 
 from collections.abc import Sequence
