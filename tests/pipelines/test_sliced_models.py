@@ -91,7 +91,9 @@ def test_networks_are_judged_and_written(done: Path) -> None:
             assert torch.equal(again(new).logits, made.network(new).logits)
         assert points[name]["loss"]["value"] == pytest.approx(loss, rel=1e-4)
         assert (
-            points[name]["kept"] == points[name]["kept_of_network"] == pytest.approx(made.stored_bytes / (4 * numbers))
+            points[name]["kept"]
+            == points[name]["kept_of_network"]
+            == pytest.approx(made.stored_bytes / (4 * numbers))
         )
         assert points[name]["stored_bytes"] == made.stored_bytes
         assert 0 <= made.tensor_bytes - made.stored_bytes < 8000
