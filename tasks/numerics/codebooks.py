@@ -172,7 +172,7 @@ def _dealt(sample: Tensor, place: int) -> Tensor:
 def _drawn(key: Tensor, anchor: Tensor, places: int) -> State:
     """The least keys of each part with their rows; zeros in free places."""
     parts, _, place = anchor.shape
-    key = torch.cat([torch.nan_to_num(key, nan=torch.inf), key.new_full((parts, places), torch.inf)], 1)
+    key = torch.cat([torch.where(key.isnan(), torch.inf, key), key.new_full((parts, places), torch.inf)], 1)
     anchor = torch.cat([anchor, anchor.new_zeros(parts, places, place)], 1)
     order = torch.argsort(key, dim=1, stable=True)[:, :places]
     least = key.gather(1, order)

@@ -16,6 +16,9 @@ from torch.nn import functional as F
 
 from tasks.numerics.largest_products import TILE_ROWS
 
+COLUMNS = 48
+"""Vectors are taken so many at a time, as rows are: those left over by the kernels of products would have other last digits, and of equal
+vectors not the first would be named."""
 Scale = Literal["none", "gain", "gain_bias"]
 Parts = Float64[Tensor, "row part place"]
 Centres = Float64[Tensor, "part code place"]
@@ -64,11 +67,13 @@ def nearest(parts: Parts, centre: Centres) -> Int64[Tensor, "row part"]:
 
     Cost: 2 row part code place flops; memory for one tile of one part.
     """
-    half = centre.square().sum(2) / 2
+    free = -centre.shape[1] % COLUMNS
+    half = F.pad(centre.square().sum(2) / 2, (0, free), value=torch.inf)
+    columns = F.pad(centre, (0, 0, 0, free)).transpose(1, 2).contiguous()
     found = []
     for tile, n in _tiles(parts):
-        products = [(tile[:, m].contiguous() @ centre[m].T - half[m]).argmax(1) for m in range(len(centre))]
-        found.append(torch.stack(products, 1)[:n])
+        each = [(tile[:, m].contiguous() @ columns[m] - half[m]).argmax(1) for m in range(len(centre))]
+        found.append(torch.stack(each, 1)[:n])
     return torch.cat(found)
 
 
