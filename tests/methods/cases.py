@@ -58,6 +58,7 @@ SHORT: dict[str, dict[str, Any]] = {
     "clustering.layerwise": {"starts": 3},
     "clustering.elastic_net": {"columns": 20, "entries": 20},
     "compression.codebook": {"bits": 3, "rotation": "principal", "scale": "gain_bias"},
+    "compression.store_quality": {"clusters": 3, "sample_rows": 100, "label": "side"},
     "compression.attention_tucker": {"heads": 4},
     "compression.experts": {"experts": 40, "groups": 5, "biases": True},
     "spectrum.dead_features": {"features": 64, "active": 4},
