@@ -21,7 +21,7 @@ from tests.methods.test_klt import case_of, gaussian
 
 
 def made(x: np.ndarray, **options: Any) -> Answer:
-    here = case_of(codebook, x, codebook.Config(**options))
+    here = case_of(codebook, x, codebook.Config(**({"rotation": "none"} | options)))
     codebook.check(here.inputs, here.config)
     return cases.run(here)
 

@@ -66,9 +66,10 @@ class Config(Frozen):
     """Features of a part; of the last, those left over. Fewer cost more bits and err less."""
     bits: int = Field(default=8, ge=1, le=8)
     """Of the code of a part: it has 2^bits vectors."""
-    rotation: Rotation = "none"
-    """`principal`: parts take principal directions, dealt so that each has as much to tell; `opq`: turned further, by Procrustes, on the
-    sample. Both are found on `start_rows` rows, which must be many beside the features."""
+    rotation: Rotation = "principal"
+    """`principal`: parts take principal directions, dealt so that each has as much to tell: half the error of none on states of text
+    models; `opq`: turned further, by Procrustes, which takes longer. Both are found on `start_rows` rows, which must be many beside the
+    features."""
     scale: Scale = "none"
     """`gain`: rows are divided by their length; `gain_bias`: the mean of their features is taken off before."""
     start_rows: int = Field(default=8192, ge=2)
