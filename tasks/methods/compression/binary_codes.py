@@ -76,7 +76,7 @@ def start(inputs: Inputs, config: Config) -> State:
 def apply(block: Block, carry: State, config: Config) -> dict[str, Tensor]:
     """Packed signs, of products in float64; 0 counts as positive. Cost: 2 row feature bits flops."""
     seen = row_codes.seen(block["x"], carry, shape=False, beside=False)
-    bits = (seen.coordinates >= 0).reshape(len(block), -1, 8)
+    bits = (seen.coordinates >= 0).reshape(len(block), len(carry["components"]) // 8, 8)
     weights = torch.tensor(WEIGHTS, dtype=torch.uint8, device=bits.device)
     return {"code": (bits * weights).sum(2).to(torch.uint8)}
 
