@@ -10,7 +10,7 @@ states     after blocks 3 and 6, `compression.klt` at an NMSE of 3e-3 and 1e-3: 
 gradients  of a contrastive loss after block 3: `gain_shape` beside one step for all rows
 vectors    after blocks 3 and 6, `compression.product_codes` with parts of four and of eight features, with each rotation: error,
            neighbours and principal components that are kept, and how codebooks are used
-analyses   after blocks 3 and 6, what `compression.store_quality` says of both codecs, signs of 128 directions (`compression.binary_rotation`),
+analyses   after blocks 3 and 6, what `compression.store_quality` says of both codecs, 128 signs (`compression.binary_rotation`),
            and sub-tokens of eight features beside KLT in as many bits (`compression.sub_token`)
 
 MiniLM reads docstrings of the standard library. The basis is made of other texts than those that are coded, a quarter of the tokens.

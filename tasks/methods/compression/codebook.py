@@ -67,9 +67,9 @@ class Config(Frozen):
     bits: int = Field(default=8, ge=1, le=8)
     """Of the code of a part: it has 2^bits vectors."""
     rotation: Rotation = "principal"
-    """`principal`: parts take principal directions, dealt so that each has as much to tell: half the error of none on states of text
-    models; `opq`: turned further, by Procrustes, which takes longer. Both are found on `start_rows` rows, which must be many beside the
-    features."""
+    """`principal`: parts take principal directions, dealt so that each has as much to tell: half to two thirds of the error of none on
+    states of a text model. `opq`: turned further, by Procrustes, which took longer and gained nothing there. Both are found on `start_rows`
+    rows, which must be many beside the features."""
     scale: Scale = "none"
     """`gain`: rows are divided by their length; `gain_bias`: the mean of their features is taken off before."""
     start_rows: int = Field(default=8192, ge=2)
