@@ -14,6 +14,7 @@ from jaxtyping import Float, Float64, Int64, UInt8
 from torch import Tensor
 from torch.nn import functional as F
 
+from schemas.errors import MethodError
 from tasks.numerics.largest_products import TILE_ROWS
 
 COLUMNS = 48
@@ -115,8 +116,15 @@ def asymmetric(
 
     Jegou, Douze, Schmid, IEEE Transactions on Pattern Analysis and Machine Intelligence 33 (2011) 117, equation 13.
 
+    Raises:
+        MethodError: for codebooks with a scale, whose rows lie at other places than their vectors.
+
     Cost: 3 query feature code flops for the table, then query row part additions.
     """
+    if books.scale != "none":
+        raise MethodError(
+            f"codebooks have the scale {books.scale!r}, distances from codes alone need `none`; decode the rows"
+        )
     at = placed(query, books).parts
     found = at.new_zeros(len(query), len(code))
     for m, centre in enumerate(books.centre):

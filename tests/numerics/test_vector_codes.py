@@ -6,6 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from schemas.errors import MethodError
 from tasks.numerics import vector_codes
 from tasks.numerics.vector_codes import Codebooks, Scale
 
@@ -76,6 +77,12 @@ def test_distances_of_exact_rows_from_codes(turned: bool) -> None:
     np.testing.assert_allclose(
         vector_codes.asymmetric(query, found.code.to(torch.uint8), given_books), expected, rtol=1e-10
     )
+
+
+def test_distances_from_codes_with_a_scale_are_refused() -> None:
+    given_books = books(10, 4, 8, "gain")
+    with pytest.raises(MethodError, match="need `none`"):
+        vector_codes.asymmetric(rows(2, 10), torch.zeros(3, 3, dtype=torch.uint8), given_books)
 
 
 def test_perplexity() -> None:
