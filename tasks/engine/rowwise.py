@@ -1,7 +1,7 @@
 """Runs `map` and `pairs` stages: outputs aligned with rows, written shard by shard, each shard by one worker.
 
 A map sees one shard at a time. A pairs method sees every shard against all shards, in store order, as often as it looks. Rows of
-failed samples are fill in the outputs: NaN, -1 or False. What is summed over rows goes through the store,
+failed samples are fill in the outputs: NaN, -1, False, or 0 of unsigned integers. What is summed over rows goes through the store,
 span by span.
 """
 
@@ -191,7 +191,7 @@ def _aligned(
 
 
 def _fill(dtype: np.dtype) -> float | int | bool:
-    return {"f": np.nan, "b": False}.get(dtype.kind, -1)
+    return {"f": np.nan, "b": False, "u": 0}.get(dtype.kind, -1)
 
 
 def _reads(ready: Prepared, bounds: Sequence[tuple[int, int]]) -> list["bind[Rows]"]:

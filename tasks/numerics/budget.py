@@ -1,8 +1,9 @@
 """One budget dealt out between layers: of each layer's ways to be stored, which, so that the sum of their losses is least.
 
-Only ways on the lower convex hull of a layer's costs and losses are taken. From the cheapest on, the step that saves most for its cost
-comes first; a step that does not fit is left out, with those of its layer that stand on it. Until the first that does not fit the sum is
-the least for its cost (Fox, Operations Research 14 (1966) 209), and it is within one step of the best for the budget.
+From the cheapest ways on, the step along the lower convex hulls of costs and losses that saves most for its cost comes first; a step that
+does not fit is left out, with those of its layer that stand on it. Until the first that does not fit the sum is the least for its cost
+(Fox, Operations Research 14 (1966) 209). What is left of the budget goes to ways beside the hulls, which are many where the last step of a
+hull is a long one.
 """
 
 from collections.abc import Sequence
@@ -60,7 +61,22 @@ def dealt(ways: Sequence[Ways], budget: float) -> list[int]:
             stopped[layer] = True  # a later step of this layer stands on this one
             continue
         chosen[layer], spent = hull[k + 1], spent + price
-    return chosen
+    return _spent_up(ways, chosen, budget - spent)
+
+
+def _spent_up(ways: Sequence[Ways], chosen: list[int], left: float) -> list[int]:
+    """What is left goes to the ways, on the hull or not, that lower the sum most, one layer after the other."""
+    while True:
+        steps = [
+            (float(way.loss[k] - way.loss[now]), layer, k)
+            for layer, (way, now) in enumerate(zip(ways, chosen, strict=True))
+            for k in np.flatnonzero((way.cost <= way.cost[now] + left) & (way.loss < way.loss[now])).tolist()
+        ]
+        if not steps:
+            return chosen
+        _, layer, k = min(steps)
+        left -= float(ways[layer].cost[k] - ways[layer].cost[chosen[layer]])
+        chosen[layer] = k
 
 
 def _worth(way: Ways, before: int, after: int) -> float:

@@ -38,7 +38,7 @@ def rank_correlation(a: Float64[Tensor, " pair"], b: Float64[Tensor, " pair"]) -
     return float(x @ y) / size if size > 0 else float("nan")
 
 
-def recall(before: Rows, after: Rows, k: int) -> Float64[Tensor, " row"]:
+def recall(before: Rows, after: Float[Tensor, "row told"], k: int) -> Float64[Tensor, " row"]:
     """Of each row's k nearest others by cosine afterwards, the share that was among the k nearest before, or as near as the last of these.
 
     Args:

@@ -38,6 +38,11 @@ def values(sample: Sample) -> Float64[Tensor, "place number"]:
     return sample["value"][sample["key"] < FREE]
 
 
+def numbers(index: Int64[Tensor, "*row"]) -> Float64[Tensor, "*row"]:
+    """A number in (0, 1) of what a row is called, as good as random."""
+    return (_hash(index).double() + 0.5) / 2.0**62
+
+
 def _least(key: Tensor, value: Tensor, size: int) -> Sample:
     """Equal keys (of rows of equal names in different captures) come in order of their values."""
     order = torch.argsort(key, stable=True)

@@ -53,11 +53,19 @@ def test_equal_prices_are_exact_for_any_budget(seed: int) -> None:
         assert loss == pytest.approx(best(ways, budget))
 
 
-def test_ways_above_the_hull_are_not_taken() -> None:
+def test_ways_beside_the_hull_take_what_is_left() -> None:
     way = Ways(np.array([1.0, 2.0, 3.0, 3.0, 4.0]), np.array([10.0, 9.9, 1.0, 0.5, 0.7]))
-    assert dealt([way], 2.5) == [0]  # not the second, whose step is worth little
+    assert dealt([way], 1.5) == [0]
+    assert dealt([way], 2.5) == [1]  # the next on the hull costs 3
     assert dealt([way], 3) == [3]
     assert dealt([way], 99) == [3]  # the dearest loses more
+
+
+def test_a_long_last_step_leaves_nothing_unspent() -> None:
+    """As of ranks, of which the last that pays is far from the layer as it is."""
+    way = Ways(np.append(np.arange(1.0, 8), 12.0), np.append(8 - np.arange(1.0, 8) ** 0.5, 0.0))
+    assert dealt([way], 7.5) == [6]
+    assert dealt([way, way], 15) == [6, 6]
 
 
 def test_a_budget_below_the_cheapest() -> None:

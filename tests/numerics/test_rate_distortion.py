@@ -72,3 +72,11 @@ def test_a_fine_step_loses_a_quarter_of_a_bit() -> None:
     more = rd.SCALAR_LOSS + step**2 / (24 * math.log(2))
     assert bits - rd.rate(variances(1.0), step**2 / 12) == pytest.approx(more, abs=1e-6)
     assert pytest.approx(0.2546, abs=1e-4) == rd.SCALAR_LOSS
+
+
+def test_steps_take_a_quarter_of_a_bit_beyond_the_limit() -> None:
+    """Where all variances are far above the level the error is that of R(D) with 0.2546 bits less for each."""
+    variances = torch.tensor([9.0, 4.0, 1.0, 0.5], dtype=torch.float64)
+    found = rd.stepped_error(variances, 4 * 5.0)
+    assert rd.rate(variances, found) == pytest.approx(4 * (5.0 - rd.SCALAR_LOSS))
+    assert rd.stepped_error(variances, 0.0) == pytest.approx(14.5)

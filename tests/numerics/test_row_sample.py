@@ -5,6 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
 from tasks.numerics import row_sample
 
@@ -49,3 +50,11 @@ def test_rows_of_equal_names_are_kept_apart_by_their_values() -> None:
     both, swapped = row_sample.merge(a, b), row_sample.merge(b, a)
     assert torch.equal(both["value"], swapped["value"])
     assert both["value"].sum() == pytest.approx(8 * 1 + 7 * 2)
+
+
+def test_numbers_of_rows_are_as_good_as_random() -> None:
+    found = row_sample.numbers(torch.arange(100_000)).numpy()
+    assert found.min() > 0
+    assert found.max() < 1
+    assert stats.kstest(found, "uniform").pvalue > 1e-3
+    assert abs(np.corrcoef(found[:-1], found[1:])[0, 1]) < 0.02

@@ -31,7 +31,7 @@ from schemas.base import Frozen
 from schemas.errors import MethodError
 from tasks.compressed.layer import CompressedLayer
 from tasks.methods import compressed_candidates
-from tasks.methods.compressed_candidates import Candidates, Layer, layer_of
+from tasks.methods.compressed_candidates import Candidate, Candidates, Layer, layer_of
 from tasks.methods.contract import (
     Array,
     Arrays,
@@ -69,6 +69,9 @@ REFERENCE = (
     "Spearman, American Journal of Psychology 15 (1904) 72"
 )
 SEEDS = ()
+
+BIASES = 0.005
+"""By how much a candidate may have more than the wanted share: ranks are dealt out by numbers of weights, biases left out."""
 
 
 class Config(Frozen):
@@ -126,10 +129,11 @@ def check(inputs: Inputs, config: Config) -> None:
     groups = compressed_candidates.groups_of(inputs.series["layers"])
     compressed_candidates.check_layers(groups, inputs)
     compressed_candidates.candidates_of(groups, shares_of(config), quantised_of(config))
-    if inputs.n_samples <= config.neighbours + config.groups:
+    judged = min(inputs.n_samples, config.samples)
+    if judged <= config.neighbours + config.groups:
         raise MethodError(
-            f"found {inputs.n_samples} samples, expected more than neighbours and groups together, {config.neighbours + config.groups}; "
-            "capture more"
+            f"found {judged} samples to judge by, expected more than neighbours and groups together, {config.neighbours + config.groups}; "
+            "raise `samples`, capture more, or lower these"
         )
 
 
@@ -252,12 +256,21 @@ def _best(
         within = [n for n in there if worth[n] >= worth[0] - config.tolerated]
         best = min(within, key=lambda n: (points[n].stored_bytes, -worth[n]), default=None)
     else:
-        asked = {n: candidates.all[n - 1].kept or math.inf for n in there}
-        within = [n for n in there if min(asked[n], points[n].kept) <= config.kept]
+        within = [n for n in there if points[n].kept <= config.kept + BIASES]
         best = max(within, key=lambda n: (worth[n], -points[n].stored_bytes), default=None)
     if best is None:
         return None, False
-    return best, candidates.all[best - 1].rule == "uniform"
+    dealt = [
+        worth[n]
+        for n, one in enumerate(candidates.all, 1)
+        if _alike(one) == _alike(candidates.all[best - 1])._replace(rule="greedy")
+    ]
+    return best, candidates.all[best - 1].rule == "uniform" and any(other < worth[best] for other in dealt)
+
+
+def _alike(candidate: Candidate) -> Candidate:
+    """What candidates that differ in how their ranks were dealt out have in common but their rule."""
+    return candidate._replace(name="", way="", ranks=())
 
 
 def _worth(point: Point, judged_by: str) -> float:
