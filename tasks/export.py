@@ -10,7 +10,7 @@ from schemas.capture import CaptureSpec
 from schemas.errors import SpecError, UnknownNameError, nearest
 from schemas.model import FactoryModel, Model, TransformersModel
 from schemas.stage import ResolvedStage
-from tasks.compressed.files import DESCRIPTION, TENSORS, save_compressed
+from tasks.compressed.files import DESCRIPTION, TENSORS, replaced, save_compressed
 from tasks.compressed.layer import CompressedLayer
 from tasks.engine.prepare import StageJob, artifact_inputs
 from tasks.extract.models import model_folder, network
@@ -21,14 +21,17 @@ from tasks.readers import ArtifactView, Capture, open_capture
 
 METHOD = "compression.model"
 TOKENIZER = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "vocab.txt",
-    "vocab.json",
+    "tokenizer*.json",
+    "*.model",
+    "vocab.*",
     "merges.txt",
     "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template*",
+    "preprocessor_config.json",
+    "generation_config.json",
 )
-"""Files of a tokenizer, which are copied."""
+"""Globs over files of a tokenizer, and of how a network is used, which are copied."""
 
 
 class Exported(NamedTuple):
@@ -81,8 +84,9 @@ def export(view: ArtifactView, folder: Path, candidate: str = "") -> Exported:
     layers = candidates.made(made, names[chosen])
     point = next(point for point in view.result["points"] if point["name"] == chosen)
     about = _about(view, capture, point) | candidates.architecture(names[chosen])
-    save_compressed(folder, made, layers, about)
-    _copy_tokenizer(capture.spec.request.model, folder)
+    with replaced(folder) as place:
+        save_compressed(place, made, layers, about)
+        _copy_tokenizer(capture.spec.request.model, place)
     held = {id(tensor): tensor for tensor in made.state_dict().values()}
     stored = sum(tensor.numel() * tensor.element_size() for tensor in held.values())
     return Exported(chosen, folder, stored, (folder / TENSORS).stat().st_size, layers, made)
@@ -116,11 +120,12 @@ def _about(view: ArtifactView, capture: Capture, point: dict[str, Any]) -> dict[
         }
     elif isinstance(request, FactoryModel):
         source |= {"factory": request.factory, "arguments": request.arguments, "dtype": request.dtype}
-    return {"source": source, "artifact": view.id, "quality": point}
+    net = network(request, "cpu", capture.spec.request.precision.threads, capture.spec.weights)
+    return {"source": source, "artifact": view.id, "quality": point, "untrained": list(net.untrained)}
 
 
 def _copy_tokenizer(request: Model, folder: Path) -> None:
     if isinstance(request, TransformersModel):
-        for name in TOKENIZER:
-            if (file := Path(model_folder(request)) / name).is_file():
-                shutil.copyfile(file, folder / name)
+        for pattern in TOKENIZER:
+            for file in sorted(Path(model_folder(request)).glob(pattern)):
+                shutil.copyfile(file, folder / file.name)

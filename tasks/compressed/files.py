@@ -4,7 +4,9 @@ A folder of a transformers network has its `config.json` too and loads by itself
 """
 
 import json
-from collections.abc import Mapping
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,8 @@ from tasks.compressed.layer import CompressedLayer
 from tasks.compressed.network import rebuilt
 from tasks.compressed.shared import tie
 
-TENSORS, DESCRIPTION = "model.safetensors", "compression.json"
+TENSORS, DESCRIPTION = "compressed.safetensors", "compression.json"
+"""Not what transformers calls them: it would load the rest of the network around random layers."""
 FORMAT = 2
 """With an `architecture`; folders without one keep 1, which older versions read."""
 
@@ -23,10 +26,10 @@ FORMAT = 2
 def save_compressed(
     folder: Path, network: nn.Module, layers: Mapping[str, CompressedLayer], about: Mapping[str, Any]
 ) -> None:
-    """Write a network with compressed layers; an older one in the folder is replaced.
+    """Write a network with compressed layers.
 
     Args:
-        folder: made where it is not there.
+        folder: an empty one, made where it is not there.
         network: with the layers in their places; those that share tensors are tied.
         layers: by path.
         about: what else is told of it, as JSON: `source` says what it was made from, and `auto` in it which class of
@@ -43,6 +46,20 @@ def save_compressed(
     told = {path: {"kind": layer.kind, "spec": layer.spec()} for path, layer in layers.items()}
     description = {"format": FORMAT if "architecture" in about else 1, "layers": told, **about}
     (folder / DESCRIPTION).write_text(json.dumps(description, indent=1, sort_keys=True) + "\n")
+
+
+@contextmanager
+def replaced(folder: Path) -> Iterator[Path]:
+    """A folder beside another, in whose place it comes when it is whole; an error leaves the other as it was."""
+    beside = folder.with_name(f".{folder.name}.new")
+    shutil.rmtree(beside, ignore_errors=True)
+    try:
+        yield beside
+        if folder.exists():
+            shutil.rmtree(folder)
+        beside.replace(folder)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
 
 
 def load_compressed(folder: str | Path, network: nn.Module | None = None) -> nn.Module:
@@ -88,7 +105,7 @@ def _architecture(folder: Path, description: Mapping[str, Any]) -> nn.Module:
     import torch
     import transformers
 
-    config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
+    config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     auto, dtype = getattr(transformers, source["auto"]), getattr(torch, source["dtype"])
     made: nn.Module = auto.from_config(config, attn_implementation=source["attention"], dtype=dtype)
     return made

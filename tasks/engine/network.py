@@ -140,6 +140,7 @@ class View:
         self.rows = rows
         self.mask = batch.mask
         self.gives: Gives = objective.gives
+        self.tells = objective.tells
         self.targets = (
             objective.count(batch) if self.gives == "tokens" else torch.ones(self.n, dtype=torch.int64)
         )

@@ -237,7 +237,7 @@ def _series(job: StageJob, name: str, makers: tuple[str, ...]) -> tuple[Member, 
     if size > MOST_SERIES_BYTES:
         raise MethodError(
             f"{job.stage.method}, port {name!r}: {len(made)} artifacts hold {size:,} bytes, at most {MOST_SERIES_BYTES:,} are read "
-            "together; choose fewer sites, or keep fewer components in them"
+            "together; choose fewer sites, or fewer stages, or keep fewer components where the method has such an option"
         )
     return tuple(
         Member(

@@ -152,6 +152,11 @@ class Objective:
         return losses * self.mean_targets if reduction == "token-mean" else losses
 
     @property
+    def tells(self) -> bool:
+        """Whether losses say how good outputs are."""
+        return not isinstance(self.loss, ProjectionLoss)
+
+    @property
     def gives(self) -> Literal["tokens", "classes", "embeddings"]:
         """What the tensor that the loss takes says of samples."""
         if isinstance(self.loss, LanguageModelLoss):
@@ -175,6 +180,11 @@ class Objective:
             return embedding(value, batch, loss)
         if isinstance(loss, SimilarityLoss):
             return F.normalize(pooled(value, batch, loss), dim=1)
+        if value.ndim > 2 and batch.mask is not None:
+            raise ModelError(
+                f"the loss {self._name} takes outputs of shape {tuple(value.shape)}, of which there is no one embedding of a text; compare "
+                "networks by a loss that pools tokens: {kind: projection}, or {kind: similarity}"
+            )
         return value.reshape(batch.n_samples, -1)
 
     def _of(self, output: Any, batch: Batch) -> Tensor:

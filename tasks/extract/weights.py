@@ -95,6 +95,11 @@ def check_folder(folder: Path) -> Path:
         raise ModelError(
             f"{folder} holds no config.json; expected a folder that transformers' save_pretrained wrote"
         )
+    if (folder / "compression.json").is_file():
+        raise ModelError(
+            f"{folder} holds a compressed network, which transformers would fill with random layers; use model: {{kind: factory, factory: "
+            f"'subspan:load_compressed', arguments: {{folder: {folder}}}}}"
+        )
     if not weight_files(folder):
         raise ModelError(
             f"{folder} holds config.json but no weights ({' or '.join(WEIGHTS)}): a network made from its "

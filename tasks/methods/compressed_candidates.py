@@ -191,7 +191,7 @@ def _uniform(group: Group, kept: float) -> tuple[int, ...]:
 
 def _greedy(group: Group, kept: float) -> tuple[int, ...]:
     """Ranks with the least sum of losses: in the unit of the losses where all have one, else each over its layer's energy."""
-    ways = [_ways(member, one_unit=group.name.startswith("two_sided")) for member in group.members]
+    ways = [_ways(member, bool(member.result.get("one_unit"))) for member in group.members]
     whole = float(sum(np.prod(_shape(member)) for member in group.members))
     least = budget.cheapest(ways) / whole
     if least > kept:
@@ -217,7 +217,9 @@ def _ways(member: Member, one_unit: bool) -> Ways:
     assert losses is not None
     loss = losses.double().cpu().numpy()
     most = min(len(loss) - 1, (outputs * inputs - 1) // (outputs + inputs))
-    scale = 1.0 if one_unit or loss[0] <= 0 else float(loss[0])
+    scale = 1.0 if loss[0] <= 0 else float(loss[0])
+    if one_unit:  # losses are means over rows, of which each counts once
+        scale = 1.0 / float(member.result["n_rows"])
     cost = np.concatenate([np.arange(1.0, most + 1) * (outputs + inputs), [float(outputs * inputs)]])
     return Ways(cost, np.concatenate([loss[1 : most + 1] / scale, [0.0]]))
 

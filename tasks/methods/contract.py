@@ -142,6 +142,8 @@ class NetworkView(Protocol):
     mask: Tensor | None
     """bool [sample, token], False where a text is padded; None where samples have no tokens."""
     gives: Gives
+    tells: bool
+    """Whether losses say how good outputs are, which products with random vectors do not."""
     targets: Tensor
     """int64 [sample]: what the loss of each compares with; 1 but for texts."""
 

@@ -55,7 +55,7 @@ class Point(Frozen):
     kept_of_network: float
     """Bytes of the whole network's parameters over those before."""
     loss: Interval | None
-    """Mean over targets."""
+    """Mean over targets; None for products with random vectors."""
     perplexity: float | None
     """Of tokens."""
     right: float | None
@@ -91,7 +91,7 @@ def said_by(view: NetworkView, modules: Sequence[nn.Module | None]) -> Float64[T
         rows = view.rows_of(output)
         before = rows if before is None else before
         sums = torch.zeros(view.n, len(SUMS), dtype=torch.float64)
-        sums[:, 0] = view.summed(view.loss_of(output)).double().cpu()
+        sums[:, 0] = view.summed(view.loss_of(output)).double().cpu() if view.tells else math.nan
         if view.gives != "embeddings":
             sums[:, 1] = view.right(output).cpu() * view.targets.cpu()
             sums[:, 2].index_add_(0, owner, output_quality.divergence(before, rows).cpu())
@@ -153,14 +153,7 @@ class Judge:
             sizes: bytes of the layers, and of all, of every network.
         """
         found = self._measures(number)
-        intervals = {
-            measure: grouped_moments.interval(
-                *_split(values),
-                self._options.confidence,
-                math.inf if measure in ("loss", "divergence") else 1.0,
-            )
-            for measure, values in found.items()
-        }
+        intervals = {measure: self._interval(measure, values) for measure, values in found.items()}
         loss = intervals.pop("loss")
         value = math.nan if loss is None else loss.value
         right = (
@@ -180,6 +173,14 @@ class Judge:
             **{measure: intervals.get(measure) for measure in MEASURES if measure != "loss"},
         )
 
+    def _interval(self, measure: str, values: list[float]) -> Interval | None:
+        """By leaving out groups."""
+        value, without, confidence = values[0], values[1:], self._options.confidence
+        if measure in ("rank_correlation", "cosine"):
+            return grouped_moments.cosine_interval(value, without, confidence)
+        most = math.inf if measure in ("loss", "divergence") else 1.0
+        return grouped_moments.interval(value, without, confidence, most)
+
     def _measures(self, number: int) -> dict[str, list[float]]:
         """Each over all samples, then without each group."""
         said = self._said
@@ -192,7 +193,7 @@ class Judge:
         before, after = said.embeddings[0], said.embeddings[number]
         was, now = (output_quality.cosines(rows, self._pairs) for rows in (before, after))
         near = output_quality.recall(before, after, self._options.neighbours)
-        same = torch.cosine_similarity(before, after, dim=1)
+        same = torch.cosine_similarity(before, after, dim=1).clamp(-1, 1)
         found["rank_correlation"] = [
             output_quality.rank_correlation(was[inside], now[inside])
             for inside in (some[self._pairs].all(1) for some in self._parts)
@@ -208,7 +209,3 @@ class Judge:
 
     def _over(self, measure: Callable[[Tensor], Tensor]) -> list[float]:
         return [float(measure(some)) for some in self._parts]
-
-
-def _split(values: list[float]) -> tuple[float, list[float]]:
-    return values[0], values[1:]

@@ -85,8 +85,18 @@ def factored(
     more = min(weight.shape) - u.shape[1]
     if more > 0 and float(rest.norm()) > NOTHING * float(inside.norm()):  # what no input has seen
         u = torch.cat([u, _left_vectors(rest)[:, :more]], 1)
-    left = u if outputs is None else outputs.inverse @ u
-    return Factors(left, u.T @ inside)
+    u = torch.nn.functional.pad(u, (0, min(weight.shape) - u.shape[1]))
+    left, right = u if outputs is None else outputs.inverse @ u, u.T @ inside
+    return Factors(left, right) if outputs is None else _balanced(left, right)
+
+
+def _balanced(left: Tensor, right: Tensor) -> Factors:
+    """The same product from columns and rows of equal length, which fit narrow dtypes."""
+    lengths = left.norm(dim=0), right.norm(dim=1)
+    there = (lengths[0] > 0) & (lengths[1] > 0)
+    scale = torch.where(there, (lengths[1] / torch.where(there, lengths[0], 1.0)).sqrt(), 1.0)
+    scale = torch.where(scale > 0, scale, 1.0)
+    return Factors(left * scale, right / scale[:, None])
 
 
 def losses(

@@ -11,6 +11,8 @@ TIE = 1e-6
 """Cosines that differ by less are equal: texts that come twice have the same neighbours."""
 AT_ONCE = 512
 """Rows whose cosines with all others are in memory together."""
+LOGITS_AT_ONCE = 64
+"""Rows of logits in float64: vocabularies are long."""
 
 Rows = Float[Tensor, "row feature"]
 
@@ -35,7 +37,7 @@ def rank_correlation(a: Float64[Tensor, " pair"], b: Float64[Tensor, " pair"]) -
     ranks = [torch.from_numpy(rankdata(values.cpu().numpy())) for values in (a, b)]
     x, y = (r - r.mean() for r in ranks)
     size = float(x.norm() * y.norm())
-    return float(x @ y) / size if size > 0 else float("nan")
+    return max(-1.0, min(1.0, float(x @ y) / size)) if size > 0 else float("nan")
 
 
 def recall(before: Rows, after: Float[Tensor, "row told"], k: int) -> Float64[Tensor, " row"]:
@@ -63,5 +65,8 @@ def divergence(
     before: Float[Tensor, "row class"], after: Float[Tensor, "row class"]
 ) -> Float64[Tensor, " row"]:
     """Kullback and Leibler's, in nats, of the distribution that logits were from the one that they are."""
-    p, q = (F.log_softmax(logits.double(), dim=1) for logits in (before, after))
-    return (p.exp() * (p - q)).sum(1).clamp(min=0)
+    found = []
+    for rows in zip(torch.split(before, LOGITS_AT_ONCE), torch.split(after, LOGITS_AT_ONCE), strict=True):
+        p, q = (F.log_softmax(logits.double(), dim=1) for logits in rows)
+        found.append((p.exp() * (p - q)).sum(1).clamp(min=0))
+    return torch.cat(found)

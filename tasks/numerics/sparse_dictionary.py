@@ -149,7 +149,10 @@ def free(a: Float64[Tensor, "input output"], size: Sizes, iterations: int) -> Sp
     for _ in range(iterations):
         value, atom = pursuit(atoms.T @ atoms, (atoms.T @ a).T.contiguous(), size.entries)
         spread = _spread(value, atom, size.atoms)
-        found = torch.linalg.lstsq(spread, a.T, driver="gelsd").solution.T
+        solved = torch.linalg.lstsq(
+            spread.cpu(), a.T.cpu(), driver="gelsd"
+        )  # CUDA has no driver for deficient ranks
+        found = solved.solution.T.to(a.device)
         losses.append(_loss(a, found, spread))
         if losses[-1] == min(losses):
             best = best._replace(dictionary=found, value=value, atom=atom)

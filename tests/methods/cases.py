@@ -140,6 +140,7 @@ class TinyView:
         self.rows = torch.arange(len(network.x))[some]
         self.mask: Tensor | None = None
         self.gives: Gives = "classes"
+        self.tells = True
         self.targets = torch.ones(self.n, dtype=torch.int64)
 
     def output(self, at: Mapping[str, Tensor] | None = None, module: nn.Module | None = None) -> Tensor:

@@ -65,7 +65,7 @@ def test_a_long_last_step_leaves_nothing_unspent() -> None:
     """As of ranks, of which the last that pays is far from the layer as it is."""
     way = Ways(np.append(np.arange(1.0, 8), 12.0), np.append(8 - np.arange(1.0, 8) ** 0.5, 0.0))
     assert dealt([way], 7.5) == [6]
-    assert dealt([way, way], 15) == [6, 6]
+    assert dealt([way, way], 15) == [7, 2]  # one as it is, and what is left for the other
 
 
 def test_a_budget_below_the_cheapest() -> None:

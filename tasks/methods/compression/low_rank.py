@@ -51,8 +51,8 @@ class Config(Frozen):
     weight: str = "{module}.weight"
     """The layer's weights; `{module}` is the module of the site."""
     metric: Literal["outputs", "scales", "weights"] = "outputs"
-    """What factors are best for: the outputs on these rows; weights times the root mean square of each input; the weights alone. Losses are
-    always those of outputs."""
+    """What factors are best for: the outputs on these rows; weights times the root mean square of each input (where the mean is corrected,
+    its standard deviation); the weights alone. Losses are always those of outputs."""
     corrected: bool = True
     """The bias makes up for what the mean input loses."""
     kept: tuple[float, ...] = (0.8, 0.6, 0.5, 0.4)

@@ -162,7 +162,13 @@ def partial(block: Block, carry: State, config: Config) -> State:
     modules = [network.copy() for _ in candidates.all]
     layers = [candidates.made(*pair) for pair in zip(modules, candidates.all, strict=True)]
     state = {"sizes": _sizes(network.copy(), candidates, modules, layers)}
-    said = [(view.rows, said_by(view, [None, *modules]), view.gives) for view in network.batches()]
+    try:
+        said = [(view.rows, said_by(view, [None, *modules]), view.gives) for view in network.batches()]
+    except AttributeError as error:
+        raise MethodError(
+            f"a module of the network reads the numbers of a layer that was replaced ({error}); leave such layers out, as those of "
+            "torch's own nn.TransformerEncoderLayer and nn.MultiheadAttention"
+        ) from error
     if not said:
         return state
     rows, table = torch.cat([one[0] for one in said]), torch.cat([one[1] for one in said])

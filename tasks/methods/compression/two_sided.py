@@ -5,8 +5,9 @@ Connect the layer's input at x and the gradient at its output at g:
 
 With G the inputs' second moment and H that of the gradients, the best weights of a rank have the least tr(H (W - W') G (W - W')'): with
 inputs and gradients taken as independent, as in K-FAC, the mean squared first-order change that they make in the loss (in the output
-itself, where the loss is its product with random vectors: `loss: {kind: projection}`). It is one unit for all layers of a network, so that
-ranks can be dealt out between them. `fisher_rows` weighs whole outputs instead, by the squared gradients of their weights.
+itself, where the loss is its product with random vectors: `loss: {kind: projection}`). Times the rows of a sample it is one unit for all
+layers of a network, so that ranks can be dealt out between them. `fisher_rows` weighs whole outputs instead, by the squared gradients of
+their weights.
 
 Arrays are those of `compression.low_rank`: `left` (output, order), `right` (order, feature), of which the first r columns and rows are the
 weights of rank r; `loss` (rank) in the unit of H, on the rows that were read, `held_out_loss` (rank) on samples without a part in the
@@ -89,6 +90,8 @@ class Result(Frozen):
     """Outputs of the layer."""
     corrected: bool
     """Whether the bias takes part."""
+    one_unit: bool
+    """Losses times rows may be added up over the layers of a network."""
     energy: float
     """tr(H W G W'), of which losses are shares: what rank 0 would lose."""
     gradient_participation: float
@@ -172,6 +175,7 @@ def finish(state: State, carry: State, inputs: Inputs, config: Config) -> tuple[
         width=weight.shape[1],
         outputs=weight.shape[0],
         corrected=config.corrected,
+        one_unit=True,
         energy=float(loss[0]),
         gradient_participation=spectrum.participation_ratio(values) if float(values.sum()) > 0 else 0.0,
         at=tuple(layer_compression.at_rank(kept, weight, found) for kept in config.kept),
