@@ -187,7 +187,7 @@ def test_the_folder_is_enough(family: str, tmp_path: Path) -> None:
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert found.returncode == 0, found.stderr
     assert int(found.stdout) == numbers(net)
-    size = (tmp_path / "model.safetensors").stat().st_size
+    size = (tmp_path / "compressed.safetensors").stat().st_size
     assert 0 <= size - 4 * numbers(net) < 8000  # the header of the file
     again = load_compressed(tmp_path, nets.build(family, head=True))
     assert torch.equal(logits(again), logits(net))
