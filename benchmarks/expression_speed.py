@@ -6,7 +6,7 @@ beside   ssc_omp, five entries, 10,000 x 500 random rows of length 1, beside the
          rows, scaled to all; alternating in processes with one thread
 growth   tsc, ssc_omp, elastic_net over 5,000 / 10,000 / 20,000 rows in five subspaces of dimension 5 of 50 features, with noise: seconds,
          the exponent of a line through their logarithms, and peak memory
-large    50,000 such rows on two threads
+large    50,000 such rows by two processes with one thread each, as `subspan run` has them; seconds count their start
 
 Seconds are those of the stage alone, read from a store; the preparation comes before the clock. `search` is the share of the rate of a
 square float64 product, measured in the same process after it, at which a look at all rows comes: 2 rows^2 width flops a look, and ssc_omp
@@ -15,7 +15,10 @@ takes five.
 
 import argparse
 import shutil
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial as bind
+from multiprocessing import get_context
 from typing import Any
 
 import numpy as np
@@ -25,18 +28,24 @@ from benchmarks import protocol
 from benchmarks.expression_exactness import pursued
 from benchmarks.expression_store import Stored, opened, stored
 from benchmarks.protocol import ROOT, Run
-from tasks.drive import Threads, serial
+from tasks.drive import serial
 
 FOLDER = ROOT / ".bench" / "self_expression"
 ROWS, WIDTH, LOOP_ROWS, ENTRIES = 10_000, 500, 300, 5
 GROWTH, LARGE, NARROW = (5_000, 10_000, 20_000), 50_000, 50
+PARTS = ("beside", "growth", "large")
 OPTIONS: dict[str, dict[str, Any]] = {"tsc": {}, "ssc_omp": {"entries": ENTRIES}, "elastic_net": {}}
 LOOKS = {"tsc": 1, "ssc_omp": ENTRIES}
 
 
-def speed(pairs: int) -> dict[str, Any]:
-    """All parts."""
-    return {"beside": beside(pairs), "growth": growth(), "large": large()}
+def speed(pairs: int, parts: Sequence[str] = PARTS) -> dict[str, Any]:
+    """Some parts, or all."""
+    made: dict[str, Callable[[], dict[str, Any]]] = {
+        "beside": lambda: beside(pairs),
+        "growth": growth,
+        "large": large,
+    }
+    return {part: made[part]() for part in parts}
 
 
 def beside(pairs: int) -> dict[str, Any]:
@@ -80,11 +89,11 @@ def growth() -> dict[str, Any]:
 
 
 def large() -> dict[str, Any]:
-    """Many rows on two threads."""
+    """Many rows by two processes."""
     drawn(LARGE, NARROW)
     made = {}
     for method in ("ssc_omp", "elastic_net"):
-        found = figures(child(method, LARGE, NARROW, threads=2).value)
+        found = figures(child(method, LARGE, NARROW, processes=2).value)
         made[method] = found | {"minutes": found["seconds"] / 60, "load": protocol.environment(2)["load"]}
         print(f"large: {method} {LARGE}: {made[method]}", flush=True)
     return made
@@ -116,9 +125,9 @@ def drawn(n: int, width: int) -> Stored:
     return stored(FOLDER / f"{n}x{width}", x)
 
 
-def child(method: str, n: int, width: int, threads: int = 1) -> Run:
-    """One run in a process of its own; BLAS takes one thread in each of its threads. Seconds are those of the stage."""
-    names = {"child": method, "rows": n, "width": width, "threads": threads}
+def child(method: str, n: int, width: int, processes: int = 1) -> Run:
+    """One run in a process of its own, with one thread. Seconds are those of the stage."""
+    names = {"child": method, "rows": n, "width": width, "processes": processes}
     arguments = ["-m", "benchmarks.expression_speed", *(f"--{name}={value}" for name, value in names.items())]
     found = protocol.in_child(arguments, 1)
     return Run(found["value"]["seconds"], found["value"]["cpu_seconds"], found)
@@ -130,7 +139,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--child", choices=["loop", *OPTIONS], required=True)
-    for name in ("rows", "width", "threads"):
+    for name in ("rows", "width", "processes"):
         parser.add_argument(f"--{name}", type=int, required=True)
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -146,16 +155,22 @@ def ours(options: argparse.Namespace, place: Stored) -> dict[str, Any]:
     preparation = place.stage("preparation", center=False)
     graph = place.stage(options.child, {"preparation": preparation.id}, **OPTIONS[options.child])
     place.made(preparation)
-    if options.threads > 1:
-        with Threads(options.threads) as driver:
-            run = protocol.timed(lambda: place.made(graph, driver=driver))
-    else:
-        run = protocol.timed(lambda: place.made(graph, driver=serial))
+    driver = serial if options.processes == 1 else bind(in_processes, options.processes)
+    run = protocol.timed(lambda: place.made(graph, driver=driver))
     found = {"seconds": run.seconds, "cpu_seconds": run.cpu_seconds, "told": dict(run.value.result)}
     if options.child not in LOOKS:
         return found
     rate = LOOKS[options.child] * 2 * options.rows**2 * options.width / run.cpu_seconds
     return found | {"search": rate / protocol.gemm_peak(np.float64, clock="cpu_seconds")}
+
+
+def in_processes(
+    n: int, function: Callable[[Any], Any], items: Sequence[Any], on_done: Callable[[Any], None]
+) -> None:
+    """Run all items in so many processes: see `tasks.drive.Driver`."""
+    with ProcessPoolExecutor(n, get_context("spawn")) as pool:
+        for done in pool.map(function, items):
+            on_done(done)
 
 
 def loop(options: argparse.Namespace, place: Stored) -> dict[str, Any]:

@@ -21,6 +21,7 @@ import torch
 from benchmarks import protocol
 from benchmarks.expression_exactness import exactness
 from benchmarks.expression_quality import METHODS, quality, table, targets
+from benchmarks.expression_speed import PARTS as SPEED
 from benchmarks.expression_speed import speed
 
 PARTS = ("quality", "exactness", "speed")
@@ -48,7 +49,11 @@ def run(part: str, options: argparse.Namespace) -> dict[str, dict[str, Any]]:
     sets = options.sets.split(",") if options.sets else None
     if part == "quality":
         return quality(options.data, sets, options.methods.split(","), CENTERS[options.center])
-    return exactness(options.data, sets) if part == "exactness" else speed(options.pairs)
+    return (
+        exactness(options.data, sets)
+        if part == "exactness"
+        else speed(options.pairs, options.speed.split(","))
+    )
 
 
 def parsed() -> argparse.Namespace:
@@ -61,6 +66,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--sets", help="only these")
     parser.add_argument("--methods", default=",".join(METHODS))
     parser.add_argument("--center", choices=("no", "yes", "both"), default="both", help="centre rows first")
+    parser.add_argument("--speed", default=",".join(SPEED), help="parts of it")
     parser.add_argument("--pairs", type=int, default=3, help="of pursuit and the loop")
     options = parser.parse_args()
     if not set(options.only.split(",")) <= set(PARTS):

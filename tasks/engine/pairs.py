@@ -30,7 +30,9 @@ class Others:
         self.blocks: list[Block] = []
         self.read = 0
         """Blocks read so far."""
-        self._held, self._fits = 0, True
+        self.held = 0
+        """Bytes of the blocks that stay."""
+        self._fits = True
 
     def __iter__(self) -> Iterator[Block]:
         for number, read in enumerate(self.reads):
@@ -44,8 +46,8 @@ class Others:
             del block
 
     def _keep(self, block: Block) -> None:
-        self._held += sum(values.nbytes for values in block.rows.values())
-        self._fits = self._fits and self._held <= self.most_bytes
+        self.held += sum(values.nbytes for values in block.rows.values())
+        self._fits = self._fits and self.held <= self.most_bytes
         if self._fits:
             self.blocks.append(block)
         else:

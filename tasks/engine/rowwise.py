@@ -5,6 +5,7 @@ failed samples are fill in the outputs: NaN, -1, False, or 0 of unsigned integer
 span by span.
 """
 
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial as bind
 from typing import NamedTuple
@@ -30,6 +31,10 @@ from tasks.store.paths import artifact_path
 
 MOST_SPANS = 1024
 """Spans of shards per capture; their states are small."""
+MOST_KEPT_BYTES = 1 << 27
+"""Of the rows of a pairs stage that a thread keeps from one job to the next, until it has another stage's: few rows are read and prepared
+once, not for every shard."""
+_KEPT = threading.local()
 
 
 class ShardsJob(NamedTuple):
@@ -91,6 +96,7 @@ def fill_shards(job: ShardsJob) -> ShardsDone:
     bounds = [(first + low, first + high) for low, high in map(part.space.shard_bounds, shards)]
     total, n_read = Counted({}, 0), 0
     others = _others(job.job, ready, carry)
+    read_before = others.read
     reads = (ahead if ready.module.KIND == "map" else in_turn)(_reads(ready, bounds))
     for shard, (low, high), rows in zip(shards, bounds, reads, strict=True):
         block = _block(job.job, ready, rows)
@@ -100,7 +106,7 @@ def fill_shards(job: ShardsJob) -> ShardsDone:
         n_read += 1
         del rows, block
     save_counted(job.job.root, path, total)
-    return ShardsDone(n_read + others.read)
+    return ShardsDone(n_read + others.read - read_before)
 
 
 def finish(job: StageJob) -> Artifact:
@@ -127,6 +133,15 @@ def _outputs(ready: Prepared, carry: State, block: Block, others: Others) -> dic
 
 def _others(job: StageJob, ready: Prepared, carry: State) -> Others:
     """What a pairs method compares rows with; kept in memory where the method prepares it and all is small enough."""
+    name = (job.root.url, job.stage.id, job.device)
+    kept: Others | None = _KEPT.others if getattr(_KEPT, "name", None) == name else None
+    if kept is None or kept.held > MOST_KEPT_BYTES:
+        kept = _new_others(job, ready, carry)
+    _KEPT.name, _KEPT.others = name, kept
+    return kept
+
+
+def _new_others(job: StageJob, ready: Prepared, carry: State) -> Others:
     method = Method(ready.module, ready.config, ready.inputs, carry)
 
     def other(low: int, high: int) -> Block:
