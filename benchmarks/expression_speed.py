@@ -155,8 +155,11 @@ def ours(options: argparse.Namespace, place: Stored) -> dict[str, Any]:
     preparation = place.stage("preparation", center=False)
     graph = place.stage(options.child, {"preparation": preparation.id}, **OPTIONS[options.child])
     place.made(preparation)
-    driver = serial if options.processes == 1 else bind(in_processes, options.processes)
-    run = protocol.timed(lambda: place.made(graph, driver=driver))
+    if options.processes == 1:
+        run = protocol.timed(lambda: place.made(graph, driver=serial))
+    else:
+        with ProcessPoolExecutor(options.processes, get_context("spawn")) as pool:
+            run = protocol.timed(lambda: place.made(graph, driver=bind(in_pool, pool)))
     found = {"seconds": run.seconds, "cpu_seconds": run.cpu_seconds, "told": dict(run.value.result)}
     if options.child not in LOOKS:
         return found
@@ -164,13 +167,15 @@ def ours(options: argparse.Namespace, place: Stored) -> dict[str, Any]:
     return found | {"search": rate / protocol.gemm_peak(np.float64, clock="cpu_seconds")}
 
 
-def in_processes(
-    n: int, function: Callable[[Any], Any], items: Sequence[Any], on_done: Callable[[Any], None]
+def in_pool(
+    pool: ProcessPoolExecutor,
+    function: Callable[[Any], Any],
+    items: Sequence[Any],
+    on_done: Callable[[Any], None],
 ) -> None:
-    """Run all items in so many processes: see `tasks.drive.Driver`."""
-    with ProcessPoolExecutor(n, get_context("spawn")) as pool:
-        for done in pool.map(function, items):
-            on_done(done)
+    """Run all items in processes: see `tasks.drive.Driver`."""
+    for done in pool.map(function, items):
+        on_done(done)
 
 
 def loop(options: argparse.Namespace, place: Stored) -> dict[str, Any]:
