@@ -90,3 +90,7 @@ def _ranks(axes: Axes, result: Mapping[str, Any]) -> None:
     frame(axes, "ranks", "layer")
     ranks = [layer["rank"] or 0 for layer in result["layers"]]
     axes.bar(np.arange(len(ranks)), ranks, color=CATEGORY[0], width=0.8)
+    whole = [number for number, rank in enumerate(ranks) if not rank]
+    axes.plot(whole, [0] * len(whole), "x", color=MUTED, markersize=5, label="stays as it is")
+    if whole:
+        axes.legend(fontsize=7.5, frameon=False)

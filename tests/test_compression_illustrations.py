@@ -42,6 +42,7 @@ def test_a_line_for_each_way_and_a_ring_around_the_chosen_one() -> None:
     ring = next(line for line in frontier.lines if line.get_markersize() == 11)
     np.testing.assert_allclose(ring.get_xydata(), [[3.0, 0.94]])
     assert [bar.get_height() for bar in ranks.patches] == [0, 3, 6, 9]
+    assert ranks.lines[0].get_xdata().tolist() == [0]  # stays as it is
     assert "low_rank, greedy, 0.8: 3.00 MB, 0.94" in shown.description
     assert "two_sided, greedy, 0.6: 2.00 MB, no number" in shown.description
 
