@@ -147,6 +147,7 @@ class TextView(TinyView):
         places = torch.arange(longest)
         lengths = torch.tensor([len(sample) for sample in self._samples])[:, None]
         self.mask = places < lengths if network.right else places >= longest - lengths
+        self.gives, self.tells, self.targets = "tokens", True, lengths[:, 0]
 
     def ends(self) -> tuple[Tensor, Tensor]:
         """Padding is not zero, and the network's outputs there are not either."""
