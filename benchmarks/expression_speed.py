@@ -161,7 +161,7 @@ def ours(options: argparse.Namespace, place: Stored) -> dict[str, Any]:
         with ProcessPoolExecutor(options.processes, get_context("spawn")) as pool:
             run = protocol.timed(lambda: place.made(graph, driver=bind(in_pool, pool)))
     found = {"seconds": run.seconds, "cpu_seconds": run.cpu_seconds, "told": dict(run.value.result)}
-    if options.child not in LOOKS:
+    if options.child not in LOOKS or options.processes > 1:
         return found
     rate = LOOKS[options.child] * 2 * options.rows**2 * options.width / run.cpu_seconds
     return found | {"search": rate / protocol.gemm_peak(np.float64, clock="cpu_seconds")}
