@@ -17,7 +17,7 @@ from tasks.compressed.layer import Affine, CompressedLayer
 from tasks.compressed.network import KINDS, affine_of, put, tied
 from tasks.compressed.shared import tie
 from tasks.methods.contract import Inputs, Member, State
-from tasks.numerics import budget, layer_factors
+from tasks.numerics import budget, joint_factors, layer_factors
 from tasks.numerics.budget import Ways
 
 PLAN = "plan"
@@ -205,8 +205,7 @@ def _greedy(group: Group, kept: float) -> tuple[int, ...]:
 def _losses(member: Member) -> Tensor | None:
     """[rank]: what ranks 0, 1, ... lose, where the artifact has ranks to choose from."""
     if "squared" in member.arrays:
-        squared = member.arrays["squared"]
-        return torch.cat([squared.flip(0).cumsum(0).flip(0), squared.new_zeros(1)])
+        return joint_factors.lost(member.arrays["squared"])
     return member.arrays.get("loss")
 
 

@@ -10,7 +10,10 @@ from torch import nn
 
 from schemas.errors import MethodError
 from tasks.methods import compressed_candidates as candidates
+from tasks.methods.compression import model
 from tasks.methods.contract import Inputs, Member
+from tasks.methods.grouped_moments import Interval
+from tasks.methods.network_judgement import Point
 from tests.methods.cases import TinyNetwork, layer_member
 
 
@@ -43,6 +46,24 @@ def test_ranks_fit_the_budget_and_a_layer_that_factors_would_not_shrink_stays() 
         MethodError, match=r"0\.2 of the numbers cannot be met, rank 1 of every layer takes 0\.4722"
     ):
         candidates.candidates_of([group], (0.2,))
+
+
+def test_dealt_out_ranks_are_compared_with_equal_shares_of_as_many_bits() -> None:
+    groups = candidates.groups_of(members())
+    made = candidates.Candidates(
+        candidates.carried(groups, candidates.candidates_of(groups, (0.8,), (0.8, 8)))
+    )
+    worth = {"uniform": 0.90, "greedy": 0.95}, {"uniform": 0.80, "greedy": 0.70}  # whole, in 8 bits
+    points = tuple(point(worth[one.bits is not None][one.rule]) for one in made.all)
+    found = model._dealt_worse((point(1.0), *points), made, "rank_correlation")
+    assert found == ["low_rank in 8 bits, 0.8"]
+
+
+def point(value: float) -> Point:
+    number = Interval(value=value, corrected=None, low=None, high=None)
+    missing = dict.fromkeys(("loss", "perplexity", "right", "agreement", "divergence", "recall", "cosine"))
+    size = {"kept": 0.8, "stored_bytes": 8, "kept_of_network": 0.9}
+    return Point(name="", way="", rank_correlation=number, **size, **missing)
 
 
 def test_factors_in_bits_are_tried_at_one_share() -> None:

@@ -309,15 +309,14 @@ def _arrays(points: tuple[Point, ...], candidates: Candidates) -> Arrays:
 def _dealt_worse(points: tuple[Point, ...], candidates: Candidates, judged_by: str) -> list[str]:
     """Methods and shares for which ranks dealt out by losses were worse than equal shares."""
     worth = {
-        (candidate.group, candidate.rule, candidate.kept): _worth(point, judged_by)
+        _alike(candidate): _worth(point, judged_by)
         for candidate, point in zip(candidates.all, points[1:], strict=True)
     }
     return [
         candidate.name.replace(", greedy", "")
         for candidate in candidates.all
-        if candidate.rule == "greedy"
-        and worth[candidate.group, "greedy", candidate.kept]
-        < worth[candidate.group, "uniform", candidate.kept]
+        for here in (_alike(candidate),)
+        if here.rule == "greedy" and worth[here] < worth[here._replace(rule="uniform")]
     ]
 
 
