@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tasks.compressed.corrected import corrected_bias
 from tasks.compressed.layer import Affine, CompressedLayer, Number
 
 
@@ -46,12 +47,8 @@ class LowRankLinear(CompressedLayer):
         """See `CompressedLayer`. `choice` has the `rank`; the bias makes up for what the mean input loses, where the artifact tells."""
         rank, dtype = int(choice["rank"]), layer.weight.dtype
         left, right = arrays["left"][:, :rank].double(), arrays["right"][:rank].double()
-        bias = None if layer.bias is None else layer.bias.double()
-        if "mean" in arrays and result["corrected"]:
-            mean = arrays["mean"].double()
-            lost = layer.weight.double() @ mean - left @ (right @ mean)
-            bias = lost if bias is None else bias + lost
-        return cls(left.to(dtype), right.to(dtype), None if bias is None else bias.to(dtype))
+        bias = corrected_bias(arrays, result, layer, lambda mean: left @ (right @ mean))
+        return cls(left.to(dtype), right.to(dtype), bias)
 
     def spec(self) -> dict[str, Number]:
         """See `CompressedLayer`."""

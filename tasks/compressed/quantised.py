@@ -41,7 +41,7 @@ class QuantisedLinear(CompressedLayer):
         """See `CompressedLayer`. `choice` has nothing; the bias makes up for what the mean input loses, where the artifact tells."""
         zero = None if result["symmetric"] else arrays["zero"]
         codes = Codes.of(arrays["code"], arrays["step"], zero, int(result["bits"]), int(result["group"]))
-        return cls(codes, corrected_bias(arrays, result, layer, codes.weight().double()))
+        return cls(codes, corrected_bias(arrays, result, layer, codes.weight().double().matmul))
 
     def spec(self) -> dict[str, Number]:
         """See `CompressedLayer`."""

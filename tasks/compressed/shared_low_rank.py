@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tasks.compressed.corrected import corrected_bias
 from tasks.compressed.layer import Affine, Number
 from tasks.compressed.shared import SharedLayer
 
@@ -55,18 +56,8 @@ class SharedLowRankLinear(SharedLayer):
         first, outputs = sum(result["outputs"][:member]), int(result["outputs"][member])
         left = arrays["left"][first : first + outputs, :rank].double()
         right = arrays["right"][:rank].double()
-        bias = None if layer.bias is None else layer.bias.double()
-        if result["corrected"]:
-            mean = arrays["mean"].double()
-            lost = layer.weight.double() @ mean - left @ (right @ mean)
-            bias = lost if bias is None else bias + lost
-        return cls(
-            str(choice["group"]),
-            left.to(dtype),
-            right.to(dtype),
-            None if bias is None else bias.to(dtype),
-            right.shape[1],
-        )
+        bias = corrected_bias(arrays, result, layer, lambda mean: left @ (right @ mean))
+        return cls(str(choice["group"]), left.to(dtype), right.to(dtype), bias, right.shape[1])
 
     def sizes(self) -> dict[str, Number]:
         """See `SharedLayer`."""

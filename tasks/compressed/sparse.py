@@ -59,7 +59,7 @@ class SparseDictionaryLinear(CompressedLayer):
         where = pack(where.scatter_(1, index, 1), 1)
         dictionary, value = arrays["dictionary"].T.to(dtype).contiguous(), arrays["value"].to(dtype)
         made = cls(dictionary, value.contiguous(), where, None)
-        bias = corrected_bias(arrays, result, layer, made.affine().weight)
+        bias = corrected_bias(arrays, result, layer, made.affine().weight.matmul)
         return made if bias is None else cls(dictionary, made.value.detach(), where, bias)
 
     def spec(self) -> dict[str, Number]:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tasks.compressed.corrected import corrected_bias
 from tasks.compressed.layer import Affine, Number
 from tasks.compressed.shared import SharedLayer
 
@@ -75,11 +76,9 @@ class TuckerLinear(SharedLayer):
         shape |= {f"{mode}_rank": tensors[mode].shape[1] for mode in MODES}
         tensors = {name: tensor.to(dtype) for name, tensor in tensors.items()}
         found = cls(str(choice["group"]), member, tensors, None, shape, dtype)
-        bias = None if layer.bias is None else layer.bias.double()
-        if result["corrected"] and member != OUTPUT:
-            lost = (layer.weight.double() - found.affine().weight) @ arrays["mean"].double()
-            bias = lost if bias is None else bias + lost
-        found.bias = None if bias is None else nn.Parameter(bias.to(dtype))
+        told = {"corrected": result["corrected"] and member != OUTPUT}
+        bias = corrected_bias(arrays, told, layer, found.affine().weight.matmul)
+        found.bias = None if bias is None else nn.Parameter(bias)
         return found
 
     def sizes(self) -> dict[str, Number]:

@@ -1,6 +1,6 @@
 """What methods that replace a linear layer's weights have in common: the weights, second moments of inputs, and what ranks lose."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -87,6 +87,40 @@ def check_gradients(inputs: Inputs, name: str) -> None:
         )
 
 
+class Read(NamedTuple):
+    """What a state of moments in groups of samples tells of a layer's inputs."""
+
+    rows: Rows
+    """Of all groups together."""
+    groups: list[State]
+    """Those that hold rows."""
+    n_rows: int
+
+
+def read_of(state: State, corrected: bool) -> Read:
+    """Of a state of `groups_state`.
+
+    Raises:
+        MethodError: without rows.
+    """
+    every = grouped_moments.each(state)
+    groups = [group for group in every if int(group["n"])]
+    return Read(
+        rows_of(grouped_moments.total(every), corrected), groups, sum(int(group["n"]) for group in groups)
+    )
+
+
+def held_out(
+    groups: Sequence[State], corrected: bool
+) -> Iterator[tuple[Rows, Float64[Tensor, "feature feature"]]]:
+    """For each group the rows of all others, and its own second moment about the point that these correct for; none of a single group."""
+    if len(groups) < 2:
+        return
+    for group, rest in zip(groups, grouped_moments.leaving_out(list(groups)), strict=True):
+        seen = rows_of(rest, corrected)
+        yield seen, gram_about(group, seen.mean if corrected else torch.zeros_like(seen.mean))
+
+
 def rows_of(state: State, corrected: bool) -> Rows:
     """Of all rows of a state of moments."""
     mean = moments.mean(state)
@@ -128,18 +162,6 @@ def arrays_of(
     return arrays | {"mean": rows.mean} | losses
 
 
-def caveats(n_rows: int, n_groups: int, weight: Tensor) -> tuple[str, ...]:
-    """What a reader of losses must know."""
-    width, notes = weight.shape[1], []
-    if n_groups < 2:
-        notes.append("all samples are in one group, so that nothing is held out; capture more samples")
-    if n_rows < 10 * width:
-        notes.append(
-            f"{n_rows} rows for {width} inputs: factors fit these rows better than others; see the held-out losses, or capture more samples"
-        )
-    return tuple(notes)
-
-
 def lost_held_out(
     weight: Tensor, groups: Sequence[State], corrected: bool, standing_in: Callable[[Tensor], Tensor]
 ) -> float | None:
@@ -154,14 +176,10 @@ def lost_held_out(
     Returns:
         None with less than two groups, or where the outputs do not vary in all of the others.
     """
-    if len(groups) < 2:
-        return None
     lost = whole = 0.0
-    for group, rest in zip(groups, grouped_moments.leaving_out(list(groups)), strict=True):
-        seen = rows_of(rest, corrected)
-        if not (int(rest["n"]) > corrected and output_energy(weight, seen.gram) > 0):
+    for seen, gram in held_out(groups, corrected):
+        if not output_energy(weight, seen.gram) > 0:
             return None
-        gram = gram_about(group, seen.mean if corrected else torch.zeros_like(seen.mean))
         lost += output_energy(weight - standing_in(seen.gram), gram)
         whole += output_energy(weight, gram)
     return lost / whole if whole > 0 else None

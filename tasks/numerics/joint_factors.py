@@ -21,12 +21,14 @@ from collections.abc import Sequence
 from itertools import combinations
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Float64
 from torch import Tensor
 
 from schemas.errors import MethodError
-from tasks.numerics import layer_factors
+from tasks.numerics import budget, layer_factors
+from tasks.numerics.budget import Ways
 
 Matrix = Float64[Tensor, "_ column"]
 """Of any height."""
@@ -76,22 +78,18 @@ def at_rank(losses: Squares, rank: int) -> float:
 
 
 def dealt(squares: Sequence[Squares], costs: Sequence[int], numbers: float) -> tuple[int, ...]:
-    """Ranks of several matrices, the components that hold most per number first, until the next does not fit.
-
-    The best ranks where costs are equal; else short of the best by less than a component.
+    """Ranks of several matrices with the least sum of losses, as `budget.dealt` finds them.
 
     Args:
         squares: squared singular values of each, falling.
         costs: numbers that a component of each takes.
         numbers: to spend.
     """
-    worth = torch.cat([s / c for s, c in zip(squares, costs, strict=True)]).cpu()
-    owner = torch.cat([torch.full((len(s),), k) for k, s in enumerate(squares)])
-    price = torch.tensor(costs)[owner]
-    order = worth.argsort(descending=True, stable=True)
-    taken = order[price[order].cumsum(0) <= numbers]
-    counts = torch.bincount(owner[taken], minlength=len(squares))
-    return tuple(int(n) for n in counts)
+    ways = [
+        Ways(cost * np.arange(len(s) + 1.0), lost(s).double().cpu().numpy())
+        for s, cost in zip(squares, costs, strict=True)
+    ]
+    return tuple(budget.dealt(ways, numbers))
 
 
 def lower_bound(squares: Sequence[Squares], rank: int) -> float:

@@ -128,12 +128,9 @@ def finish(state: State, carry: State, inputs: Inputs, config: Config) -> tuple[
 
     Cost: groups times O(width^3) and that of `sparse_dictionary.orthogonal` or `free`.
     """
-    stored, groups = (
-        inputs.weights[config.weight],
-        [group for group in grouped_moments.each(state) if int(group["n"])],
-    )
-    rows = layer_compression.rows_of(grouped_moments.total(grouped_moments.each(state)), config.corrected)
-    weight, n_rows = stored.double(), sum(int(group["n"]) for group in groups)
+    stored = inputs.weights[config.weight]
+    rows, groups, n_rows = layer_compression.read_of(state, config.corrected)
+    weight = stored.double()
     energy = output_energy(weight, rows.gram)
     if not energy > 0 or n_rows <= config.corrected:
         raise MethodError(

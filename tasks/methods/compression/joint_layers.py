@@ -179,8 +179,7 @@ def finish(state: State, carry: State, inputs: Inputs, config: Config) -> tuple[
     """
     stored = torch.cat([inputs.weights[name] for name in config.weights])
     weights = tuple(inputs.weights[name].double() for name in config.weights)
-    groups = [group for group in grouped_moments.each(state) if int(group["n"])]
-    rows = layer_compression.rows_of(grouped_moments.total(grouped_moments.each(state)), config.corrected)
+    rows, groups, n_rows = layer_compression.read_of(state, config.corrected)
     root = layer_factors.input_root(rows.gram)
     spread = tuple(weight @ root for weight in weights)
     layers = _Layers(
@@ -190,7 +189,6 @@ def finish(state: State, carry: State, inputs: Inputs, config: Config) -> tuple[
         squares=tuple(torch.linalg.svdvals(s).square() for s in spread),
         held_out=layer_compression.mean_of(_held_out(stored.double(), groups, config)),
     )
-    n_rows = sum(int(group["n"]) for group in groups)
     result = Result(
         kind="shared_low_rank",
         n_rows=n_rows,
@@ -202,7 +200,10 @@ def finish(state: State, carry: State, inputs: Inputs, config: Config) -> tuple[
         corrected=config.corrected,
         energy=layers.energy,
         at=tuple(_at_share(kept, layers, config) for kept in config.kept),
-        caveats=layer_compression.caveats(n_rows, len(groups), stored) + _slower(layers, config),
+        caveats=(
+            *layer_compression.notes_on_losses(n_rows, len(groups), rows.gram),
+            *_slower(layers, config),
+        ),
     )
     found = layer_factors.Factors(layers.factors.left, layers.factors.right)
     arrays = layer_compression.arrays_of(found, stored, rows, {"squared": layers.factors.squared})
@@ -272,16 +273,13 @@ def _shared(rank: int, layers: _Layers, config: Config) -> tuple[Shared, ...]:
 
 def _held_out(weight: Tensor, groups: list[State], config: Config) -> list[Tensor]:
     """What factors of all other groups lose on each, whose mean the biases do not know."""
-    if len(groups) < 2:
-        return []
-    found = []
-    for group, rest in zip(groups, grouped_moments.leaving_out(groups), strict=True):
-        seen = layer_compression.rows_of(rest, config.corrected)
-        point = seen.mean if config.corrected else torch.zeros_like(seen.mean)
-        root = layer_factors.input_root(layer_compression.gram_about(group, point))
-        factors = layer_factors.factored(weight, layer_factors.input_root(seen.gram))
-        found.append(layer_factors.losses(factors, root))
-    return found
+    return [
+        layer_factors.losses(
+            layer_factors.factored(weight, layer_factors.input_root(seen.gram)),
+            layer_factors.input_root(gram),
+        )
+        for seen, gram in layer_compression.held_out(groups, config.corrected)
+    ]
 
 
 def _ratio(above: float, below: float) -> float:

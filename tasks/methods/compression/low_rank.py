@@ -111,16 +111,20 @@ def finish(state: State, carry: State, inputs: Inputs, config: Config) -> tuple[
     """
     stored = inputs.weights[config.weight]
     weight = stored.double()
-    groups = [group for group in grouped_moments.each(state) if int(group["n"])]
-    rows = layer_compression.rows_of(grouped_moments.total(grouped_moments.each(state)), config.corrected)
+    rows, groups, n_rows = layer_compression.read_of(state, config.corrected)
     root = layer_factors.input_root(rows.gram)
     factors = _factors(weight, rows, config)
     found = {
         "loss": layer_factors.losses(factors, root),
         "plain_loss": layer_factors.losses(layer_factors.factored(weight), root),
-        "held_out_loss": layer_compression.mean_of(_held_out(weight, groups, config)),
+        "held_out_loss": layer_compression.mean_of(
+            [
+                layer_factors.losses(_factors(weight, seen, config), layer_factors.input_root(gram))
+                for seen, gram in layer_compression.held_out(groups, config.corrected)
+            ]
+        ),
     }
-    values, n_rows = torch.linalg.svdvals(weight @ root).square(), sum(int(group["n"]) for group in groups)
+    values = torch.linalg.svdvals(weight @ root).square()
     there = bool(values.sum() > 0)
     result = Result(
         kind="low_rank",
@@ -133,7 +137,7 @@ def finish(state: State, carry: State, inputs: Inputs, config: Config) -> tuple[
         participation=spectrum.participation_ratio(values) if there else 0.0,
         effective_rank=spectrum.effective_rank(values) if there else 0.0,
         at=tuple(layer_compression.at_rank(kept, weight, found) for kept in config.kept),
-        caveats=layer_compression.caveats(n_rows, len(groups), weight),
+        caveats=tuple(layer_compression.notes_on_losses(n_rows, len(groups), rows.gram)),
     )
     arrays = layer_compression.arrays_of(factors, stored, rows, found)
     return result, {name: Array(values, ARRAYS[name]) for name, values in arrays.items()}
@@ -145,16 +149,3 @@ def _factors(weight: Tensor, rows: Rows, config: Config) -> Factors:
     if config.metric == "scales":
         return layer_factors.factored(weight, rows.gram.diagonal().sqrt().diag())
     return layer_factors.factored(weight, layer_factors.input_root(rows.gram))
-
-
-def _held_out(weight: Tensor, groups: list[State], config: Config) -> list[Tensor]:
-    """What factors of all other groups lose on each, whose mean the bias does not know."""
-    if len(groups) < 2:
-        return []
-    found = []
-    for group, rest in zip(groups, grouped_moments.leaving_out(groups), strict=True):
-        seen = layer_compression.rows_of(rest, config.corrected)
-        point = seen.mean if config.corrected else torch.zeros_like(seen.mean)
-        root = layer_factors.input_root(layer_compression.gram_about(group, point))
-        found.append(layer_factors.losses(_factors(weight, seen, config), root))
-    return found

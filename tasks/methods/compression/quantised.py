@@ -131,12 +131,9 @@ def finish(state: State, carry: State, inputs: Inputs, config: Config) -> tuple[
 
     Cost: O(groups (width^3 + outputs width^2)).
     """
-    stored, groups = (
-        inputs.weights[config.weight],
-        [group for group in grouped_moments.each(state) if int(group["n"])],
-    )
-    rows = layer_compression.rows_of(grouped_moments.total(grouped_moments.each(state)), config.corrected)
-    weight, n_rows = stored.double(), sum(int(group["n"]) for group in groups)
+    stored = inputs.weights[config.weight]
+    rows, groups, n_rows = layer_compression.read_of(state, config.corrected)
+    weight = stored.double()
     near = rounded(weight, config.bits, config.group, config.symmetric, config.clip)
     found = _coded(weight, rows.gram, near, config)
     notes = layer_compression.notes_on_losses(n_rows, len(groups), rows.gram)

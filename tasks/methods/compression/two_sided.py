@@ -179,7 +179,9 @@ def finish(state: State, carry: State, inputs: Inputs, config: Config) -> tuple[
         energy=float(loss[0]),
         gradient_participation=spectrum.participation_ratio(values) if float(values.sum()) > 0 else 0.0,
         at=tuple(layer_compression.at_rank(kept, weight, found) for kept in config.kept),
-        caveats=layer_compression.caveats(sum(int(g["x.n"]) for g in groups), len(groups), weight)
+        caveats=tuple(
+            layer_compression.notes_on_losses(sum(int(g["x.n"]) for g in groups), len(groups), rows.gram)
+        )
         + (() if float(values.sum()) > 0 else ("all gradients are zero: outputs count alike",)),
     )
     arrays = layer_compression.arrays_of(factors, stored, rows, found)
