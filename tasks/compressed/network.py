@@ -31,6 +31,10 @@ KINDS: dict[str, type[CompressedLayer]] = {
 """Name in files -> module."""
 
 
+TURNED = ("Conv1D",)
+"""Modules of linear maps that store them as [input, output], by the name of their class (transformers: GPT-2 and its kin)."""
+
+
 def affine_of(module: nn.Module) -> Affine:
     """The map of a linear layer.
 
@@ -39,7 +43,7 @@ def affine_of(module: nn.Module) -> Affine:
     """
     if isinstance(module, nn.Linear):
         return Affine(module.weight.detach(), None if module.bias is None else module.bias.detach())
-    if type(module).__name__ == "Conv1D":  # of transformers: GPT-2 and its kin store [input, output]
+    if type(module).__name__ in TURNED:
         weight, bias = (getattr(module, name).detach() for name in ("weight", "bias"))
         return Affine(weight.T.contiguous(), bias)
     raise ValueError(f"a {type(module).__name__} is no linear layer")

@@ -9,11 +9,9 @@ from schemas.base import Frozen
 from schemas.capture import CaptureSpec
 from schemas.errors import MethodError, UnknownNameError, nearest
 from schemas.stage import parameter_name, site_of
+from tasks.compressed.network import TURNED
 from tasks.extract.models import Network, network
 from tasks.extract.turns import FORWARDS
-
-TURNED = ("Conv1D",)
-"""Modules of linear maps that store them as [in, out], by the name of their class (transformers: GPT-2 and its kin)."""
 
 
 def wanted(module: ModuleType, config: Frozen, site: str) -> dict[str, str]:

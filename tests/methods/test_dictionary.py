@@ -12,31 +12,14 @@ from tasks.compressed.layer import Affine
 from tasks.compressed.sparse import SparseDictionaryLinear
 from tasks.engine.reduction import make_reduction
 from tasks.methods.compression import dictionary, low_rank
-from tasks.methods.contract import Array, Block, Inputs
+from tasks.methods.contract import Array, Inputs
 from tasks.numerics.split import spread
-
-NAME = "{module}.weight"
+from tests.methods.layer_cases import compressed, correlated, drawn
 
 
 def run(x: Tensor, weight: Tensor, **options: Any) -> tuple[dictionary.Result, dict[str, Array]]:
     """The method as the engine calls it."""
-    config = dictionary.Config.model_validate(options)
-    inputs = Inputs(widths={"x": x.shape[1]}, n_rows=len(x), n_samples=len(x), weights={NAME: weight})
-    dictionary.check(inputs, config)
-    carry, state = dictionary.start(inputs, config), None
-    for part in torch.arange(len(x)).tensor_split(3):
-        other = dictionary.partial(Block({"x": x[part]}, part, part, part), carry, config)
-        state = other if state is None else dictionary.merge(state, other)
-    assert state is not None
-    return dictionary.finish(state, carry, inputs, config)
-
-
-def drawn(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def correlated(n: int, width: int) -> Tensor:
-    return drawn(n, width // 3) @ drawn(width // 3, width, seed=1) + 0.3 * drawn(n, width, seed=2) + 0.5
+    return compressed(dictionary, x, weight, **options)
 
 
 def rows_of(x: Tensor, corrected: bool) -> Tensor:

@@ -11,32 +11,15 @@ from tasks.compressed.layer import Affine
 from tasks.compressed.quantised import QuantisedLinear
 from tasks.engine.reduction import make_reduction
 from tasks.methods.compression import low_rank, quantised
-from tasks.methods.contract import Array, Block, Inputs
+from tasks.methods.contract import Array, Inputs
 from tasks.numerics.split import spread
 from tasks.numerics.weight_codes import rounded
-
-NAME = "{module}.weight"
+from tests.methods.layer_cases import compressed, correlated, drawn
 
 
 def run(x: Tensor, weight: Tensor, **options: Any) -> tuple[quantised.Result, dict[str, Array]]:
     """The method as the engine calls it."""
-    config = quantised.Config.model_validate(options)
-    inputs = Inputs(widths={"x": x.shape[1]}, n_rows=len(x), n_samples=len(x), weights={NAME: weight})
-    quantised.check(inputs, config)
-    carry, state = quantised.start(inputs, config), None
-    for part in torch.arange(len(x)).tensor_split(3):
-        other = quantised.partial(Block({"x": x[part]}, part, part, part), carry, config)
-        state = other if state is None else quantised.merge(state, other)
-    assert state is not None
-    return quantised.finish(state, carry, inputs, config)
-
-
-def drawn(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def correlated(n: int, width: int) -> Tensor:
-    return drawn(n, width // 3) @ drawn(width // 3, width, seed=1) + 0.3 * drawn(n, width, seed=2) + 0.5
+    return compressed(quantised, x, weight, **options)
 
 
 def lost(x: Tensor, weight: Tensor, other: Tensor, corrected: bool) -> float:
