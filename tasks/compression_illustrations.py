@@ -1,6 +1,6 @@
-"""Figures of compressed networks with their words: what is left at which size, and the ranks of layers."""
+"""Figures of compressed networks with their words: what is left at which size, the ranks of layers, and the errors of what they give."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,18 +31,19 @@ def compression_illustrations(artifacts: Sequence[StageArtifact]) -> Iterator[Il
 def _illustration(made: StageArtifact) -> Illustration:
     result = made.artifact.result
     points, by = result["points"], result["judged_by"]
-    ranked = any(layer["rank"] for layer in result["layers"])
-    figure = Figure((WIDTH, 6.2 if ranked else 4.2), layout="constrained")
-    axes = figure.subplots(2 if ranked else 1, 1, squeeze=False)[:, 0]
+    drawn = _by_layer(result)
+    figure = Figure((WIDTH, 4.2 + 2.0 * len(drawn)), layout="constrained")
+    ratios = [2.0, *[1.0] * len(drawn)]
+    axes = figure.subplots(1 + len(drawn), 1, squeeze=False, height_ratios=ratios)[:, 0]
     _frontier(axes[0], points, by, result["best"])
     figure.legend(loc="outside right upper", fontsize=7.5, frameon=False)
-    if ranked:
-        _ranks(axes[1], result)
+    for below, draw in zip(axes[1:], drawn, strict=True):
+        draw(below, result)
     better = "higher" if by != "loss" else "lower"
     caption = (
         f"{WORDS[by].capitalize()} over the bytes of the layers, with intervals; {better} is better. "
         + (
-            f"The ring is the chosen one{', with its ranks layer by layer below' if ranked else ''}."
+            f"The ring is the chosen one{', with what it does layer by layer below' if drawn else ''}."
             if result["best"]
             else "None has the wanted size."
         )
@@ -50,7 +51,29 @@ def _illustration(made: StageArtifact) -> Illustration:
     told = "; ".join(
         f"{point['name']}: {point['stored_bytes'] / 1e6:.2f} MB, {_told(point[by])}" for point in points
     )
+    told += _errors_told(result)
     return Illustration(f"{FRONTIER}{made.stage}", f"Size and quality ({made.stage})", figure, caption, told)
+
+
+def _by_layer(result: Mapping[str, Any]) -> list[Callable[[Axes, Mapping[str, Any]], None]]:
+    """What can be drawn of the chosen candidate's layers."""
+    ranked = any(layer["rank"] for layer in result["layers"])
+    return ([_ranks] if ranked else []) + ([_errors] if _errors_of(result) else [])
+
+
+def _errors_of(result: Mapping[str, Any]) -> list[float]:
+    """Of layers that have one and where it is not zero."""
+    return [layer["output_error"] for layer in result["layers"] if layer["output_error"]]
+
+
+def _errors_told(result: Mapping[str, Any]) -> str:
+    found = _errors_of(result)
+    if not found:
+        return ""
+    return (
+        f". Errors of what layers give in the whole network run from {short(min(found))} to {short(max(found))} of its "
+        "mean square"
+    )
 
 
 def _told(number: Mapping[str, float | None] | None) -> str:
@@ -94,3 +117,12 @@ def _ranks(axes: Axes, result: Mapping[str, Any]) -> None:
     axes.plot(whole, [0] * len(whole), "x", color=MUTED, markersize=5, label="stays as it is")
     if whole:
         axes.legend(fontsize=7.5, frameon=False)
+
+
+def _errors(axes: Axes, result: Mapping[str, Any]) -> None:
+    """Of outputs in the chosen network, its layers' inputs being those that it gives them."""
+    frame(axes, "error of outputs", "layer")
+    there = [(n, layer["output_error"]) for n, layer in enumerate(result["layers"]) if layer["output_error"]]
+    axes.plot(*zip(*there, strict=True), "o-", color=CATEGORY[1], markersize=3.5, linewidth=1)
+    axes.set_yscale("log")
+    axes.set_xlim(-0.8, len(result["layers"]) - 0.2)

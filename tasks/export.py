@@ -15,7 +15,7 @@ from tasks.compressed.layer import CompressedLayer
 from tasks.engine.prepare import StageJob, artifact_inputs
 from tasks.extract.models import model_folder, network
 from tasks.extract.pretrained import HEADS
-from tasks.methods.compressed_candidates import Candidates
+from tasks.methods.compressed_networks import Candidates
 from tasks.methods.compression import model as method
 from tasks.readers import ArtifactView, Capture, open_capture
 

@@ -4,6 +4,7 @@ import os
 import random
 import threading
 import time
+from collections import OrderedDict
 
 import numpy as np
 import torch
@@ -224,3 +225,43 @@ class Noisy(torch.utils.data.Dataset[Tensor]):
 def noisy(n: int = 100, width: int = 8) -> Noisy:
     """The data set."""
     return Noisy(n, width)
+
+
+class Expert(nn.Module):
+    """Two layers of a mixture."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(width, 6), nn.Linear(6, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.down(nn.functional.relu(self.up(x)))
+        return y
+
+
+class Mixture(nn.Module):
+    """Four experts, of which a row takes the two likeliest."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.experts = nn.ModuleList(Expert(width) for _ in range(4))
+        self.router = nn.Linear(width, 4, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        chance = self.router(x).softmax(-1)
+        top = torch.zeros_like(chance).scatter(-1, chance.topk(2, dim=-1).indices, 1.0) * chance
+        top = top / top.sum(-1, keepdim=True)
+        outputs = torch.stack([expert(x) for expert in self.experts], -1)
+        return (outputs * top[..., None, :]).sum(-1)
+
+
+def mixture(width: int = 8, seed: int = 0) -> nn.Module:
+    """A classifier with a mixture of experts, of which two and two are nearly alike."""
+    torch.manual_seed(seed)
+    net = nn.Sequential(
+        OrderedDict(first=nn.Linear(width, width), moe=Mixture(width), last=nn.Linear(width, 3))
+    )
+    for one, two in ((0, 1), (2, 3)):
+        for name, value in net.moe.experts[one].named_parameters():
+            net.moe.experts[two].get_parameter(name).data = value.detach() + 0.01 * torch.randn_like(value)
+    return net

@@ -28,7 +28,12 @@ def made(best: str = "low_rank, greedy, 0.8") -> StageArtifact:
         point("two_sided, greedy, 0.6", 2_000_000, None),
     ]
     layers = (
-        [{"module": f"h.{k}", "kind": "low_rank", "rank": 3 * k or None} for k in range(4)] if best else []
+        [
+            {"module": f"h.{k}", "kind": "low_rank", "rank": 3 * k or None, "output_error": 0.01 * k or None}
+            for k in range(4)
+        ]
+        if best
+        else []
     )
     result = {"points": points, "judged_by": "rank_correlation", "best": best, "layers": layers}
     return artifact("smaller", "compression.model", "network", result)
@@ -36,13 +41,15 @@ def made(best: str = "low_rank, greedy, 0.8") -> StageArtifact:
 
 def test_a_line_for_each_way_and_a_ring_around_the_chosen_one() -> None:
     (shown,) = compression_illustrations([made()])
-    frontier, ranks = shown.figure.axes
+    frontier, ranks, errors = shown.figure.axes
     names = [text.get_text() for text in shown.figure.legends[0].get_texts()]
     assert names == ["low_rank, uniform", "low_rank, greedy", "two_sided, greedy"]
     ring = next(line for line in frontier.lines if line.get_markersize() == 11)
     np.testing.assert_allclose(ring.get_xydata(), [[3.0, 0.94]])
     assert [bar.get_height() for bar in ranks.patches] == [0, 3, 6, 9]
     assert ranks.lines[0].get_xdata().tolist() == [0]  # stays as it is
+    np.testing.assert_allclose(errors.lines[0].get_xydata(), [[1, 0.01], [2, 0.02], [3, 0.03]])
+    assert "from 0.01 to 0.03 of its mean square" in shown.description
     assert "low_rank, greedy, 0.8: 3.00 MB, 0.94" in shown.description
     assert "two_sided, greedy, 0.6: 2.00 MB, no number" in shown.description
 

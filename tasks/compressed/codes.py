@@ -88,6 +88,16 @@ class Codes(nn.Module):
         )
 
     @property
+    def codes(self) -> int:
+        """How many there are."""
+        return len(self.packed) * self.inputs
+
+    @property
+    def more_codes(self) -> int:
+        """By how much they are more than bytes."""
+        return self.codes - self.packed.numel()
+
+    @property
     def step_dtype(self) -> str:
         """float16 or float32."""
         return "float16" if self.step.dtype == torch.int16 else "float32"

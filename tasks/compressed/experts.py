@@ -85,6 +85,13 @@ class MergedExperts(CompressedLayer):
             **self.options,
         }
 
+    @property
+    def products(self) -> int:
+        """See `CompressedLayer`. Of the experts that a row chooses, and of the router."""
+        first, second = self.get_parameter("first"), self.get_parameter("second")
+        each = first[0].numel() + second[0].numel()
+        return int(self.options["top"]) * each + self.get_parameter("router").numel()
+
     def chances(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Probabilities and numbers of the likeliest groups, [row, top] each, for [row, input]."""
         logits = F.linear(x, self.get_parameter("router"), getattr(self, "router_bias", None))

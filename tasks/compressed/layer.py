@@ -58,8 +58,13 @@ class CompressedLayer(nn.Module, ABC):
         """The map that it computes, in float64."""
 
     @property
+    @abstractmethod
+    def products(self) -> int:
+        """Multiplications that a row takes, without those that make weights of what is held."""
+
+    @property
     def numbers(self) -> int:
-        """Numbers that it holds, those in fewer bits too."""
+        """Numbers that it holds; of those in few bits each counts as one."""
         return sum(tensor.numel() for tensor in self.state_dict().values())
 
     @property

@@ -60,6 +60,11 @@ class LowRankLinear(CompressedLayer):
             "dtype": str(self.left.dtype).removeprefix("torch."),
         }
 
+    @property
+    def products(self) -> int:
+        """See `CompressedLayer`."""
+        return self.left.numel() + self.right.numel()
+
     def forward(self, x: Tensor) -> Tensor:
         """[..., input] to [..., output]."""
         return F.linear(F.linear(x, self.right), self.left, self.bias)

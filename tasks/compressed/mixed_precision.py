@@ -90,6 +90,16 @@ class MixedPrecisionLinear(CompressedLayer):
             "dtype": str(self.rotation.dtype).removeprefix("torch."),
         }
 
+    @property
+    def products(self) -> int:
+        """See `CompressedLayer`."""
+        return self.rotation.numel() + self.high.codes + self.low.codes
+
+    @property
+    def numbers(self) -> int:
+        """See `CompressedLayer`."""
+        return super().numbers + self.high.more_codes + self.low.more_codes
+
     def forward(self, x: Tensor) -> Tensor:
         """[..., input] to [..., output]."""
         turned = x @ self.rotation

@@ -56,6 +56,16 @@ class QuantisedLinear(CompressedLayer):
             "step": codes.step_dtype,
         }
 
+    @property
+    def products(self) -> int:
+        """See `CompressedLayer`."""
+        return self.codes.codes
+
+    @property
+    def numbers(self) -> int:
+        """See `CompressedLayer`."""
+        return super().numbers + self.codes.more_codes
+
     def forward(self, x: Tensor) -> Tensor:
         """[..., input] to [..., output]."""
         y = self.codes.multiply(x)
@@ -116,6 +126,16 @@ class QuantisedLowRank(CompressedLayer):
             "left_step": self.left.step_dtype,
             "right_step": self.right.step_dtype,
         }
+
+    @property
+    def products(self) -> int:
+        """See `CompressedLayer`."""
+        return self.left.codes + self.right.codes
+
+    @property
+    def numbers(self) -> int:
+        """See `CompressedLayer`."""
+        return super().numbers + self.left.more_codes + self.right.more_codes
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., input] to [..., output]."""

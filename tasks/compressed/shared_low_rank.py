@@ -69,6 +69,11 @@ class SharedLowRankLinear(SharedLayer):
             "dtype": str(self.left.dtype).removeprefix("torch."),
         }
 
+    @property
+    def products(self) -> int:
+        """See `CompressedLayer`. Each layer of a group multiplies with what they share."""
+        return self.left.numel() + self.held("right").numel()
+
     def forward(self, x: Tensor) -> Tensor:
         """[..., input] to [..., output]."""
         return F.linear(F.linear(x, self.held("right")), self.left, self.bias)

@@ -73,6 +73,16 @@ class SparseDictionaryLinear(CompressedLayer):
             "dtype": str(self.dictionary.dtype).removeprefix("torch."),
         }
 
+    @property
+    def products(self) -> int:
+        """See `CompressedLayer`. With its zeros."""
+        return self.dictionary.numel() + len(self.value) * len(self.dictionary)
+
+    @property
+    def numbers(self) -> int:
+        """See `CompressedLayer`. Without the bits that tell where entries are."""
+        return super().numbers - self.where.numel()
+
     def entries(self) -> Tensor:
         """[output, atom]: S^T with its zeros."""
         there = unpack(self.where, len(self.dictionary), 1)

@@ -92,6 +92,12 @@ class TuckerLinear(SharedLayer):
         core = torch.einsum("abcd,c->abd", self.held("core"), place)
         return torch.einsum("abd,ib,hd->hia", core, self.held("inner"), self.held("head")).flatten(0, 1)
 
+    @property
+    def products(self) -> int:
+        """See `CompressedLayer`."""
+        shape = self.shape
+        return shape["feature_rank"] * (shape["feature"] + shape["inner"] * shape["head"])
+
     def forward(self, x: Tensor) -> Tensor:
         """[..., input] to [..., output]."""
         if self.member == OUTPUT:

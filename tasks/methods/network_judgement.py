@@ -10,9 +10,10 @@ from jaxtyping import Float64
 from torch import Tensor, nn
 
 from schemas.base import Frozen
-from tasks.methods import grouped_moments
+from tasks.methods import grouped_moments, module_outputs
 from tasks.methods.contract import NetworkView, State
 from tasks.methods.grouped_moments import Interval
+from tasks.methods.module_outputs import Changed, Kept
 from tasks.numerics import output_quality, row_sample
 
 GIVES = ("tokens", "classes", "embeddings")
@@ -52,6 +53,11 @@ class Point(Frozen):
     """Bytes of the layers over those before, biases included."""
     stored_bytes: int
     """Of the layers."""
+    kept_numbers: float
+    """Numbers of the layers over those before, where codes of few bits count as one."""
+    kept_products: float
+    """Multiplications that the layers take for a row over those before, without those that make weights of what is held. A mixture of
+    experts counts for none: a row chooses as many experts as before."""
     kept_of_network: float
     """Bytes of the whole network's parameters over those before."""
     loss: Interval | None
@@ -72,12 +78,24 @@ class Point(Frozen):
     """Mean cosine of embeddings before and after."""
 
 
-@torch.no_grad()
-def said_by(view: NetworkView, modules: Sequence[nn.Module | None]) -> Float64[Tensor, "sample number"]:
-    """What networks say of a batch, first the one that others are compared with.
+class Heard(NamedTuple):
+    """What networks say of a batch."""
 
-    Returns:
-        For each sample its targets and rows; for each network the `SUMS`, then its embedding where it gives embeddings. float64.
+    table: Float64[Tensor, "sample number"]
+    """For each sample its targets and rows; for each network the `SUMS`, then its embedding where it gives embeddings."""
+    errors: Float64[Tensor, "network module side"]
+    """Sums of squares of what a module's outputs changed by against the first network, and of the outputs there; NaN where there is
+    nothing to compare."""
+
+
+@torch.no_grad()
+def said_by(view: NetworkView, networks: Sequence[nn.Module], watched: Sequence[str]) -> Heard:
+    """What networks say of a batch.
+
+    Args:
+        view: the batch.
+        networks: the first is what others are compared with.
+        watched: modules whose outputs are compared; those of the first are held.
     """
     counts = (
         view.mask.sum(1)
@@ -85,11 +103,16 @@ def said_by(view: NetworkView, modules: Sequence[nn.Module | None]) -> Float64[T
         else torch.ones_like(view.targets)
     )
     owner = torch.repeat_interleave(torch.arange(view.n), counts.cpu())
-    parts, before = [torch.stack([view.targets, counts.to(view.targets)], 1).double().cpu()], None
-    for module in modules:
-        output = view.output(module=module)
+    parts, errors = [torch.stack([view.targets, counts.to(view.targets)], 1).double().cpu()], []
+    kept, before = Kept(), None
+    for network in networks:
+        changed = Changed(kept)
+        hear = kept.hear if before is None else changed.hear
+        with module_outputs.listening(network, watched, view.mask, hear):
+            output = view.output(module=network)
         rows = view.rows_of(output)
         before = rows if before is None else before
+        errors.append(kept.squares(watched) if hear == kept.hear else changed.squares(watched))
         sums = torch.zeros(view.n, len(SUMS), dtype=torch.float64)
         sums[:, 0] = view.summed(view.loss_of(output)).double().cpu() if view.tells else math.nan
         if view.gives != "embeddings":
@@ -99,7 +122,7 @@ def said_by(view: NetworkView, modules: Sequence[nn.Module | None]) -> Float64[T
         parts.append(sums)
         if view.gives == "embeddings":
             parts.append(rows.double().cpu())
-    return torch.cat(parts, 1)
+    return Heard(torch.cat(parts, 1), torch.stack(errors))
 
 
 class Said(NamedTuple):
@@ -150,9 +173,9 @@ class Judge:
             name: of the network.
             way: its name without a share.
             number: its place.
-            sizes: bytes of the layers, and of all, of every network.
+            sizes: `SIZES` of every network.
         """
-        found = self._measures(number)
+        found, shares = self._measures(number), sizes[number] / sizes[0].clamp(min=1)
         intervals = {measure: self._interval(measure, values) for measure, values in found.items()}
         loss = intervals.pop("loss")
         value = math.nan if loss is None else loss.value
@@ -164,9 +187,11 @@ class Judge:
         return Point(
             name=name,
             way=way,
-            kept=float(sizes[number, 0] / sizes[0, 0]),
+            kept=float(shares[0]),
             stored_bytes=int(sizes[number, 0]),
-            kept_of_network=float(sizes[number, 1] / sizes[0, 1]),
+            kept_numbers=float(shares[2]),
+            kept_products=float(shares[3]),
+            kept_of_network=float(shares[1]),
             loss=loss,
             perplexity=math.exp(min(value, 700)) if self.gives == "tokens" else None,
             right=right,

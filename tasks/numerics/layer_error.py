@@ -10,6 +10,19 @@ def output_energy(weight: Float64[Tensor, "output input"], gram: Float64[Tensor,
     return max(0.0, float(torch.sum((weight @ gram) * weight)))
 
 
+def output_errors(
+    weight: Float64[Tensor, "output input"],
+    other: Float64[Tensor, "output input"],
+    gram: Float64[Tensor, "input input"],
+) -> Float64[Tensor, " output"]:
+    """Mean of (W x - W' x)^2, output by output; not negative.
+
+    Cost: O(output input^2).
+    """
+    change = weight - other
+    return ((change @ gram) * change).sum(1).clamp(min=0)
+
+
 def lost_share(
     weight: Float64[Tensor, "output input"],
     other: Float64[Tensor, "output input"],

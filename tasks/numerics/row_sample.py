@@ -19,7 +19,7 @@ def of_rows(index: Int64[Tensor, " row"], value: Float64[Tensor, "row number"], 
 
     Args:
         index: what rows are called.
-        value: what is kept of a row; finite.
+        value: what is kept of a row.
         size: places.
     """
     free = torch.full((size,), FREE, dtype=torch.int64, device=index.device)

@@ -54,7 +54,7 @@ def test_the_layer_loses_what_it_says(form: str, outputs: int, corrected: bool) 
     rank = int(0.7 * outputs * 48 / (outputs + 48))
     assert result.low_rank == rank
     assert result.lost_low_rank == pytest.approx(singular[rank:].sum() / singular.sum(), rel=1e-6)
-    assert result.parameters_after == layer.numbers - layer.where.numel() - outputs
+    assert result.parameters_after == layer.numbers - outputs
     assert result.bytes_after == layer.stored_bytes - 4 * outputs
     cost = 48 * result.atoms + outputs * result.entries + outputs * result.atoms / 16
     assert 0.6 * outputs * 48 < cost <= 0.7 * outputs * 48

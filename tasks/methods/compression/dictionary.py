@@ -10,7 +10,7 @@ without a part in the weights, by groups.
 The published free form chooses its directions one after the other by K-SVD; here all are chosen at once by least squares (method of
 optimal directions). Arrays: `dictionary`, `value` and `index`: weights^T ~ dictionary S, where output j has `value[j]` at the atoms
 `index[j]`, ascending; `step_loss`, the share of the energy that each step loses, with second moments below 1e-9 of their mean raised to
-that; `mean` of the inputs.
+that; `mean` of the inputs; `output_error`, the mean squared error of each output on the rows that were read.
 """
 
 from typing import Literal
@@ -26,13 +26,13 @@ from tasks.methods.contract import Array, Arrays, Inputs, RowsPort, State
 from tasks.methods.groups_state import merge, partial, start, state_config
 from tasks.methods.layer_compression import parameters
 from tasks.numerics import layer_factors, sparse_dictionary
-from tasks.numerics.layer_error import lost_share, output_energy
+from tasks.numerics.layer_error import lost_share, output_energy, output_errors
 from tasks.numerics.moments import Precision
 from tasks.numerics.sparse_dictionary import Sparse
 
 __all__ = ["merge", "parameters", "partial", "start", "state_config"]
 
-VERSION = 1
+VERSION = 2
 KIND = "reduce"
 READS = {"x": RowsPort()}
 ARRAYS = {
@@ -41,6 +41,7 @@ ARRAYS = {
     "index": ("output", "entry"),
     "step_loss": ("step",),
     "mean": ("input",),
+    "output_error": ("output",),
 }
 REFERENCE = (
     "COMPOT (orthogonal: Procrustes and hard thresholds in turn) and CoSpaDi: compressing LLMs via calibration-guided sparse dictionary "
@@ -173,6 +174,7 @@ def finish(state: State, carry: State, inputs: Inputs, config: Config) -> tuple[
         "index": found.atom,
         "step_loss": found.losses,
         "mean": rows.mean,
+        "output_error": output_errors(weight, found.product().T, rows.gram),
     }
     return result, {name: Array(values.contiguous(), ARRAYS[name]) for name, values in arrays.items()}
 

@@ -6,21 +6,29 @@ with the same share for all layers and with ranks dealt out by losses; every can
 Losses of `compression.two_sided` are in one unit; those of other methods count over each layer's energy, which may well be worse than equal
 shares: what the network says decides, and `best` falls back.
 
+Where artifacts of `compression.two_sided` and of codes (`quantised`, `dictionary`) tell of the same layers, each layer is also chosen among
+all of them by its bytes (`of all methods`): errors of rounded weights are told in the unit of two-sided losses by the gradients' second
+moment at each output, as if errors of two outputs did not go together. Such networks are the smallest for what they say; ask for small
+shares.
+
 An artifact of `compression.slicing` stands for the whole network: its widths are tried, with one width and with widths dealt out. Sizes of
 all candidates are then those of whole networks. Every sliced candidate holds tensors of its own while it is tried, where other candidates
-share what they leave as it is.
+share what they leave as it is. A mixture of experts is replaced by that of `compression.experts`.
+
+Candidates are in memory together while their layers take no more than 1 GiB; else they take turns, and the network runs once more for each
+turn. With `errors` the outputs of all layers are held for a batch.
 
 A network that gives embeddings (loss `projection`, `similarity`, `mse`, or a function) is judged by the rank correlation of cosines between
 samples before and after, others by their loss. Numbers come with intervals by leaving out groups of samples.
 
 Arrays: of each candidate (candidate; the first is the network as it is) `kept` and `stored_bytes` of the layers, `loss`, `agreement`,
 `divergence`, `rank_correlation`, `recall`, `cosine`, NaN where they have no meaning; `rank` (candidate, layer), 0 for a layer as it is; of
-a sliced network the width at each norm.
+a sliced network the width at each norm; `output_error` (candidate, module), see `Layer`.
 """
 
 import math
-from collections.abc import Iterable
-from typing import Literal
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Float64
@@ -29,23 +37,25 @@ from torch import Tensor, nn
 
 from schemas.base import Frozen
 from schemas.errors import MethodError
-from tasks.compressed.layer import CompressedLayer
-from tasks.methods import compressed_candidates
-from tasks.methods.compressed_candidates import Candidate, Candidates, Layer, layer_of
+from tasks.methods import compressed_candidates, compressed_groups, compressed_networks
+from tasks.methods.compressed_candidates import Candidate, Layer
+from tasks.methods.compressed_networks import Candidates
 from tasks.methods.contract import (
     Array,
     Arrays,
     ArtifactPort,
     BatchesPort,
     Block,
+    Gives,
     Inputs,
+    NetworkBlock,
     State,
 )
 from tasks.methods.grouped_moments import Interval
-from tasks.methods.network_judgement import GIVES, MEASURES, Judge, Point, Said, said_by
+from tasks.methods.network_judgement import COUNTS, GIVES, MEASURES, Heard, Judge, Point, Said, said_by
 from tasks.numerics import row_sample
 
-VERSION = 1
+VERSION = 2
 KIND = "reduce"
 READS = {
     "network": BatchesPort(),
@@ -59,11 +69,15 @@ READS = {
             "compression.dictionary",
             "compression.mixed_precision",
             "compression.slicing",
+            "compression.experts",
         ),
         several=True,
     ),
 }
-ARRAYS = dict.fromkeys(("kept", "stored_bytes", *MEASURES), ("candidate",)) | {"rank": ("candidate", "layer")}
+ARRAYS = dict.fromkeys(("kept", "stored_bytes", *MEASURES), ("candidate",)) | {
+    "rank": ("candidate", "layer"),
+    "output_error": ("candidate", "module"),
+}
 REFERENCE = (
     "Ranks under one budget by Lagrange's condition on falling losses (Fox, Operations Research 14 (1966) 209). Rank correlation: "
     "Spearman, American Journal of Psychology 15 (1904) 72"
@@ -78,7 +92,9 @@ class Config(Frozen):
     """Which sizes are tried, and how they are judged."""
 
     kept: float = Field(default=0.8, gt=0, lt=1)
-    """Share of the layers' bytes that the chosen candidate may have. Factors are dealt out by their numbers, biases left out."""
+    """Share of the layers' `budget` that the chosen candidate may have. Factors are dealt out by their numbers, biases left out."""
+    budget: Literal["bytes", "numbers", "products"] = "bytes"
+    """What `kept` is a share of: bytes of files; numbers, each code one; multiplications for a row, which are time."""
     tolerated: float | None = Field(default=None, ge=0)
     """In the place of `kept`: take the smallest candidate whose rank correlation falls, or whose loss rises, by no more than this."""
     shares: tuple[float, ...] = (0.8, 0.6, 0.4)
@@ -95,6 +111,8 @@ class Config(Frozen):
     """Groups of samples that are left out in turn for intervals."""
     confidence: float = Field(default=0.95, gt=0, lt=1)
     """Of the intervals."""
+    errors: bool = True
+    """Whether outputs of layers are compared too."""
     seed: int = Field(default=0, ge=0)
     """Of the pairs."""
 
@@ -115,6 +133,8 @@ class Result(Frozen):
     """The best candidate within the wanted size, or the smallest that is good enough; empty if there is none."""
     layers: tuple[Layer, ...]
     """Of the best."""
+    modules: tuple[str, ...]
+    """Whose outputs are compared: all layers that may be compressed."""
     fell_back: bool
     """Whether the best has equal shares, because ranks dealt out by its losses were worse."""
     caveats: tuple[str, ...]
@@ -126,8 +146,8 @@ def check(inputs: Inputs, config: Config) -> None:
     Raises:
         MethodError: if layers are not the network's, come twice, or a share cannot be met.
     """
-    groups = compressed_candidates.groups_of(inputs.series["layers"])
-    compressed_candidates.check_layers(groups, inputs)
+    groups = compressed_groups.groups_of(inputs.series["layers"])
+    compressed_groups.check_layers(groups, inputs)
     compressed_candidates.candidates_of(groups, shares_of(config), quantised_of(config))
     judged = min(inputs.n_samples, config.samples)
     if judged <= config.neighbours + config.groups:
@@ -139,13 +159,13 @@ def check(inputs: Inputs, config: Config) -> None:
 
 def state_config(config: Config) -> dict[str, object]:
     """What the state depends on."""
-    return config.model_dump(mode="json", include={"kept", "shares", "samples", "factor_bits"})
+    return config.model_dump(mode="json", include={"kept", "shares", "samples", "factor_bits", "errors"})
 
 
 def start(inputs: Inputs, config: Config) -> State:
     """All that candidates are made of."""
-    groups = compressed_candidates.groups_of(inputs.series["layers"])
-    return compressed_candidates.carried(
+    groups = compressed_groups.groups_of(inputs.series["layers"])
+    return compressed_networks.carried(
         groups, compressed_candidates.candidates_of(groups, shares_of(config), quantised_of(config))
     )
 
@@ -159,30 +179,64 @@ def partial(block: Block, carry: State, config: Config) -> State:
     network = block.network
     assert network is not None
     candidates = Candidates(carry)
-    modules = [network.copy() for _ in candidates.all]
-    layers = [candidates.made(*pair) for pair in zip(modules, candidates.all, strict=True)]
-    state = {"sizes": _sizes(network.copy(), candidates, modules, layers)}
+    watched = candidates.modules if config.errors else ()
+    turns: list[_Turn] = []
+    for some in candidates.of_network(network):
+        networks = [network.copy(), *(made.network for made in some)]
+        heard = _heard(network, networks, watched)
+        if not heard:
+            return {}
+        sizes, errors = torch.stack([made.sizes for made in some]), [one.errors for _, one, _ in heard]
+        table = torch.cat([one.table for _, one, _ in heard])
+        turns.append(_Turn(table, torch.stack(errors).sum(0), sizes))
+    rows = torch.cat([rows for rows, _, _ in heard])
+    said = _together(turns)
+    index, table = block.index[rows.to(block.index.device)], said.table.to(block.index.device)
+    sizes = torch.cat([candidates.sizes_before(network.copy())[None], said.sizes])
+    told = {"sizes": sizes, "errors": said.errors, "gives": torch.tensor(GIVES.index(heard[0][2]))}
+    return told | row_sample.of_rows(index, table, config.samples)
+
+
+class _Turn(NamedTuple):
+    """What some candidates say, after the network as it is."""
+
+    table: Float64[Tensor, "sample number"]
+    errors: Float64[Tensor, "network module side"]
+    sizes: Float64[Tensor, "candidate size"]
+
+
+def _together(turns: list[_Turn]) -> _Turn:
+    """Of all candidates; the network as it is said the same each time."""
+    tables, errors = [turns[0].table], [turns[0].errors]
+    for turn in turns[1:]:
+        each = (turn.table.shape[1] - COUNTS) // len(turn.errors)
+        tables.append(turn.table[:, COUNTS + each :])
+        errors.append(turn.errors[1:])
+    return _Turn(torch.cat(tables, 1), torch.cat(errors), torch.cat([turn.sizes for turn in turns]))
+
+
+def _heard(
+    network: NetworkBlock, networks: Sequence[nn.Module], watched: Sequence[str]
+) -> list[tuple[Tensor, Heard, Gives]]:
+    """Of each batch: its rows in the block, and what networks say of it.
+
+    Raises:
+        MethodError: if a module reads the numbers of a layer that was replaced.
+    """
     try:
-        said = [(view.rows, said_by(view, [None, *modules]), view.gives) for view in network.batches()]
+        return [(view.rows, said_by(view, networks, watched), view.gives) for view in network.batches()]
     except AttributeError as error:
         raise MethodError(
             f"a module of the network reads the numbers of a layer that was replaced ({error}); leave such layers out, as those of "
             "torch's own nn.TransformerEncoderLayer and nn.MultiheadAttention"
         ) from error
-    if not said:
-        return state
-    rows, table = torch.cat([one[0] for one in said]), torch.cat([one[1] for one in said])
-    sample = row_sample.of_rows(
-        block.index[rows.to(block.index.device)], table.to(block.index.device), config.samples
-    )
-    return state | sample | {"gives": torch.tensor(GIVES.index(said[0][2]))}
 
 
 def merge(a: State, b: State) -> State:
     """Of both sets of samples."""
-    if "key" not in a or "key" not in b:
-        return a if "key" in a else b
-    return a | row_sample.merge(a, b)
+    if not a or not b:
+        return a or b
+    return a | row_sample.merge(a, b) | {"errors": a["errors"] + b["errors"]}
 
 
 def finish(state: State, carry: State, inputs: Inputs, config: Config) -> tuple[Result, Arrays]:
@@ -205,7 +259,7 @@ def finish(state: State, carry: State, inputs: Inputs, config: Config) -> tuple[
         judge.point(*pair, number, sizes) for number, pair in enumerate(zip(names, ways, strict=True))
     )
     best, fell_back = _best(points, candidates, judge.judged_by, config)
-    chosen = None if best is None else candidates.all[best - 1]
+    errors = (state["errors"][:, :, 0] / state["errors"][:, :, 1]).double().cpu()
     result = Result(
         n_samples=said.n,
         gives=judge.gives,
@@ -214,41 +268,22 @@ def finish(state: State, carry: State, inputs: Inputs, config: Config) -> tuple[
         layers_bytes=int(sizes[0, 0]),
         points=points,
         best="" if best is None else names[best],
-        layers=() if chosen is None else candidates.layers(chosen),
+        layers=() if best is None else _layers(candidates, best, errors, config),
+        modules=candidates.modules if config.errors else (),
         fell_back=fell_back,
         caveats=_caveats(points, best, _dealt_worse(points, candidates, judge.judged_by), inputs, config),
     )
-    return result, _arrays(points, candidates)
+    return result, _arrays(points, candidates, errors)
 
 
-def _sizes(
-    network: nn.Module,
-    candidates: Candidates,
-    modules: list[nn.Module],
-    layers: list[dict[str, CompressedLayer]],
-) -> Float64[Tensor, "candidate size"]:
-    """Bytes of the layers and of the network; the network as it is comes first.
-
-    Candidates of different groups may replace different layers: those of all groups count. Where the network is sliced, all of it.
-    """
-    paths = sorted({path for candidate in candidates.all for path in candidates.modules(candidate)})
-    before = {path: _bytes(t for t in layer_of(network, path) if t is not None) for path in paths}
-    everything = _bytes(network.parameters())
-    of_layers = sum(before.values())
-    after = [
-        _bytes(module.parameters()) - everything
-        if candidates.is_sliced(candidate)
-        else sum(layer.stored_bytes - before[path] for path, layer in some.items())
-        for candidate, module, some in zip(candidates.all, modules, layers, strict=True)
-    ]
-    if any(candidates.is_sliced(candidate) for candidate in candidates.all):
-        of_layers = everything
-    less = torch.tensor([0, *after], dtype=torch.float64)
-    return torch.stack([of_layers + less, everything + less], 1)
-
-
-def _bytes(tensors: Iterable[Tensor]) -> int:
-    return sum(t.numel() * t.element_size() for t in tensors)
+def _layers(candidates: Candidates, number: int, errors: Tensor, config: Config) -> tuple[Layer, ...]:
+    """What stands where in a candidate."""
+    changed = dict(zip(candidates.modules, errors[number].tolist(), strict=True)) if config.errors else {}
+    return tuple(
+        Layer(module=module, kind=kind, rank=rank, output_error=error if math.isfinite(error) else None)
+        for module, kind, rank in candidates.layers(candidates.all[number - 1])
+        for error in (changed.get(module, math.nan),)
+    )
 
 
 def _best(
@@ -262,7 +297,7 @@ def _best(
         within = [n for n in there if worth[n] >= worth[0] - config.tolerated]
         best = min(within, key=lambda n: (points[n].stored_bytes, -worth[n]), default=None)
     else:
-        within = [n for n in there if points[n].kept <= config.kept + BIASES]
+        within = [n for n in there if _share(points[n], config) <= config.kept + BIASES]
         best = max(within, key=lambda n: (worth[n], -points[n].stored_bytes), default=None)
     if best is None:
         return None, False
@@ -276,7 +311,13 @@ def _best(
 
 def _alike(candidate: Candidate) -> Candidate:
     """What candidates that differ in how their ranks were dealt out have in common but their rule."""
-    return candidate._replace(name="", way="", ranks=())
+    return candidate._replace(name="", way="", parts=())
+
+
+def _share(point: Point, config: Config) -> float:
+    """Of the budget."""
+    shares = {"bytes": point.kept, "numbers": point.kept_numbers, "products": point.kept_products}
+    return shares[config.budget]
 
 
 def _worth(point: Point, judged_by: str) -> float:
@@ -287,7 +328,7 @@ def _worth(point: Point, judged_by: str) -> float:
     return -found.value if judged_by == "loss" else found.value
 
 
-def _arrays(points: tuple[Point, ...], candidates: Candidates) -> Arrays:
+def _arrays(points: tuple[Point, ...], candidates: Candidates, errors: Tensor) -> Arrays:
     def column(name: str) -> Tensor:
         values = [getattr(point, name) for point in points]
         return torch.tensor(
@@ -301,7 +342,8 @@ def _arrays(points: tuple[Point, ...], candidates: Candidates) -> Arrays:
         *([*candidate.ranks, *[0] * (most - len(candidate.ranks))] for candidate in candidates.all),
     ]
     arrays = {name: column(name) for name in ("kept", "stored_bytes", *MEASURES)} | {
-        "rank": torch.tensor(ranks)
+        "rank": torch.tensor(ranks),
+        "output_error": errors,
     }
     return {name: Array(values, ARRAYS[name]) for name, values in arrays.items()}
 
@@ -337,9 +379,10 @@ def _caveats(
             f"no candidate is within {config.tolerated:g} of the network as it is; tolerate more, or try larger shares"
         )
     elif best is None:
-        smallest = min(points[1:], key=lambda point: point.kept)
+        smallest = min(points[1:], key=lambda point: _share(point, config))
         notes.append(
-            f"no candidate keeps {config.kept:g} or less; the smallest, {smallest.name}, keeps {smallest.kept:.3f}"
+            f"no candidate keeps {config.kept:g} of the {config.budget} or less; the smallest, {smallest.name}, keeps "
+            f"{_share(smallest, config):.3f}"
         )
     return tuple(notes)
 

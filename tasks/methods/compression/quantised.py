@@ -7,7 +7,7 @@ are kept, and the result says so. Losses are those of the rows that were read, e
 samples without a part in the weights, by groups. Weights of inputs that never varied are rounded to the nearest.
 
 Arrays: `code` (uint8, one for each weight, not packed: the compressed layer packs them), `step` (numbers that float16 holds, where it
-has normal ones of that size) and `zero`; `mean` of the inputs.
+has normal ones of that size) and `zero`; `mean` of the inputs; `output_error`, the mean squared error of each output on those rows.
 """
 
 import math
@@ -23,13 +23,13 @@ from tasks.methods.contract import Array, Arrays, Inputs, RowsPort, State
 from tasks.methods.groups_state import merge, partial, start, state_config
 from tasks.methods.layer_compression import parameters
 from tasks.numerics.gptq import gptq
-from tasks.numerics.layer_error import lost_share, output_energy
+from tasks.numerics.layer_error import lost_share, output_energy, output_errors
 from tasks.numerics.moments import Precision
 from tasks.numerics.weight_codes import Coded, rounded
 
 __all__ = ["merge", "parameters", "partial", "start", "state_config"]
 
-VERSION = 1
+VERSION = 2
 KIND = "reduce"
 READS = {"x": RowsPort()}
 ARRAYS = {
@@ -37,6 +37,7 @@ ARRAYS = {
     "step": ("output", "group"),
     "zero": ("output", "group"),
     "mean": ("input",),
+    "output_error": ("output",),
 }
 REFERENCE = (
     "Frantar, Ashkboos, Hoefler, Alistarh 2022, GPTQ: accurate post-training quantization for generative pre-trained transformers, "
@@ -162,7 +163,14 @@ def finish(state: State, carry: State, inputs: Inputs, config: Config) -> tuple[
         caveats=tuple(notes),
     )
     coded = found.coded
-    arrays = {"code": coded.code, "step": coded.step, "zero": coded.zero, "mean": rows.mean}
+    errors = output_errors(weight, coded.weight(), rows.gram)
+    arrays = {
+        "code": coded.code,
+        "step": coded.step,
+        "zero": coded.zero,
+        "mean": rows.mean,
+        "output_error": errors,
+    }
     return result, {name: Array(values.contiguous(), ARRAYS[name]) for name, values in arrays.items()}
 
 

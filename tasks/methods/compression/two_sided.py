@@ -12,7 +12,7 @@ their weights.
 Arrays are those of `compression.low_rank`: `left` (output, order), `right` (order, feature), of which the first r columns and rows are the
 weights of rank r; `loss` (rank) in the unit of H, on the rows that were read, `held_out_loss` (rank) on samples without a part in the
 factors; `plain_loss` (rank) of the weights' own singular vectors, `output_loss` (rank) the mean squared error of the outputs; `mean`
-(feature).
+(feature); `sensitivity` (output), the diagonal of H: what errors of outputs that do not go together, as those of rounded weights, cost.
 """
 
 from functools import reduce
@@ -33,7 +33,7 @@ from tasks.numerics.split import spread
 
 __all__ = ["parameters"]
 
-VERSION = 1
+VERSION = 2
 KIND = "reduce"
 READS = {"x": RowsPort(), "g": RowsPort()}
 ARRAYS = {
@@ -44,6 +44,7 @@ ARRAYS = {
     "held_out_loss": ("rank",),
     "output_loss": ("rank",),
     "mean": ("feature",),
+    "sensitivity": ("output",),
 }
 REFERENCE = (
     "Two-sided metric: Kronecker-factored Fisher information (Martens, Grosse, ICML 2015) around a low-rank change of weights. "
@@ -94,6 +95,8 @@ class Result(Frozen):
     """Losses times rows may be added up over the layers of a network."""
     energy: float
     """tr(H W G W'), of which losses are shares: what rank 0 would lose."""
+    bytes_before: int
+    """Of the weights as the network has them."""
     gradient_participation: float
     """Directions of the gradients, by the participation ratio."""
     at: tuple[AtRank, ...]
@@ -177,6 +180,7 @@ def finish(state: State, carry: State, inputs: Inputs, config: Config) -> tuple[
         corrected=config.corrected,
         one_unit=True,
         energy=float(loss[0]),
+        bytes_before=stored.numel() * stored.element_size(),
         gradient_participation=spectrum.participation_ratio(values) if float(values.sum()) > 0 else 0.0,
         at=tuple(layer_compression.at_rank(kept, weight, found) for kept in config.kept),
         caveats=tuple(
@@ -185,6 +189,7 @@ def finish(state: State, carry: State, inputs: Inputs, config: Config) -> tuple[
         + (() if float(values.sum()) > 0 else ("all gradients are zero: outputs count alike",)),
     )
     arrays = layer_compression.arrays_of(factors, stored, rows, found)
+    arrays["sensitivity"] = roots.root.square().sum(1)
     return result, {name: Array(values, ARRAYS[name]) for name, values in arrays.items()}
 
 
