@@ -11,6 +11,7 @@ from torch import Tensor
 
 from schemas.artifact import Artifact
 from schemas.base import Frozen
+from schemas.data import Source as DataSource
 from schemas.errors import MethodError
 from schemas.stage import NETWORK, ResolvedStage, RowsRef
 from tasks.engine.aligned import ROW, AlignedSource, check_aligned
@@ -36,6 +37,7 @@ from tasks.methods.contract import (
 from tasks.store.artifacts import artifact_arrays, read_artifact
 from tasks.store.location import Location
 from tasks.store.sample_table import read_samples
+from tasks.store.samples import read_spec
 
 MOST_SERIES_BYTES = 1 << 32
 """Of the arrays of all members of a series, which lie in memory together."""
@@ -261,8 +263,10 @@ def _inputs(
     job: StageJob, module: ModuleType, config: Frozen, source: Source, single: Mapping[str, Artifact]
 ) -> Inputs:
     ports = tuple(rows_ports(module))
+    given = artifact_inputs(job, module, single)
     return replace(
-        artifact_inputs(job, module, single),
+        given,
+        seen={port: _seen(job, source, members) for port, members in given.series.items()},
         widths=dict(zip(ports, source.widths, strict=True)),
         n_rows=n_rows(source),
         n_samples=n_samples(source),
@@ -286,6 +290,30 @@ def _parameters(job: StageJob, source: Source) -> dict[str, tuple[int, ...]]:
         return {}
     net = open_network(source.parts[0].spec, job.device)
     return {name: tuple(parameter.shape) for name, parameter in trainable(net).items()}
+
+
+def _seen(job: StageJob, source: Source, members: tuple[Member, ...]) -> int:
+    """Samples of a network's capture from which artifacts were made too."""
+    if not isinstance(source, NetworkSource):
+        return 0
+    made = {capture for member in members for capture in member.captures}
+    here, *others = (_samples(job, capture) for capture in (source.parts[0].ref.capture, *sorted(made)))
+    used = [other.rows for other in others if other[:2] == here[:2]]
+    return int(np.isin(here.rows, np.concatenate(used)).sum()) if used else 0
+
+
+class _Samples(NamedTuple):
+    """Of a capture, as rows of their source."""
+
+    source: DataSource
+    partition: str | None
+    rows: np.ndarray
+
+
+def _samples(job: StageJob, capture: str) -> _Samples:
+    spec, table = read_spec(job.root, capture), read_samples(job.root, capture)
+    rows = np.arange(len(table.keys)) if table.source_index is None else table.source_index
+    return _Samples(spec.request.data.source, spec.partition, rows)
 
 
 def _graphs(job: StageJob, source: Source) -> dict[str, Edges]:

@@ -299,6 +299,9 @@ class Inputs:
     """Rows port -> the site that is read, by name."""
     series: Mapping[str, tuple[Member, ...]] = field(default_factory=dict)
     """Artifact port that takes several -> its members: stages as the run file has them, and sites in their order in each."""
+    seen: Mapping[str, int] = field(default_factory=dict)
+    """For a `BatchesPort`: artifact port that takes several -> samples of the network's capture from which these were made too, as far as
+    sources of data are named alike."""
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     """Rows port -> what a row is, flattened (row-major), such as the two axes of a weight; absent: a vector."""
     parameters: Mapping[str, tuple[int, ...]] = field(default_factory=dict)

@@ -68,7 +68,7 @@ def test_sizes_and_losses_are_those_of_the_networks(done: Path) -> None:
         assert point["kept_of_network"] == pytest.approx(made.stored_bytes / view.result["network_bytes"])
         assert ("8 bits" in name) == any(t.dtype in (torch.int8, torch.uint8) for t in tensors)
         assert point["loss"]["low"] <= point["loss"]["value"] <= point["loss"]["high"]
-    assert "too good" in view.result["caveats"][0]  # judged by the samples that it was made from
+    assert "150 of the 150 samples that judge them" in view.result["caveats"][0]
 
 
 def test_the_folder_is_enough(done: Path) -> None:
@@ -126,6 +126,22 @@ def test_what_cannot_be_exported(done: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "new").exists()
     with pytest.raises(FileNotFoundError, match="subspan export"):
         load_compressed(tmp_path)
+
+
+def test_samples_that_layers_were_made_from_are_told(tmp_path: Path) -> None:
+    """Of another capture too: what counts is which samples these are."""
+    run = run_of(tmp_path).model_dump(mode="json")
+    judged = run["captures"]["vectors"]
+    made = judged | {"loss": None, "data": judged["data"] | {"subset": {"max_samples": 90}}}
+    judged["data"] = judged["data"] | {"subset": {"skip_samples": 60}}
+    run["captures"] = {"judged": judged, "made": made}
+    del run["stages"]["factors"]["sites"]
+    run["stages"]["factors"] |= {"inputs": {"x": {"captures": ["made"], "sites": "**:in:0"}}}
+    run["stages"]["smaller"]["inputs"] = {"network": {"captures": ["judged"]}}
+    assert not run_serial(RunSpec.model_validate(run)).stage_failures
+    view = model_view(tmp_path)
+    assert view.result["n_samples"] == 90
+    assert "made from 30 of the 90 samples" in view.result["caveats"][0]
 
 
 def test_a_share_that_cannot_be_met(tmp_path: Path) -> None:

@@ -366,11 +366,11 @@ def _caveats(
     points: tuple[Point, ...], best: int | None, worse: list[str], inputs: Inputs, config: Config
 ) -> tuple[str, ...]:
     notes = []
-    made = {capture for member in inputs.series["layers"] for capture in member.captures}
-    if made & set(inputs.captures.get("network", ())):
+    seen = inputs.seen.get("layers", 0)
+    if seen:
         notes.append(
-            "layers were made from the samples that judge them, so that qualities are too good; judge by others: a capture with "
-            "`subset: {skip_samples: ...}`"
+            f"layers were made from {seen:,} of the {inputs.n_samples:,} samples that judge them, so that qualities are too good; judge by "
+            "others: a capture with `subset: {skip_samples: ...}`"
         )
     if worse:
         notes.append(f"ranks dealt out by losses were worse than equal shares for {'; '.join(worse)}")
