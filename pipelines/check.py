@@ -1,15 +1,21 @@
-"""`subspan verify`: every byte of captures and artifacts against what was sealed."""
+"""`subspan verify`: every byte of captures and artifacts against what was sealed, or every value against what the network gives again."""
 
-from typing import Any
+import json
+from typing import TYPE_CHECKING, Any
 
 from pipelines.status import find
+from schemas.capture import CaptureSpec
 from schemas.errors import SpecError, SubspanError
 from tasks.store.artifacts import list_artifacts, read_artifact, verify_artifact
 from tasks.store.location import Location
 from tasks.store.manifest import list_captures
 from tasks.store.names import read_names
-from tasks.store.paths import CAPTURES, manifest_path
+from tasks.store.paths import CAPTURES, all_units, capture_path, manifest_path
+from tasks.store.receipts import receipt_of
 from tasks.store.verify import verify
+
+if TYPE_CHECKING:
+    from tasks.recompute import OnUnit, Recomputed
 
 WHOLE, DAMAGED, OPEN = "whole", "damaged", "open (not sealed)"
 BEGUN = (".zarr", ".receipts")
@@ -34,6 +40,40 @@ def damages(root: Location, name: str) -> list[dict[str, Any]]:
     sealed, artifacts = list_captures(root), list_artifacts(root)
     wanted = [("capture", i) for i in sealed] + [("artifact", i) for i in artifacts]
     return [_checked(root, kind, found) for kind, found in wanted] + _unsealed(root, sealed, artifacts)
+
+
+def recomputed(
+    root: Location, name: str, units: int | None = None, seed: int = 0, on_unit: "OnUnit | None" = None
+) -> "Recomputed":
+    """A capture computed again in this process and compared with the store: see `tasks.recompute`.
+
+    With the threads that the capture asks for, on a device of the kind that made its first unit; on the CPU where there is none.
+
+    Raises:
+        SpecError: if the name is not one capture's.
+        SubspanError: what `recompute` refuses.
+    """
+    from pipelines.serial import set_threads
+
+    kind, found = find(root, name) if name != "all" else (name, name)
+    if kind != "capture":
+        raise SpecError(
+            f"{name!r} is no capture; name one that is sealed: rows of captures are what can be computed again"
+        )
+    spec = CaptureSpec.model_validate(
+        json.loads(root.read(f"{capture_path(found)}/zarr.json"))["attributes"]["spec"]
+    )
+    set_threads(spec.request.precision.threads)
+    from tasks.recompute import recompute
+
+    return recompute(root, found, units, seed, _device(root, found, spec), on_unit)
+
+
+def _device(root: Location, capture: str, spec: CaptureSpec) -> str:
+    import torch
+
+    first = receipt_of(root, capture, all_units(spec)[0])
+    return "cuda" if first and first.fingerprint.device != "cpu" and torch.cuda.is_available() else "cpu"
 
 
 def _checked(root: Location, kind: str, name: str) -> dict[str, Any]:

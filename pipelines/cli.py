@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pipelines.plan import Plan
     from pipelines.trial import Trial
     from schemas.run import RunSpec
+    from tasks.store.location import Location
 
 DEBUG = "--debug"
 DONE, REFUSED, FAILURES, STOPPED = 0, 1, 2, 130
@@ -108,20 +109,22 @@ def plan(
         Answer in JSON.
     """
     from pipelines import terminal
+    from pipelines.estimate import recomputing
     from pipelines.plan import make_plan
-    from pipelines.preflight import refusal
+    from pipelines.preflight import refusal, workers_of
     from pipelines.runfile import load_run
+    from pipelines.trial import paces
 
     made = make_plan(load_run(run_file, set_ or ()), refresh=refresh)
     refused = refusal(made, serial)
-    if refused is None:
-        trials, time = _timed(made, serial, probe)
-    else:
-        trials, time = [], None
+    trials, time = ([], None) if refused else _timed(made, serial, probe)
+    device = None if refused or made.finished else workers_of(made, serial).device
+    again = recomputing(made, device, paces(trials))
     if json:
-        terminal.write_json(terminal.plan_record(made, trials, time))
+        terminal.write_json(terminal.plan_record(made, trials, time, again))
     else:
         terminal.show_plan(made)
+        terminal.show_again(again)
         terminal.show_trials(trials)
         terminal.write_line(terminal.plan_line(made, time))
     if refused is not None:
@@ -437,8 +440,17 @@ def export(
 
 
 @app.command
-def verify(id_: str, /, *, root: Root = HERE, json: Json = False) -> int:
-    """Read every byte of a capture or artifact again and name what changed.
+def verify(
+    id_: str,
+    /,
+    *,
+    root: Root = HERE,
+    recompute: Annotated[bool, Parameter(negative=())] = False,
+    units: int | None = None,
+    seed: int = 0,
+    json: Json = False,
+) -> int:
+    """Read every byte of a capture or artifact again and name what changed; or compute a capture again and name what differs.
 
     Parameters
     ----------
@@ -446,12 +458,26 @@ def verify(id_: str, /, *, root: Root = HERE, json: Json = False) -> int:
         The name of a capture, an id, the first letters of one, or `all`.
     root:
         Folder or URL of captures and artifacts.
+    recompute:
+        Compute the rows of a capture again, in this process, and compare every value with the store, which is only read.
+        Refused where weights, tokenizer or data are not those that were captured.
+    units:
+        With --recompute: how many units, drawn with the seed; left out, all.
+    seed:
+        Of the draw.
     json:
         Answer in JSON.
     """
+    from tasks.store.location import Location
+
+    if recompute:
+        return _verify_again(Location(root), id_, units, seed, json)
+    if units is not None:
+        raise SpecError(
+            "--units says how many units are computed again; give --recompute too, or leave it out"
+        )
     from pipelines import terminal
     from pipelines.check import OPEN, damages
-    from tasks.store.location import Location
 
     found = damages(Location(root), id_)
     lost = [entry for entry in found if entry["damage"]]
@@ -465,6 +491,20 @@ def verify(id_: str, /, *, root: Root = HERE, json: Json = False) -> int:
         n_sealed = len(found) - len(unsealed)
         terminal.write_line(f"{n_sealed - len(lost)} of {n_sealed} are whole.")
     return FAILURES if lost else DONE
+
+
+def _verify_again(root: "Location", name: str, units: int | None, seed: int, json: bool) -> int:
+    from pipelines import terminal
+    from pipelines.check import recomputed
+
+    if units is not None and units < 1:
+        raise SpecError(f"--units {units}: expected at least 1")
+    found = recomputed(root, name, units, seed)
+    if json:
+        terminal.write_json({**found._asdict(), "arrays": [one._asdict() for one in found.arrays]})
+    else:
+        terminal.show_recomputed(found)
+    return DONE if found.exact else FAILURES
 
 
 @app.command

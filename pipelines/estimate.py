@@ -1,4 +1,6 @@
-"""How long the captures of a plan will take, and what that rests on: a trial, receipts of units, or the dry run."""
+"""How long the captures of a plan will take, and what that rests on: a trial, receipts of units, or the dry run. And what it
+would take to keep ids alone and compute a capture again.
+"""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -8,7 +10,7 @@ from pydantic import ValidationError
 
 from pipelines.plan import CapturePlan, Plan
 from pipelines.preflight import Workers
-from schemas.capture import CaptureSpec
+from schemas.capture import CaptureSpec, ids_bytes
 from schemas.errors import NotFoundError
 from schemas.receipts import Receipt
 from tasks.store.location import Location
@@ -37,6 +39,45 @@ class Estimate(NamedTuple):
     workers: int
     basis: tuple[str, ...]
     """What it rests on, in words, each once."""
+
+
+class Again(NamedTuple):
+    """A capture beside its ids alone, from which it can be computed again."""
+
+    capture: str
+    """As the run file calls it."""
+    partition: str | None
+    id: str
+    bytes: int
+    """On disk, before compression."""
+    ids_bytes: int | None
+    """Of token ids and sample numbers, without the network; None where nothing computes it again."""
+    seconds: float | None
+    """Of one worker; None where nothing tells the pace."""
+    basis: str | None
+    """What the seconds rest on, in words."""
+
+
+def recomputing(
+    plan: Plan, device: str | None = None, trials: Mapping[str, Pace] | None = None
+) -> tuple[Again, ...]:
+    """What every capture of a plan takes on disk, and what keeping ids alone and computing it again would.
+
+    The pace is found as for `estimate`. Reads a few receipts of every capture.
+
+    Args:
+        plan: the plan, of finished captures too.
+        device: of the workers; None where nobody knows, and for finished captures, whose receipts tell.
+        trials: capture name to the pace that a trial measured.
+    """
+    return tuple(_again(plan, capture, device, trials or {}) for capture in plan.captures)
+
+
+def _again(plan: Plan, capture: CapturePlan, device: str | None, trials: Mapping[str, Pace]) -> Again:
+    ids = ids_bytes(capture.spec, capture.n_tokens)
+    pace = None if ids is None else _pace(plan, capture, None if capture.sealed else device, trials)
+    seconds, basis = (None, None) if pace is None else (pace.seconds * capture.n_tokens, pace.basis)
+    return Again(capture.name, capture.partition, capture.id, capture.bytes, ids, seconds, basis)
 
 
 def estimate(plan: Plan, workers: Workers, trials: Mapping[str, Pace] | None = None) -> Estimate | None:

@@ -12,11 +12,12 @@ from rich.table import Table
 from pipelines.status import RootStatus
 
 if TYPE_CHECKING:
-    from pipelines.estimate import Estimate
+    from pipelines.estimate import Again, Estimate
     from pipelines.plan import Plan
     from pipelines.trial import Trial
     from tasks.export import Exported
     from tasks.latency import Timed
+    from tasks.recompute import Recomputed
 
 Cell = str | int | float | None
 MOST_SITES = 3
@@ -87,8 +88,10 @@ def size_text(n: float) -> str:
     return f"{n:.1f} PB"
 
 
-def plan_record(plan: "Plan", trials: Sequence["Trial"], time: "Estimate | None") -> dict[str, Any]:
-    """A plan as JSON, with its totals, trials and time."""
+def plan_record(
+    plan: "Plan", trials: Sequence["Trial"], time: "Estimate | None", again: Sequence["Again"]
+) -> dict[str, Any]:
+    """A plan as JSON, with its totals, trials, time, and what computing its captures again takes."""
     return {
         **plan.model_dump(mode="json"),
         "bytes_on_disk": plan.bytes_on_disk,
@@ -96,6 +99,7 @@ def plan_record(plan: "Plan", trials: Sequence["Trial"], time: "Estimate | None"
         "finished": plan.finished,
         "trials": [trial.model_dump(mode="json") for trial in trials],
         "estimate": None if time is None else time._asdict(),
+        "recompute": [one._asdict() for one in again],
     }
 
 
@@ -156,6 +160,24 @@ def show_plan(plan: "Plan") -> None:
             f"gradients of {', '.join(weighed)}: four passes or more for each batch, as the network's graph does not tell that rows stay "
             "with their samples (samples along another axis or taken one by one, checkpoints, functions of its own)"
         )
+
+
+def show_again(again: Sequence["Again"]) -> None:
+    """What captures take on disk, and what keeping ids alone and computing them again would."""
+    write_table(
+        "store rows, or ids alone and compute again",
+        ("capture", "rows, before compression", "or ids", "and one worker's time", "from"),
+        (
+            (
+                one.capture if one.partition is None else f"{one.capture} / {one.partition}",
+                size_text(one.bytes),
+                "not possible: recorded steps" if one.ids_bytes is None else size_text(one.ids_bytes),
+                "not known" if one.seconds is None else time_text(one.seconds),
+                one.basis or "-",
+            )
+            for one in again
+        ),
+    )
 
 
 def show_trials(trials: Sequence["Trial"]) -> None:
@@ -307,3 +329,39 @@ def show_export(made: "Exported", timed: "Timed | None", json: bool) -> None:
             f"{timed.samples} samples on {timed.threads} thread{'s' if timed.threads > 1 else ''}: {timed.before_seconds:.3f} s before, "
             f"{timed.after_seconds:.3f} s after, {timed.ratio:.2f} times as fast (quartiles {timed.low:.2f}, {timed.high:.2f})"
         )
+
+
+def show_recomputed(found: "Recomputed") -> None:
+    """Where a capture that was computed again differs from the store, and what either way costs."""
+    different = [one for one in found.arrays if one.differing]
+    write_table(
+        "not as stored",
+        ("array", "values", "differing", "finite on one side", "largest error", "of the stored value"),
+        (
+            (a.array, a.values, a.differing, a.unmatched, a.largest_absolute, a.largest_relative)
+            for a in different
+        ),
+    )
+    n_values = sum(one.values for one in found.arrays)
+    what = f"{found.units:,} of {found.n_units:,} units of capture {found.capture}, {found.rows:,} rows"
+    if found.exact:
+        write_line(f"{what}: bit for bit as stored ({n_values:,} values).")
+    else:
+        largest = max(different, key=lambda one: one.largest_relative)
+        write_line(
+            f"{what}: {sum(one.differing for one in different):,} of {n_values:,} values differ, by up to "
+            f"{max(one.largest_absolute for one in different):.3g}, and by {largest.largest_relative:.3g} of a value at {largest.array}."
+        )
+    if found.fingerprint:
+        write_line(f"Computed with {found.fingerprint}: equal bits are promised for the same only.")
+    again = (
+        "recorded steps, which no network gives again"
+        if found.ids_bytes is None
+        else f"ids {size_text(found.ids_bytes)}"
+    )
+    share = found.n_rows / found.rows
+    about = "about " if found.units < found.n_units else ""
+    write_line(
+        f"Store: {size_text(found.n_stored_bytes)}, read in {about}{time_text(share * found.read_seconds)}. "
+        f"Instead: {again}, computed in {about}{time_text(share * found.seconds)} by one worker."
+    )

@@ -21,6 +21,8 @@ ArrayCodec = Literal["none", "lz4", "zstd", "codes"]
 PaddingSide = Literal["right", "left"]
 Positions = Literal["all", "first", "last", "not-first"]
 SiteQuantity = Literal["activation", "activation_gradient"]
+TOKEN_ID_BYTES, SAMPLE_ID_BYTES = 4, 8
+"""What an id takes where nothing but ids is kept, as in the store's own tables."""
 
 
 class Rows(Frozen):
@@ -185,6 +187,24 @@ class CaptureSpec(Frozen):
         _drop_defaults(content)
         request["store"] = {key: request["store"][key] for key in ("dtype", "codec")}
         return content_id(content)
+
+
+def ids_bytes(spec: CaptureSpec, n_tokens: int) -> int | None:
+    """What must be kept to compute a capture again, beside its network: token ids of texts, and each sample's number in the source.
+
+    Samples that are no texts (images, vectors, tensors) stay where they are: their numbers are all that is counted.
+
+    Args:
+        spec: of the capture.
+        n_tokens: tokens of all samples, as the network takes them.
+
+    Returns:
+        Bytes, uncompressed; None for recorded steps, which no network gives again.
+    """
+    if spec.request.model.kind == "recorded":
+        return None
+    tokens = 0 if spec.tokenizer is None else n_tokens
+    return TOKEN_ID_BYTES * tokens + SAMPLE_ID_BYTES * spec.layout.n_samples
 
 
 def _drop_defaults(content: dict[str, Any]) -> None:

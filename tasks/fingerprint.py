@@ -32,6 +32,12 @@ def fingerprint(device: str) -> Fingerprint:
     )
 
 
+def differences(others: Fingerprint, own: Fingerprint) -> str:
+    """What is not the same, in words; empty where nothing differs."""
+    old, new = others.model_dump(), own.model_dump()
+    return ", ".join(f"{key} {new[key]!r} (others {old[key]!r})" for key in old if old[key] != new[key])
+
+
 def worker_name() -> str:
     """host:pid, as receipts and leases name a process."""
     return f"{socket.gethostname()}:{os.getpid()}"

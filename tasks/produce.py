@@ -9,7 +9,7 @@ from schemas.errors import FingerprintError
 from schemas.outcome import CaptureOutcome
 from schemas.receipts import Fingerprint, Manifest, Receipt
 from tasks.drive import Driver
-from tasks.fingerprint import package_versions
+from tasks.fingerprint import differences, package_versions
 from tasks.store.arrays import SampleTable, create_capture
 from tasks.store.lease import hold
 from tasks.store.location import Location
@@ -105,15 +105,10 @@ class _FingerprintCheck:
             place = f"{self.root.url}/{receipt_path(receipt.capture, receipt.unit)}"
             again = "" if made_now else f"; or delete {place}, so that its unit is done again"
             raise FingerprintError(
-                f"unit {receipt.unit.name} was made on {receipt.worker} with {_differences(self.first, receipt.fingerprint)}: "
+                f"unit {receipt.unit.name} was made on {receipt.worker} with {differences(self.first, receipt.fingerprint)}: "
                 "equal bytes are promised for equal versions, device and threads only; use one kind of worker, or set "
                 f"execution.mix_fingerprints to accept a tolerance instead{again}"
             )
-
-
-def _differences(a: Fingerprint, b: Fingerprint) -> str:
-    old, new = a.model_dump(), b.model_dump()
-    return ", ".join(f"{key} {new[key]!r} (others {old[key]!r})" for key in old if old[key] != new[key])
 
 
 def _outcome(manifest: Manifest, capture: str, computed: bool, seconds: float = 0.0) -> CaptureOutcome:
