@@ -63,6 +63,43 @@ def _from_principal(
     return rows
 
 
+def from_parts(arrays: xr.Dataset, rows: xr.Dataset) -> xr.DataArray:
+    """As `from_principal`, each row along the components of its part: float32, NaN for rows of failed samples.
+
+    Cost: a product of [row, component] and [component, feature] when it is computed.
+    """
+    given = {"components": arrays["components"].values, "mean": arrays["mean"].values}
+    decoded: xr.DataArray = xr.apply_ufunc(
+        _from_parts,
+        rows["code"], rows["high"], rows["part"], rows["length"], rows["squared_error"],
+        kwargs=given | {"step": np.float32(arrays["step"].item())},
+        input_core_dims=[["component"], ["component"], [], [], []],
+        output_core_dims=[["feature"]],
+        dask="parallelized",
+        output_dtypes=[np.float32],
+        dask_gufunc_kwargs={"output_sizes": {"feature": arrays.sizes["feature"]}},
+    )  # fmt: skip
+    return decoded.rename("reconstruction")
+
+
+def _from_parts(
+    code: npt.NDArray[np.int8],
+    high: npt.NDArray[np.int8],
+    part: npt.NDArray[np.uint16],
+    length: Rows,
+    squared_error: Rows,
+    components: Rows,
+    mean: Rows,
+    step: np.float32,
+) -> Rows:
+    rows = np.empty((len(part), mean.shape[1]), np.float32)
+    for number in np.unique(part):
+        chosen = part == number
+        here = (code[chosen], high[chosen], length[chosen], squared_error[chosen])
+        rows[chosen] = _from_principal(*here, components[number], mean[number], step)
+    return rows
+
+
 def from_steps(arrays: xr.Dataset, rows: xr.Dataset) -> xr.DataArray:
     """(code + 256 high) step: float32, NaN for rows of failed samples."""
     step = arrays["step"].item()
@@ -113,5 +150,6 @@ def _from_codebooks(
 DECODERS: dict[str, Decoder] = {
     "compression.bounded": from_steps,
     "compression.klt": from_principal,
+    "compression.piecewise": from_parts,
     "compression.product_codes": from_codebooks,
 }

@@ -1,6 +1,7 @@
 """Rows from codes, block by block: shared by methods that read an artifact of codes aligned with its rows.
 
-What decodes tells which method coded: `step` that of `compression.klt`, `centre` that of `compression.product_codes`.
+What decodes tells which method coded: `step` that of `compression.klt`, with a `part` of each row that of `compression.piecewise`; `centre`
+that of `compression.product_codes`.
 """
 
 from collections.abc import Mapping
@@ -8,11 +9,16 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from tasks.methods.contract import ArtifactPort
-from tasks.numerics import vector_codes
+from tasks.numerics import uniform_codes, vector_codes
 from tasks.numerics.vector_codes import Codebooks
 
 FIXED = ("components", "mean", "step", "centre", "rotation")
-CODES = ArtifactPort("compression.klt", others=("compression.product_codes",), one_width=True, aligned=True)
+CODES = ArtifactPort(
+    "compression.klt",
+    others=("compression.product_codes", "compression.piecewise"),
+    one_width=True,
+    aligned=True,
+)
 """A port that takes codes of the rows."""
 
 
@@ -33,4 +39,7 @@ def decoded(codes: Mapping[str, Tensor], carry: Mapping[str, Tensor]) -> Tensor:
         books = Codebooks(carry["decoder.centre"], mean, carry["decoder.rotation"], "none")
         return vector_codes.decoded(codes["code"], codes["gain"].double(), codes["bias"].double(), books)
     steps = (codes["code"].double() + 256 * codes["high"].double()) * carry["decoder.step"]
-    return (steps @ carry["decoder.components"] + mean) * codes["length"].double()[:, None]
+    length = codes["length"].double()[:, None]
+    if "part" in codes:
+        return uniform_codes.in_parts(steps, codes["part"].long(), carry["decoder.components"], mean) * length
+    return (steps @ carry["decoder.components"] + mean) * length

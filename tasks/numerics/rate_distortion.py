@@ -27,25 +27,27 @@ def distortion(variances: Variances, level: float) -> float:
     return float(variances.clamp(max=level).sum())
 
 
-def level(variances: Variances, wanted: float) -> float:
+def level(variances: Variances, wanted: float, weights: Variances | None = None) -> float:
     """The level at which the mean squared error of a vector is that wanted; the largest variance where it may be as large as their sum.
 
     Args:
         variances: along orthogonal axes, in any order, not negative.
         wanted: positive.
+        weights: positive, how much each variance counts, as where vectors are of several kinds; None: each once.
 
     Raises:
         MethodError: if the wanted error is not positive, or there is no variance.
 
     Cost: O(component log component).
     """
-    ascending = variances.sort().values
+    ascending, order = variances.sort()
     if wanted <= 0 or not len(ascending) or ascending[-1] <= 0:
         raise MethodError(
             f"found a wanted squared error of {wanted:g} and a total variance of {float(ascending.sum()):g}; both must be positive"
         )
-    above = torch.arange(len(ascending), 0, -1, dtype=torch.float64, device=ascending.device)
-    below = ascending.cumsum(0) - ascending
+    counted = torch.ones_like(ascending) if weights is None else weights[order]
+    above = counted.flip(0).cumsum(0).flip(0)
+    below = (counted * ascending).cumsum(0) - counted * ascending
     levels = (wanted - below) / above
     fits = levels <= ascending
     return float(levels[fits][0]) if bool(fits.any()) else float(ascending[-1])

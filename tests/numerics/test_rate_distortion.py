@@ -80,3 +80,9 @@ def test_steps_take_a_quarter_of_a_bit_beyond_the_limit() -> None:
     found = rd.stepped_error(variances, 4 * 5.0)
     assert rd.rate(variances, found) == pytest.approx(4 * (5.0 - rd.SCALAR_LOSS))
     assert rd.stepped_error(variances, 0.0) == pytest.approx(14.5)
+
+
+def test_weights_are_repetitions() -> None:
+    once, twice = variances(4.0, 1.0, 0.2), variances(4.0, 1.0, 1.0, 0.2, 0.2, 0.2)
+    weights = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)
+    assert rd.level(once, 1.5, weights) == pytest.approx(rd.level(twice, 1.5))

@@ -48,3 +48,21 @@ def test_quantiles_are_those_of_sorted_numbers() -> None:
     edges = uc.distances(torch.tensor([0.0, 4.0], dtype=torch.float64))
     assert uc.quantile(edges.counts, 0.5) <= 2**-47
     assert uc.quantile(edges.counts, 1.0) == 4
+
+
+def test_rows_of_parts_are_those_of_a_loop() -> None:
+    rng = np.random.default_rng(0)
+    coordinates, part = rng.standard_normal((50, 3)), rng.integers(0, 4, 50)
+    components, mean = rng.standard_normal((5, 3, 7)), rng.standard_normal((5, 7))
+    given = [torch.from_numpy(values) for values in (coordinates, part, components, mean)]
+    loop = [c @ components[k] + mean[k] for c, k in zip(coordinates, part, strict=True)]
+    np.testing.assert_allclose(uc.in_parts(*given), loop, atol=1e-12)
+
+
+def test_what_entropies_of_few_counts_lack() -> None:
+    """With it they are right on average, to a twentieth of what they lack."""
+    rng, chance = np.random.default_rng(0), np.array([0.4, 0.3, 0.2, 0.1])
+    counts = torch.from_numpy(rng.multinomial(60, chance, 4000))
+    lacking = stats.entropy(chance, base=2) - float(uc.entropies(counts, torch.ones(4000).long()).mean())
+    assert float(uc.unseen(counts).mean()) / 60 == pytest.approx(lacking, rel=0.1)
+    assert uc.unseen(torch.tensor([[0, 0], [3, 0]])).tolist() == [0, 0]
