@@ -19,6 +19,7 @@ ON_CPU = (
     "k_subspaces",
     "self_expression",
     "layer_compression",
+    "network_compression",
     "extraction",
     "overhead",
     "encoding",

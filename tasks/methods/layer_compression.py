@@ -145,9 +145,9 @@ def at_rank(kept: float, weight: Tensor, found: Mapping[str, Tensor | None]) -> 
     return AtRank(
         kept=kept,
         rank=rank,
-        lost=_share(found["loss"], rank),
-        lost_held_out=None if held_out is None else _share(held_out, rank),
-        lost_plain=_share(found["plain_loss"], rank),
+        lost=share(found["loss"], rank),
+        lost_held_out=None if held_out is None else share(held_out, rank),
+        lost_plain=share(found["plain_loss"], rank),
     )
 
 
@@ -198,8 +198,8 @@ def notes_on_losses(n_rows: int, n_groups: int, gram: Tensor) -> list[str]:
     return notes
 
 
-def _share(losses: Tensor | None, rank: int) -> float:
-    """Of the energy; 0 where there is none."""
+def share(losses: Tensor | None, rank: int) -> float:
+    """Of the energy that a rank loses; 0 where there is none."""
     if losses is None or float(losses[0]) <= 0:
         return 0.0
     return float(losses[rank] / losses[0])
