@@ -25,6 +25,7 @@ from schemas.stage import (
     site_of,
     spanning,
 )
+from tasks.decoders import decoder_of
 from tasks.extract.sites import SiteInfo, resolve
 from tasks.methods.contract import (
     ArtifactPort,
@@ -72,13 +73,19 @@ def _order(run: RunSpec) -> list[str]:
 
 
 def _needs(name: str, stage: StageRequest, run: RunSpec) -> set[str]:
-    one = {maker for port in _single_ports(stage) if (maker := _maker(name, stage, port, run))}
+    coders = (_coder(name, stage, port, run) for port in _rows_ports(stage))
+    one = {coder for coder in coders if coder is not None}
+    one |= {maker for port in _single_ports(stage) if (maker := _maker(name, stage, port, run))}
     return one.union(*(_makers(name, stage, port, run) for port in _series_ports(stage)))
 
 
 def _ports(stage: StageRequest, kind: type) -> list[str]:
     module = load_method(stage.method, allowed_packages())
     return [port for port, what in module.READS.items() if isinstance(what, kind)]
+
+
+def _rows_ports(stage: StageRequest) -> list[str]:
+    return [port for port in _ports(stage, RowsPort) if port not in _ports(stage, BatchesPort)]
 
 
 def _single_ports(stage: StageRequest) -> list[str]:
@@ -145,7 +152,16 @@ def _resolve(
     series = {port: _series(name, request, port, run, captures, made) for port in _series_ports(request)}
     if not ports:
         return [_combined(name, request, run, series, made)]
-    columns = {port: _rows(name, request, port, module.READS[port], captures) for port in ports}
+    columns = {
+        port: _coded(
+            name,
+            port,
+            _rows(name, request, port, module.READS[port], captures),
+            _coder(name, request, port, run),
+            made,
+        )
+        for port in ports
+    }
     plans: list[StagePlan] = []
     for row in (_every if request.pairs == "all" else _zip)(name, columns):
         site = row[ports[0]][0].site
@@ -259,6 +275,11 @@ def _check_ports(name: str, request: StageRequest, module: ModuleType) -> None:
             raise UnknownNameError(
                 f"stage {name!r}: {request.method} has no port {port!r}; it has {', '.join(module.READS) or 'none'}"
             )
+        if given.codes is not None and port not in _rows_ports(request):
+            raise SpecError(
+                f"stage {name!r}, port {port!r} of {request.method} reads no rows, found codes: {given.codes!r}; ports that do: "
+                f"{', '.join(_rows_ports(request)) or 'none'}"
+            )
         if given.edges is not None and not isinstance(module.READS[port], GraphPort):
             raise SpecError(
                 f"stage {name!r}, port {port!r} of {request.method} takes no graph, found edges: {given.edges!r}; ports that do: "
@@ -313,6 +334,52 @@ def _rows(
                 f"stage {name!r}: capture {capture.name!r} has no site {missing[0]!r}; nearest: {nearest(missing[0], there)}"
             )
     return [tuple(RowsRef(capture=c.id, digest=c.id, site=str(site)) for c in chosen) for site in sites]
+
+
+def _coder(name: str, request: StageRequest, port: str, run: RunSpec) -> str | None:
+    """The stage whose codes a port of rows reads.
+
+    Raises:
+        UnknownNameError: if there is no such stage.
+        MethodError: if its method codes no rows.
+    """
+    given = request.inputs.get(port, PortInput()).codes
+    if given is None:
+        return None
+    if given not in run.stages or given == name:
+        others = [other for other in run.stages if other != name]
+        raise UnknownNameError(
+            f"stage {name!r}, port {port!r}: there is no stage {given!r} of codes; nearest: {nearest(given, others)}"
+        )
+    try:
+        decoder_of(run.stages[given].method)
+    except MethodError as error:
+        raise MethodError(f"stage {name!r}, port {port!r}, codes of stage {given!r}: {error}") from error
+    return given
+
+
+def _coded(
+    name: str,
+    port: str,
+    column: list[tuple[RowsRef, ...]],
+    coder: str | None,
+    made: Mapping[str, Sequence[StagePlan]],
+) -> list[tuple[RowsRef, ...]]:
+    """The same rows, as the codes of a stage tell them.
+
+    Raises:
+        SpecError: if the stage codes others.
+    """
+    if coder is None:
+        return column
+    by_rows = {next(iter(plan.stage.rows.values())): plan.id for plan in made[coder]}
+    for rows in column:
+        if rows not in by_rows:
+            raise SpecError(
+                f"stage {name!r}, port {port!r}: stage {coder!r} codes no {' + '.join(ref.label for ref in rows)}; expected the same "
+                f"captures in the same order, at the same site: it codes {'; '.join(' + '.join(r.label for r in one) for one in by_rows)}"
+            )
+    return [tuple(ref.model_copy(update={"codes": by_rows[rows]}) for ref in rows) for rows in column]
 
 
 def _network(name: str, port: str, method: str, chosen: Sequence[CapturePlan]) -> tuple[RowsRef, ...]:

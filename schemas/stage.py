@@ -53,6 +53,9 @@ class PortInput(Frozen):
     stage: str | None = None
     """For a port that takes an artifact: the stage of this run that makes it, for the same site. For a port that takes
     several: the stage or stages (`pca_*`) whose artifacts at all these `sites` it takes; left out, all stages of the method."""
+    codes: str | None = None
+    """For a port of rows: a stage of this run that codes the rows of the same captures and sites, such as one of `compression.klt`.
+    What its codes stand for is read in the place of the rows."""
     edges: str | None = None
     """For a port that takes a graph: path or URL of a file of edges between samples. `.csv` and `.tsv` have the header `source,target` or
     `source,target,weight`, `.parquet` and `.npz` columns or arrays of these names. Ids are the samples' keys or, where none of them is
@@ -80,11 +83,21 @@ class RowsRef(Frozen):
     digest: str
     """The id again for a planned capture; the content digest for one that was streamed from training."""
     site: str
+    codes: str | None = None
+    """The artifact whose codes are read in the place of the rows."""
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_none(self, plain: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+        """Stages that read rows keep the ids that they had before there were codes."""
+        found = plain(self)
+        if self.codes is None:
+            found.pop("codes", None)
+        return found
 
     @property
     def label(self) -> str:
         """For messages and plots."""
-        return f"{self.capture[:8]} {self.site}"
+        return f"{self.capture[:8]} {self.site}" + (f" (codes {self.codes[:8]})" if self.codes else "")
 
 
 class ArtifactRef(Frozen):
@@ -140,7 +153,8 @@ class ResolvedStage(Frozen):
     def needs(self) -> tuple[str, ...]:
         """Ids of the artifacts that it reads."""
         several = [ref.artifact for refs in self.series.values() for ref in refs]
-        return (*(ref.artifact for ref in self.artifacts.values()), *several)
+        codes = [ref.codes for refs in self.rows.values() for ref in refs if ref.codes is not None]
+        return (*(ref.artifact for ref in self.artifacts.values()), *several, *dict.fromkeys(codes))
 
     @property
     def places(self) -> tuple[tuple[str, str], ...]:

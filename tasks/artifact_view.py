@@ -66,16 +66,19 @@ class ArtifactView:
             MethodError: if the artifact holds no codes of rows.
             UnknownNameError: if it holds those of several captures and none of them is named; the message lists them.
         """
-        from tasks.reconstruct import decoder_of
+        from tasks.decoders import decoder_of
+        from tasks.reconstruct import reconstructed
 
-        decode = decoder_of(self.artifact.stage.method)
+        decoder = decoder_of(self.artifact.stage.method)
         captures = [ref.capture for refs in self.artifact.stage.rows.values() for ref in refs]
         wanted = captures[0] if capture_id is None and len(captures) == 1 else capture_id
         if wanted not in captures:
             raise UnknownNameError(
                 f"artifact {self.id} holds rows of {', '.join(captures)}; asked for {capture_id}: say which"
             )
-        return decode(self.arrays, self._open(wanted if len(captures) > 1 else "", by_shard=True))
+        return reconstructed(
+            decoder, self.arrays, self._open(wanted if len(captures) > 1 else "", by_shard=True)
+        )
 
     def _open(self, group: str, by_shard: bool = False) -> "xr.Dataset":
         import xarray as xr

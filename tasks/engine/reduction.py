@@ -119,8 +119,9 @@ def make_reduction(
 def rows_folder(reduction: Reduction, refs: tuple[Any, ...], part: int) -> str:
     """Where states of one capture's rows lie: by capture and site, and by what they were joined with."""
     ref = refs[0][part]
-    joined = [[(r.capture, r.site) for r in port] for port in refs[1:]]
-    name = f"{reduction.folder}/{ref.capture}/{_folder_name(ref.site)}"
+    joined = [[(r.capture, r.site, *([r.codes] if r.codes else [])) for r in port] for port in refs[1:]]
+    codes = f"/codes-{ref.codes}" if ref.codes else ""
+    name = f"{reduction.folder}/{ref.capture}/{_folder_name(ref.site)}{codes}"
     return f"{name}/joined-{content_id(joined)}" if joined else name
 
 

@@ -16,6 +16,7 @@ from schemas.capture import CaptureSpec
 from schemas.errors import DamageError, MethodError
 from schemas.layout import SiteLayout, Space
 from schemas.stage import NETWORK, RowsRef
+from tasks.engine.decoded import DecodedRows
 from tasks.engine.fitting import check_tokens, check_widths, merged_categories, site_layout
 from tasks.engine.tokens import token_labels
 from tasks.store.location import Location
@@ -58,6 +59,7 @@ class Part:
         if ref.site != NETWORK:
             self.layout: SiteLayout = site_layout(self.spec, ref)
             self.space: Space = self.spec.layout.space(self.layout.space)
+        self._decoded = DecodedRows(root, ref, self.space) if ref.codes else None
 
     @property
     def keeps_rows(self) -> bool:
@@ -100,7 +102,9 @@ class Part:
         return values
 
     def values(self, start: int, stop: int) -> np.ndarray:
-        """[row, feature] of the site, failed rows included."""
+        """[row, feature] of the site, or of what its codes stand for; failed rows included."""
+        if self._decoded is not None:
+            return self._decoded.rows(start, stop)
         return np.asarray(self._array(self.layout.site.array)[start:stop])
 
     def _array(self, path: str) -> Any:

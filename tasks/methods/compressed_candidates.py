@@ -135,13 +135,15 @@ def _parts(number: int, ranks: Sequence[int], bits: int | None = None) -> tuple[
 
 def _uniform(group: Group, kept: float) -> tuple[int, ...]:
     """Of a layer that factors would not make smaller: as it is."""
-    return tuple(
-        rank
-        if (rank := layer_factors.fitting_rank(kept, *shape_of(member))) * sum(shape_of(member))
-        < np.prod(shape_of(member))
-        else 0
-        for member in group.members
-    )
+    return tuple(_fitting(member, kept) for member in group.members)
+
+
+def _fitting(member: Member, kept: float) -> int:
+    losses = losses_of(member)
+    assert losses is not None
+    outputs, inputs = shape_of(member)
+    rank = min(layer_factors.fitting_rank(kept, outputs, inputs), len(losses) - 1)
+    return rank if rank * (outputs + inputs) < outputs * inputs else 0
 
 
 def _greedy(group: Group, kept: float) -> tuple[int, ...]:

@@ -51,6 +51,19 @@ def test_ranks_fit_the_budget_and_a_layer_that_factors_would_not_shrink_stays() 
         candidates.candidates_of([group], (0.2,))
 
 
+def test_no_more_ranks_than_an_artifact_has() -> None:
+    """Utilised directions may be few."""
+    (group,) = groups_of_layers.groups_of(members("compression.utilised"))
+    network = TinyNetwork.of(40)
+    found = candidates.candidates_of([group], (0.9,))
+    made = networks.Candidates(networks.carried([group], found))
+    for one in made.all:
+        most = [len(member.arrays["loss"]) - 1 for member in group.members]
+        assert all(rank <= highest for rank, highest in zip(one.ranks, most, strict=True))
+        for path, layer in made.made(network.copy(), one).items():
+            assert layer.spec()["rank"] == one.ranks[("0", "2").index(path)]
+
+
 def test_dealt_out_ranks_are_compared_with_equal_shares_of_as_many_bits() -> None:
     groups = groups_of_layers.groups_of(members())
     made = networks.Candidates(networks.carried(groups, candidates.candidates_of(groups, (0.8,), (0.8, 8))))

@@ -70,6 +70,7 @@ READS = {
             "compression.mixed_precision",
             "compression.slicing",
             "compression.experts",
+            "compression.utilised",
         ),
         several=True,
     ),
