@@ -55,7 +55,8 @@ class StoreOptions(Frozen):
     dtype: FloatName = "float32"
     """bfloat16 is stored as float32 values rounded to bfloat16, which compress to the same bytes."""
     codec: Codec = "lz4"
-    """`none`, or Blosc with bit shuffle; every chunk carries a crc32c."""
+    """`none`, or Blosc with `lz4`, or with `zstd`: 2 to 5 % fewer bytes than `lz4` in float32, 6 to 11 % in bfloat16, encoded in up to
+    twice the time, decoded as fast. Every chunk carries a crc32c."""
     chunk_rows: int | None = Field(None, ge=1, le=1 << 24)
     """Rows per chunk (the unit of reading); None: resolved from the widths."""
     shard_rows: int | None = Field(None, ge=1, le=1 << 26)

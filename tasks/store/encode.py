@@ -13,11 +13,11 @@ import google_crc32c
 import numpy as np
 import numpy.typing as npt
 from numcodecs import blosc
-from numcodecs.blosc import BITSHUFFLE, MAX_OVERHEAD, Blosc
+from numcodecs.blosc import BITSHUFFLE, MAX_OVERHEAD, SHUFFLE, Blosc
 from numcodecs.zstd import Zstd
 
 from schemas.capture import ArrayCodec
-from tasks.store.codecs import LEVELS, fill_value
+from tasks.store.codecs import CODES_LEVEL, blosc_options, fill_value
 
 CHECKSUM_BYTES = 4
 ENTRY_BYTES = 16
@@ -81,9 +81,11 @@ def _compressed(chunk: npt.NDArray[np.uint8], item_bytes: int, codec: ArrayCodec
     if codec == "none":
         return chunk
     if codec == "codes":
-        codec_of_chunks: Any = Zstd(level=LEVELS[codec])
+        codec_of_chunks: Any = Zstd(level=CODES_LEVEL)
     else:
-        codec_of_chunks = Blosc(cname=codec, clevel=LEVELS[codec], shuffle=BITSHUFFLE, typesize=item_bytes)
+        how = blosc_options(codec, item_bytes, chunk.nbytes)
+        shuffle = SHUFFLE if how.shuffle == "shuffle" else BITSHUFFLE
+        codec_of_chunks = Blosc(codec, how.level, shuffle, how.block_bytes, typesize=item_bytes)
     return np.frombuffer(codec_of_chunks.encode(chunk), dtype=np.uint8)
 
 

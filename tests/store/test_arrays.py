@@ -195,10 +195,10 @@ def test_metadata_are_explicit(root: Location) -> None:
 )
 @pytest.mark.parametrize("codec", ["none", "lz4", "zstd"])
 def test_codec_chain(codec: str, dtype: str, size: int) -> None:
-    names = [part.to_dict()["name"] for part in codec_chain(codec, dtype)]
+    names = [part.to_dict()["name"] for part in codec_chain(codec, dtype, 100)]
     assert names == (["bytes", "crc32c"] if codec == "none" else ["bytes", "blosc", "crc32c"])
     if codec != "none":
-        configuration = codec_chain(codec, dtype)[1].to_dict()["configuration"]
+        configuration = codec_chain(codec, dtype, 100)[1].to_dict()["configuration"]
         assert configuration["cname"] == codec
         assert configuration["shuffle"] == "bitshuffle"
         assert configuration["typesize"] == size

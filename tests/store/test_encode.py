@@ -12,7 +12,7 @@ from zarr.storage import MemoryStore
 from schemas.errors import StoreError
 from schemas.receipts import FileDigest
 from tasks.store import encode
-from tasks.store.codecs import add_array
+from tasks.store.codecs import BloscOptions, add_array, blosc_options
 from tasks.store.encode import encoded
 from tasks.store.location import Location, digest_of
 
@@ -92,6 +92,43 @@ def test_special_values_of_a_large_shard(root: Location, codec: Any, special: fl
     values[::7, ::3] = special
     write_shard(root, "s", values, chunk_rows=150, shard_rows=300, codec=codec)
     assert root.read("s") == by_zarr(np.ascontiguousarray(values), 150, 300, codec)[0]
+
+
+@pytest.mark.parametrize("codec", CODECS)
+@pytest.mark.parametrize("rows", [64, 1024])
+def test_every_bit_comes_back(root: Location, codec: Any, rows: int) -> None:
+    """Any 32 bits as a float: NaN of every payload, infinities, denormals, both zeros; in chunks that shuffle bits, and bytes."""
+    bits = np.random.default_rng(rows).integers(0, 2**32, (2 * rows, 256), dtype=np.uint32)
+    bits[::3] &= 0x807F_FFFF  # denormals and zeros
+    bits[1::3] |= 0x7F80_0000  # infinities and NaN
+    bits[0, :4] = (0, 0x8000_0000, 0x7F80_0001, 0xFFC0_0001)
+    values = bits.view(np.float32)
+    array = add_array(
+        zarr.create_group(MemoryStore(), zarr_format=3), "x", values.shape, "float32", ("row", "feature"),
+        chunk_rows=rows, shard_rows=2 * rows, codec=codec,
+    )  # fmt: skip
+    array[:] = values
+    assert np.array_equal(np.asarray(array[:]).view(np.uint32), bits)
+    write_shard(root, "s", values, chunk_rows=rows, shard_rows=2 * rows, codec=codec)
+    assert root.read("s") == by_zarr(values, rows, 2 * rows, codec)[0]
+
+
+def test_zstd_shuffles_bytes_where_each_fills_a_table_of_its_own() -> None:
+    assert blosc_options("zstd", 4, 4 << 17) == BloscOptions(1, "shuffle", 1 << 20)
+    assert blosc_options("zstd", 2, 2 << 17).shuffle == "shuffle"
+    assert blosc_options("zstd", 4, (4 << 17) - 4) == BloscOptions(3, "bitshuffle", 1 << 20)
+    assert blosc_options("zstd", 1, 1 << 30).shuffle == "bitshuffle"
+    assert blosc_options("lz4", 4, 1 << 30) == BloscOptions(5, "bitshuffle", 0)
+
+
+def test_zstd_in_large_chunks_nears_what_signs_and_exponents_allow() -> None:
+    """Gaussian values: digits are random, so that no code of single numbers goes below the entropy of sign and exponent and 23 bits."""
+    values = np.random.default_rng(0).standard_normal((1024, 384)).astype(np.float32)
+    counts = np.unique(values.view(np.uint32) >> 23, return_counts=True)[1] / values.size
+    limit = 32 / (23 - float((counts * np.log2(counts)).sum()))
+    zstd, lz4 = (values.nbytes / len(by_zarr(values, 1024, 1024, codec)[0]) for codec in ("zstd", "lz4"))
+    assert 0.975 * limit < zstd < limit
+    assert lz4 < zstd
 
 
 def test_memory_that_a_failed_write_may_still_read_is_not_used_again(
