@@ -496,10 +496,14 @@ def verify(
 def _verify_again(root: "Location", name: str, units: int | None, seed: int, json: bool) -> int:
     from pipelines import terminal
     from pipelines.check import recomputed
+    from pipelines.progress import Terminal
 
     if units is not None and units < 1:
         raise SpecError(f"--units {units}: expected at least 1")
-    found = recomputed(root, name, units, seed)
+    label = f"{name} again"
+    with Terminal() as bars:
+        bars.begin(label, units or 1)
+        found = recomputed(root, name, units, seed, lambda done, total: bars.at(label, done, total))
     if json:
         terminal.write_json({**found._asdict(), "arrays": [one._asdict() for one in found.arrays]})
     else:

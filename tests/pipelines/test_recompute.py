@@ -9,13 +9,17 @@ import google_crc32c
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from pipelines.check import recomputed
 from pipelines.cli import main
-from pipelines.estimate import recomputing
+from pipelines.estimate import Again, recomputing
 from pipelines.plan import make_plan
 from pipelines.serial import run_serial
+from pipelines.terminal import show_again
+from schemas.capture import ids_bytes
 from schemas.errors import DataError, ModelError, SpecError
+from schemas.model import RecordedModel
 from schemas.run import RunSpec
 from tasks.recompute import _compare
 from tasks.store.location import Location
@@ -217,8 +221,8 @@ def test_what_cannot_be_computed_again_is_refused(tmp_path: Path, capsys: pytest
         assert why in capsys.readouterr().err
 
 
-def test_a_plan_tells_what_ids_alone_would_take(tmp_path: Path) -> None:
-    run = vectors_run(tmp_path, n=64)
+def test_a_plan_tells_what_ids_alone_would_take(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = vectors_run(tmp_path / "out", n=64)
     (unknown,) = recomputing(make_plan(run), "cuda")
     assert (unknown.ids_bytes, unknown.seconds, unknown.basis) == (8 * 64, None, None)
     (dry,) = recomputing(make_plan(run), "cpu")
@@ -229,6 +233,30 @@ def test_a_plan_tells_what_ids_alone_would_take(tmp_path: Path) -> None:
     assert done.seconds
     assert "4 finished units of this capture" in str(done.basis)
     assert done.bytes == make_plan(run).captures[0].bytes
+    file = tmp_path / "run.yaml"
+    file.write_text(yaml.safe_dump(run.model_dump(mode="json")))
+    assert main(["plan", str(file), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["recompute"] == [done._asdict()]
+    assert main(["plan", str(file)]) == 0
+    assert "4 finished units of this capture" in capsys.readouterr().out
+
+
+def test_a_plan_says_what_it_does_not_know(capsys: pytest.CaptureFixture[str]) -> None:
+    show_again([Again("a", "p", "id", 2000, 10, None, None), Again("b", None, "id", 1, None, None, None)])
+    shown = capsys.readouterr().out
+    assert re.search(r"a / p +2.0 kB +10 B +not known", shown)
+    assert re.search(r"b +1 B +not possible: recorded steps +not known", shown)
+
+
+def test_recorded_steps_are_not_computed_again(tmp_path: Path) -> None:
+    spec = make_plan(vectors_run(tmp_path, n=4)).captures[0].spec
+    request = spec.request.model_copy(update={"model": RecordedModel()})
+    assert ids_bytes(spec.model_copy(update={"request": request}), 4) is None
+
+
+def test_stores_in_zstd_give_the_same_bits(tmp_path: Path) -> None:
+    root, capture = captured(vectors_run(tmp_path, n=40, store={"codec": "zstd"}))
+    assert recomputed(root, capture).exact
 
 
 def test_ids_of_texts_are_their_tokens(tmp_path: Path) -> None:
