@@ -24,6 +24,7 @@ ON_CPU = (
     "overhead",
     "encoding",
     "store_codecs",
+    "compression_peers",
     "gradients",
     "coverage",
     "noop",
