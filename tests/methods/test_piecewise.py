@@ -12,7 +12,7 @@ from scipy import stats
 from schemas.errors import MethodError
 from tasks.drive import serial
 from tasks.engine import run_stage
-from tasks.methods.clustering import k_subspaces
+from tasks.methods.clustering import assign, k_subspaces
 from tasks.methods.compression import piecewise
 from tasks.readers import open_artifact
 from tasks.store.location import Location
@@ -162,6 +162,18 @@ def test_rows_of_unit_length_are_coded_with_their_length() -> None:
     assert answer.result.nmse == pytest.approx(0.01, rel=0.1)
     np.testing.assert_allclose(answer.arrays["length"], np.linalg.norm(exact, axis=1), rtol=1e-6)
     assert answer.result.saved_bits > 0
+
+
+def test_parts_are_the_clusters_of_assign() -> None:
+    x = union(noise=0.3)
+    subspaces = subspaces_of(x)
+    given = case_of(assign, x, assign.Config())
+    ports = {
+        "artifacts": {"subspaces": subspaces.arrays},
+        "results": {"subspaces": subspaces.result.model_dump()},
+    }
+    clusters = cases.run(given._replace(inputs=replace(given.inputs, **ports))).arrays["cluster"]
+    assert torch.equal(cases.run(case(x, subspaces, nmse=0.5)).arrays["part"].long(), clusters)
 
 
 def test_bits_do_not_depend_on_how_rows_are_cut() -> None:
