@@ -87,7 +87,7 @@ def export(view: ArtifactView, folder: Path, candidate: str = "") -> Exported:
     with replaced(folder) as place:
         save_compressed(place, made, layers, about)
         _copy_tokenizer(capture.spec.request.model, place)
-    held = {id(tensor): tensor for tensor in made.state_dict().values()}
+    held = {id(tensor): tensor for tensor in made.state_dict(keep_vars=True).values()}  # tied ones once
     stored = sum(tensor.numel() * tensor.element_size() for tensor in held.values())
     return Exported(chosen, folder, stored, (folder / TENSORS).stat().st_size, layers, made)
 
