@@ -1,0 +1,72 @@
+"""What detectors share: one score for every row, larger for stranger rows, and a summary of all."""
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float, Float64
+from torch import Tensor
+
+from tasks.methods.contract import ArtifactPort, RowOutput, State
+from tasks.numerics import moments
+
+SCORES = ("anomaly.residual", "anomaly.mahalanobis", "anomaly.vim", "anomaly.neighbours")
+"""Methods that give every row a `score`."""
+OUTPUTS = {"score": RowOutput("float64")}
+TILE_ROWS = 512
+"""Rows are scored in tiles of exactly this size, filled up with zeros, so that no bit depends on how rows are cut."""
+
+
+def scores_port(aligned: bool) -> ArtifactPort:
+    """A port that takes the scores of any detector.
+
+    Args:
+        aligned: whether they come with the rows, or whole.
+    """
+    return ArtifactPort(SCORES[0], others=SCORES[1:], aligned=aligned)
+
+
+def scored(
+    x: Float[Tensor, "row feature"],
+    score: Callable[[Float64[Tensor, "tile feature"]], Float64[Tensor, " tile"]],
+) -> Float64[Tensor, " row"]:
+    """The score of each row, in float64.
+
+    Args:
+        x: rows.
+        score: of `TILE_ROWS` rows.
+
+    Raises:
+        MethodError: for rows that are not finite, naming the first.
+    """
+    if not bool(x.isfinite().all()):
+        moments.refuse_not_finite(x)
+    found = x.new_zeros(len(x), dtype=torch.float64)
+    for first in range(0, len(x), TILE_ROWS):
+        some = x[first : first + TILE_ROWS]
+        tile = x.new_zeros(TILE_ROWS, x.shape[1], dtype=torch.float64)
+        tile[: len(some)] = some.double()
+        found[first : first + len(some)] = score(tile)[: len(some)]
+    return found
+
+
+def partial(score: Float64[Tensor, " row"]) -> State:
+    """Sums over some rows."""
+    rows = torch.tensor(len(score), dtype=torch.int64, device=score.device)
+    largest = score.max() if len(score) else score.new_tensor(-torch.inf)
+    return {"n": rows, "sum": score.sum(), "squares": score.square().sum(), "largest": largest}
+
+
+def merge(a: State, b: State) -> State:
+    """Of both sets of rows."""
+    added = {name: a[name] + b[name] for name in ("n", "sum", "squares")}
+    return added | {"largest": torch.maximum(a["largest"], b["largest"])}
+
+
+def summary(state: State) -> dict[str, int | float | None]:
+    """Fields of a result; None without rows."""
+    n = int(state["n"])
+    if n == 0:
+        return {"n_rows": 0, "mean": None, "spread": None, "largest": None}
+    mean = float(state["sum"]) / n
+    variance = max(0.0, float(state["squares"]) / n - mean**2)
+    return {"n_rows": n, "mean": mean, "spread": variance**0.5, "largest": float(state["largest"])}
