@@ -102,10 +102,15 @@ def reduces(carry: State, config: Config) -> Reduces:
     """The moments that PCA takes, or those of classes."""
     if not carry:
         return Reduces(moments_state.partial, moments_state.merge, moments_state.state_config(config))
-    return Reduces(partial, merge, {"weight_label": config.weight_label})
+    return Reduces(class_partial, class_moments.merge, {"weight_label": config.weight_label})
 
 
 def partial(block: Block, carry: State, config: Config) -> State:
+    """Of the carry's kind."""
+    return reduces(carry, config).partial(block, carry, config)
+
+
+def class_partial(block: Block, carry: State, config: Config) -> State:
     """Moments of each class's rows.
 
     Raises:

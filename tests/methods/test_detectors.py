@@ -1,0 +1,271 @@
+"""Detectors against plain NumPy and scikit-learn: fitted on some rows, asked of others, whatever the cut, and what is refused."""
+
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy.spatial.distance import cdist
+from scipy.special import logsumexp
+from sklearn.covariance import ledoit_wolf, oas
+from sklearn.metrics import roc_auc_score
+from sklearn.neighbors import NearestNeighbors
+
+from schemas.errors import MethodError
+from tasks.methods.anomaly import (
+    head_subspace,
+    mahalanobis,
+    neighbours,
+    normal_rows,
+    reference,
+    residual,
+    vim,
+)
+from tasks.methods.contract import Block, Inputs
+from tasks.methods.spectrum import pca
+
+WIDTH, CLASSES = 12, 3
+LAYER = "{module}.weight", "{module}.bias"
+
+
+class Fitted:
+    """The artifact of a reduction over rows."""
+
+    def __init__(
+        self,
+        module: ModuleType,
+        x: np.ndarray,
+        code: np.ndarray | None = None,
+        parts: int = 3,
+        **options: Any,
+    ) -> None:
+        config = module.Config.model_validate(options)
+        labels = {} if code is None else {"class": torch.from_numpy(code)}
+        categories = {} if code is None else {"class": tuple("abcdefg")}
+        weights = {name: values for name, values in LAYERS.items() if module is head_subspace}
+        inputs = Inputs({"x": x.shape[1]}, len(x), len(x), categories=categories, weights=weights)
+        if hasattr(module, "check"):
+            module.check(inputs, config)
+        carry, state = module.start(inputs, config), None
+        while True:
+            state = None
+            for some in torch.arange(len(x)).tensor_split(parts):
+                block = Block(
+                    {"x": torch.from_numpy(x)[some]},
+                    some,
+                    some * 0,
+                    some,
+                    {k: v[some] for k, v in labels.items()},
+                )
+                other = module.partial(block, carry, config)
+                state = other if state is None else module.merge(state, other)
+            again = module.update(state, carry, inputs, config) if hasattr(module, "update") else None
+            if again is None:
+                break
+            carry = again
+        result, arrays = module.finish(state, carry, inputs, config)
+        self.result = result.model_dump(mode="json")
+        self.arrays = {name: array.values for name, array in arrays.items()}
+        self.width = x.shape[1]
+
+
+def scores(
+    module: ModuleType, port: str, fitted: Fitted, x: np.ndarray, parts: int = 1, **options: Any
+) -> np.ndarray:
+    """Of rows, in so many blocks."""
+    config = module.Config.model_validate(options)
+    inputs = Inputs(
+        {"x": fitted.width}, len(x), len(x), artifacts={port: fitted.arrays}, results={port: fitted.result}
+    )
+    if hasattr(module, "check"):
+        module.check(inputs, config)
+    carry = module.start(inputs, config)
+    found = []
+    for some in torch.arange(len(x)).tensor_split(parts):
+        found.append(
+            module.apply(Block({"x": torch.from_numpy(x)[some]}, some, some * 0, some), carry, config)[
+                "score"
+            ]
+        )
+    score = torch.cat(found)
+    state = module.partial(
+        Block({"x": torch.from_numpy(x)}, some, some, some), {"score": score}, carry, config
+    )
+    result, _ = module.finish(state, carry, inputs, config)
+    assert result.n_rows == len(x)
+    assert result.mean == pytest.approx(float(score.mean()), rel=1e-9)
+    return score.numpy()
+
+
+RNG = np.random.default_rng(0)
+MIX = RNG.standard_normal((WIDTH, WIDTH)) * np.geomspace(3, 0.05, WIDTH)[:, None]
+CENTRES = 4 * RNG.standard_normal((CLASSES, WIDTH))
+CODE = np.arange(600) % CLASSES
+NORMAL = CENTRES[CODE] + RNG.standard_normal((600, WIDTH)) @ MIX
+NEW = np.concatenate(
+    [CENTRES[CODE[:200]] + RNG.standard_normal((200, WIDTH)) @ MIX, 5 + 3 * RNG.standard_normal((60, WIDTH))]
+)
+STRANGE = np.arange(260) >= 200
+LAYERS = {
+    LAYER[0]: torch.from_numpy(RNG.standard_normal((5, WIDTH))),
+    LAYER[1]: torch.from_numpy(RNG.standard_normal(5)),
+}
+
+
+def test_residual() -> None:
+    fitted = Fitted(pca, NORMAL, components=WIDTH)
+    centred = NORMAL - NORMAL.mean(0)
+    values, vectors = np.linalg.eigh(centred.T @ centred)
+    share = values[::-1].cumsum() / values.sum()
+    for energy in (0.5, 0.9, 0.99):
+        k = int(np.searchsorted(share, energy)) + 1
+        v = vectors[:, ::-1][:, :k]
+        off = NEW - NORMAL.mean(0)
+        np.testing.assert_allclose(
+            scores(residual, "basis", fitted, NEW, energy=energy),
+            np.square(off - off @ v @ v.T).sum(1),
+            rtol=1e-9,
+        )
+    assert roc_auc_score(STRANGE, scores(residual, "basis", fitted, NEW, energy=0.9)) > 0.99
+    whole = scores(residual, "basis", fitted, NEW, components=0)
+    np.testing.assert_allclose(whole, np.square(NEW - NORMAL.mean(0)).sum(1), rtol=1e-12)
+    turned = Fitted(pca, NORMAL, components=WIDTH)
+    turned.arrays["components"] = -turned.arrays["components"]
+    assert np.array_equal(scores(residual, "basis", turned, NEW), scores(residual, "basis", fitted, NEW))
+
+
+def test_one_dominating_component() -> None:
+    rows = NORMAL * np.r_[1e3, np.full(WIDTH - 1, 1e-3)]
+    fitted = Fitted(pca, rows, components=4)
+    config = residual.Config(energy=0.5)
+    assert (
+        residual._n_components(
+            Inputs({}, 0, 0, artifacts={"basis": fitted.arrays}, results={"basis": fitted.result}), config
+        )
+        == 1
+    )
+
+
+@pytest.mark.parametrize("how", ["ledoit_wolf", "oracle", "none"])
+def test_mahalanobis_about_one_mean(how: str) -> None:
+    fitted = Fitted(reference, NORMAL, shrinkage=how)
+    covariance = {
+        "ledoit_wolf": ledoit_wolf(NORMAL)[0],
+        "oracle": oas(NORMAL)[0],
+        "none": np.cov(NORMAL.T, bias=True),
+    }[how]
+    off = NEW - NORMAL.mean(0)
+    expected = np.einsum("ij,jk,ik->i", off, np.linalg.inv(covariance), off)
+    np.testing.assert_allclose(scores(mahalanobis, "reference", fitted, NEW), expected, rtol=1e-8)
+    if how == "none":
+        turn = RNG.standard_normal((WIDTH, WIDTH))
+        turned = Fitted(reference, NORMAL @ turn + 7, shrinkage=how)
+        np.testing.assert_allclose(
+            scores(mahalanobis, "reference", turned, NEW @ turn + 7), expected, rtol=1e-6
+        )
+
+
+@pytest.mark.parametrize("relative", [False, True])
+def test_mahalanobis_of_classes(relative: bool) -> None:
+    fitted = Fitted(reference, NORMAL, CODE, label="class", shrinkage="none")
+    means = np.stack([NORMAL[c == CODE].mean(0) for c in range(CLASSES)])
+    inside = np.linalg.inv(np.cov((NORMAL - means[CODE]).T, bias=True))
+    expected = np.min([np.einsum("ij,jk,ik->i", NEW - m, inside, NEW - m) for m in means], axis=0)
+    if relative:
+        off, around = NEW - NORMAL.mean(0), np.linalg.inv(np.cov(NORMAL.T, bias=True))
+        expected = expected - np.einsum("ij,jk,ik->i", off, around, off)
+    np.testing.assert_allclose(
+        scores(mahalanobis, "reference", fitted, NEW, relative=relative), expected, rtol=1e-8, atol=1e-8
+    )
+    shrunk = Fitted(reference, NORMAL, CODE, label="class")
+    np.testing.assert_allclose(
+        shrunk.result["intensity"], oas(NORMAL - means[CODE], assume_centered=True)[1], rtol=1e-9
+    )
+
+
+@pytest.mark.parametrize("unit", [False, True])
+def test_neighbours(unit: bool) -> None:
+    fitted = Fitted(normal_rows, NORMAL, unit_length=unit)
+    rows, new = (x / np.linalg.norm(x, axis=1, keepdims=True) if unit else x for x in (NORMAL, NEW))
+    expected = NearestNeighbors(n_neighbors=20, algorithm="brute").fit(rows).kneighbors(new)[0][:, -1]
+    np.testing.assert_allclose(scores(neighbours, "normal", fitted, NEW, k=20), expected, rtol=1e-7)
+    few = Fitted(normal_rows, NORMAL, rows=100, unit_length=unit)
+    assert few.result["n_rows"] == 100
+    assert "100 of 600 rows" in few.result["caveats"][0]
+    kept = few.arrays["rows"].numpy()
+    assert cdist(kept, rows).min(1).max() < 1e-12
+    assert (scores(neighbours, "normal", few, NEW, k=20) >= expected - 1e-12).all()
+    again = Fitted(normal_rows, NORMAL, rows=100, unit_length=unit, parts=7)
+    assert torch.equal(again.arrays["rows"], few.arrays["rows"])
+
+
+def test_vim() -> None:
+    weight, bias = (LAYERS[name].numpy() for name in LAYER)
+    fitted = Fitted(head_subspace, NORMAL, components=5)
+    origin = -np.linalg.pinv(weight) @ bias
+    _, vectors = np.linalg.eigh((NORMAL - origin).T @ (NORMAL - origin))
+    outside = vectors[:, : WIDTH - 5]
+    lengths = [np.linalg.norm((x - origin) @ outside, axis=1) for x in (NORMAL, NEW)]
+    alpha = (NORMAL @ weight.T + bias).max(1).mean() / lengths[0].mean()
+    energy = -logsumexp(NEW @ weight.T + bias, axis=1)
+    np.testing.assert_allclose(scores(vim, "normal", fitted, NEW), alpha * lengths[1] + energy, rtol=1e-8)
+    np.testing.assert_allclose(scores(vim, "normal", fitted, NEW, score="residual"), lengths[1], rtol=1e-8)
+    np.testing.assert_allclose(scores(vim, "normal", fitted, NEW, score="energy"), energy, rtol=1e-10)
+    assert head_subspace.components_of(512, head_subspace.Config()) == 256
+
+
+@pytest.mark.parametrize(
+    ("module", "port", "fit", "options"),
+    [(residual, "basis", pca, {"components": WIDTH}), (mahalanobis, "reference", reference, {}),
+     (neighbours, "normal", normal_rows, {}), (vim, "normal", head_subspace, {})],
+)  # fmt: skip
+def test_bits_do_not_depend_on_the_cut_nor_on_other_rows(
+    module: Any, port: str, fit: Any, options: dict[str, Any]
+) -> None:
+    """One row at a time, all at once, and in float16, which is its float64 cast."""
+    fitted = Fitted(fit, NORMAL, **options)
+    whole = scores(module, port, fitted, NEW)
+    for parts in (7, len(NEW)):
+        cut = scores(module, port, fitted, NEW, parts)
+        assert np.array_equal(cut, whole)
+    half = NEW.astype(np.float16)
+    assert np.array_equal(
+        scores(module, port, fitted, half), scores(module, port, fitted, half.astype(np.float64))
+    )
+    bad = NEW.copy()
+    bad[3, 2] = np.nan
+    with pytest.raises(MethodError, match=r"finite|NaN"):
+        scores(module, port, fitted, bad)
+
+
+def test_what_is_refused() -> None:
+    with pytest.raises(MethodError, match=r"holds? 0\.\d+ of the variance, asked for 0\.99 of it; keep more"):
+        scores(residual, "basis", Fitted(pca, NORMAL, components=2), NEW)
+    with pytest.raises(MethodError, match="about the origin"):
+        scores(residual, "basis", Fitted(pca, NORMAL, components=2, center=False), NEW)
+    with pytest.raises(MethodError, match="make it with a label"):
+        scores(mahalanobis, "reference", Fitted(reference, NORMAL), NEW, relative=True)
+    with pytest.raises(MethodError, match="take `oracle`"):
+        Fitted(reference, NORMAL, CODE, label="class", shrinkage="ledoit_wolf")
+    with pytest.raises(MethodError, match="50-th nearest of 30"):
+        scores(neighbours, "normal", Fitted(normal_rows, NORMAL[:30]), NEW)
+    with pytest.raises(MethodError, match="nothing would lie outside"):
+        Fitted(head_subspace, NORMAL, components=WIDTH)
+    with pytest.raises(MethodError, match="connect the input of the last linear layer"):
+        Fitted(head_subspace, NORMAL[:, :5])
+
+
+def test_constant_features_and_few_rows() -> None:
+    """Fewer rows than features, a feature that never varies: distances are finite where they are shrunk, and told of where not."""
+    few = np.concatenate([NORMAL[:8], np.full((8, 2), 3.0)], 1)
+    new = np.concatenate([NEW, np.full((260, 2), 3.0)], 1)
+    shrunk, plain = Fitted(reference, few), Fitted(reference, few, shrinkage="none")
+    assert shrunk.result["rank"] == plain.result["rank"] == 7
+    assert np.isfinite(scores(mahalanobis, "reference", shrunk, new)).all()
+    assert any("vary along 7 of 14" in note for note in plain.result["caveats"])
+    off = new - few.mean(0)
+    expected = np.einsum(
+        "ij,jk,ik->i", off, np.linalg.pinv(np.cov(few.T, bias=True), hermitian=True, rcond=1e-12), off
+    )
+    np.testing.assert_allclose(scores(mahalanobis, "reference", plain, new), expected, rtol=1e-6)
