@@ -1,6 +1,6 @@
 """Normal rows that others are compared with one by one: all of them, or so many drawn at random.
 
-Connect normal rows alone. Rows are drawn by a hash of their places, the same for any workers; while there are no more than `rows` all are
+Connect normal rows alone. Rows are drawn by a hash of their places, the same for any workers; while there are no more than `most` all are
 kept and what is found among them is exact. Arrays: `rows` (point, feature), float64, in the order of their hashes,
 each over its length where that is asked for.
 """
@@ -26,8 +26,8 @@ MOST_BYTES = 1 << 31
 class Config(Frozen):
     """How many rows, and whether their lengths count."""
 
-    rows: int = Field(default=10_000, ge=1)
-    """Most that are kept."""
+    most: int = Field(default=10_000, ge=1)
+    """Rows that are kept."""
     unit_length: bool = True
     """Divide each row by its length, so that directions are compared; rows of length 0 stay."""
 
@@ -94,7 +94,7 @@ def finish(state: State, carry: State, inputs: Inputs, config: Config) -> tuple[
         []
         if len(rows) == seen
         else [
-            f"{len(rows):,} of {seen:,} rows are kept: distances to them are no smaller than to all; raise `rows` for exact ones"
+            f"{len(rows):,} of {seen:,} rows are kept: distances to them are no smaller than to all; raise `most` for exact ones"
         ]
     )
     result = Result(n_rows=len(rows), n_seen=seen, unit_length=config.unit_length, caveats=tuple(notes))
@@ -108,4 +108,4 @@ def unit_length(x: Tensor) -> Tensor:
 
 
 def _places(inputs: Inputs, config: Config) -> int:
-    return max(1, min(config.rows, inputs.n_rows))
+    return max(1, min(config.most, inputs.n_rows))
