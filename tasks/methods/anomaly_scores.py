@@ -6,10 +6,18 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from tasks.methods.contract import ArtifactPort, RowOutput, State
+from schemas.errors import MethodError
+from tasks.methods.contract import ArtifactPort, Inputs, RowOutput, State
 from tasks.numerics import moments
 
-SCORES = ("anomaly.residual", "anomaly.mahalanobis", "anomaly.vim", "anomaly.neighbours")
+SCORES = (
+    "anomaly.residual",
+    "anomaly.mahalanobis",
+    "anomaly.vim",
+    "anomaly.neighbours",
+    "anomaly.last_gradient",
+    "anomaly.neco",
+)
 """Methods that give every row a `score`."""
 OUTPUTS = {"score": RowOutput("float64")}
 TILE_ROWS = 512
@@ -23,6 +31,33 @@ def scores_port(aligned: bool) -> ArtifactPort:
         aligned: whether they come with the rows, or whole.
     """
     return ArtifactPort(SCORES[0], others=SCORES[1:], aligned=aligned)
+
+
+def check_energy(inputs: Inputs, energy: float) -> None:
+    """Refuse a basis whose components hold less than a share of the variance.
+
+    Raises:
+        MethodError: with what they hold.
+    """
+    available = len(inputs.artifacts["basis"]["components"])
+    if components_for(inputs, energy) > available:
+        share = float(inputs.artifacts["basis"]["explained"].sum()) if available else 0.0
+        raise MethodError(
+            f"the basis has {available} components that hold {share:.4f} of the variance, asked for {energy:g} of it; keep more in the pca "
+            f"stage, at most {int(inputs.results['basis']['width'])}"
+        )
+
+
+def components_for(inputs: Inputs, energy: float) -> int:
+    """The fewest leading components of a `spectrum.pca` artifact that hold a share of the variance; one more than there are where all that
+    were kept hold less, and there are others."""
+    basis, explained = inputs.results["basis"], inputs.artifacts["basis"]["explained"].double()
+    if float(basis["trace"]) <= 0:
+        return 0
+    below = int((explained.cumsum(0) < energy * (1 - 1e-12)).sum())
+    if below < len(explained):
+        return below + 1
+    return len(explained) if len(explained) >= int(basis["resolved"]) else len(explained) + 1
 
 
 def scored(

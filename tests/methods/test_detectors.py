@@ -15,11 +15,14 @@ from sklearn.neighbors import NearestNeighbors
 from schemas.errors import MethodError
 from tasks.methods.anomaly import (
     head_subspace,
+    last_gradient,
     mahalanobis,
+    neco,
     neighbours,
     normal_rows,
     reference,
     residual,
+    standard_components,
     vim,
 )
 from tasks.methods.contract import Block, Inputs
@@ -75,9 +78,8 @@ def scores(
 ) -> np.ndarray:
     """Of rows, in so many blocks."""
     config = module.Config.model_validate(options)
-    inputs = Inputs(
-        {"x": fitted.width}, len(x), len(x), artifacts={port: fitted.arrays}, results={port: fitted.result}
-    )
+    given = {"artifacts": {port: fitted.arrays}, "results": {port: fitted.result}, "weights": LAYERS}
+    inputs = Inputs({"x": fitted.width}, len(x), len(x), **given)
     if hasattr(module, "check"):
         module.check(inputs, config)
     carry = module.start(inputs, config)
@@ -218,7 +220,8 @@ def test_vim() -> None:
 @pytest.mark.parametrize(
     ("module", "port", "fit", "options"),
     [(residual, "basis", pca, {"components": WIDTH}), (mahalanobis, "reference", reference, {}),
-     (neighbours, "normal", normal_rows, {}), (vim, "normal", head_subspace, {})],
+     (neighbours, "normal", normal_rows, {}), (vim, "normal", head_subspace, {}),
+     (last_gradient, "basis", pca, {"components": WIDTH, "center": False}), (neco, "normal", standard_components, {})],
 )  # fmt: skip
 def test_bits_do_not_depend_on_the_cut_nor_on_other_rows(
     module: Any, port: str, fit: Any, options: dict[str, Any]
@@ -237,6 +240,57 @@ def test_bits_do_not_depend_on_the_cut_nor_on_other_rows(
     bad[3, 2] = np.nan
     with pytest.raises(MethodError, match=r"finite|NaN"):
         scores(module, port, fitted, bad)
+
+
+def layer_gradient(x: np.ndarray, temperature: float) -> torch.Tensor:
+    """[output, feature]: by autograd, of the mean over classes of the cross entropy with uniform targets."""
+    weight = LAYERS[LAYER[0]].clone().requires_grad_()
+    logits = (torch.from_numpy(x) @ weight.T + LAYERS[LAYER[1]]) / temperature
+    loss = -logits.log_softmax(0).mean()
+    (found,) = torch.autograd.grad(loss, weight)
+    return found
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.5])
+def test_gradients_of_the_last_layer(temperature: float) -> None:
+    fitted = Fitted(pca, NORMAL, components=WIDTH, center=False)
+    gradients = [layer_gradient(x, temperature) for x in NEW]
+    options = {"temperature": temperature, "energy": 0.9}
+    found = scores(last_gradient, "basis", fitted, NEW, score="grad_norm", **options)
+    np.testing.assert_allclose(-found, [float(g.abs().sum()) for g in gradients], rtol=1e-9)
+    values, vectors = np.linalg.eigh(NORMAL.T @ NORMAL)
+    k = int(np.searchsorted(values[::-1].cumsum() / values.sum(), 0.9)) + 1
+    kept = torch.from_numpy(vectors[:, ::-1][:, :k].copy())
+    found = scores(last_gradient, "basis", fitted, NEW, score="grad_orth", **options)
+    np.testing.assert_allclose(-found, [float((g @ kept).norm()) for g in gradients], rtol=1e-9)
+    found = scores(last_gradient, "basis", fitted, NEW, score="angle", **options)
+    np.testing.assert_allclose(
+        -found, np.linalg.norm(NEW @ kept.numpy(), axis=1) / np.linalg.norm(NEW, axis=1), rtol=1e-9
+    )
+    with pytest.raises(MethodError, match="make it with `center: false`"):
+        scores(last_gradient, "basis", Fitted(pca, NORMAL, components=WIDTH), NEW, score="angle")
+
+
+@pytest.mark.parametrize("logit", [False, True])
+def test_neco(logit: bool) -> None:
+    fitted = Fitted(standard_components, NORMAL)
+    z, new = ((x - NORMAL.mean(0)) / NORMAL.std(0) for x in (NORMAL, NEW))
+    _, vectors = np.linalg.eigh(z.T @ z)
+    ratio = np.linalg.norm(new @ vectors[:, ::-1][:, :4], axis=1) / np.linalg.norm(
+        new, axis=1
+    )  # five outputs
+    if logit:
+        ratio = ratio * (NEW @ LAYERS[LAYER[0]].numpy().T + LAYERS[LAYER[1]].numpy()).max(1)
+    np.testing.assert_allclose(-scores(neco, "normal", fitted, NEW, logit=logit), ratio, rtol=1e-8)
+    scaled = Fitted(standard_components, NORMAL * 7 + 1)
+    np.testing.assert_allclose(
+        scores(neco, "normal", scaled, NEW * 7 + 1, logit=False),
+        scores(neco, "normal", fitted, NEW, logit=False),
+        rtol=1e-9,
+    )
+    still = Fitted(standard_components, np.c_[NORMAL[:, :-1], np.full(600, 2.0)])
+    assert still.result["constant"] == 1
+    assert np.isfinite(scores(neco, "normal", still, NEW)).all()
 
 
 def test_what_is_refused() -> None:

@@ -14,11 +14,14 @@ from torch import Tensor
 
 from schemas.base import Frozen
 from schemas.errors import MethodError
-from tasks.methods import moments_state
+from tasks.methods import last_layer, moments_state
 from tasks.methods.contract import Array, Arrays, Block, Inputs, Reduces, RowsPort, State
+from tasks.methods.last_layer import parameters
 from tasks.numerics import moments, spectrum
 from tasks.numerics.moments import Precision
 from tasks.numerics.symmetric import full
+
+__all__ = ["parameters"]
 
 VERSION = 1
 KIND = "reduce"
@@ -72,26 +75,14 @@ class Result(Frozen):
     caveats: tuple[str, ...]
 
 
-def parameters(config: Config) -> tuple[str, ...]:
-    """What is read of the network."""
-    return (config.weight,) if config.bias is None else (config.weight, config.bias)
-
-
 def check(inputs: Inputs, config: Config) -> None:
     """Refuse before reading.
 
     Raises:
         MethodError: if the parameter is no finite linear map of the site's features, or there are as many components as features.
     """
-    weight, width = inputs.weights[config.weight], inputs.widths["x"]
-    if weight.ndim != 2 or weight.shape[1] != width:
-        raise MethodError(
-            f"{config.weight} has the shape {tuple(weight.shape)}, expected [outputs, {width}] for the {width} features of the site; "
-            "connect the input of the last linear layer"
-        )
-    for name in parameters(config):
-        if not bool(inputs.weights[name].isfinite().all()):
-            raise MethodError(f"{name} holds NaN or infinity; load another checkpoint")
+    last_layer.check(inputs, config)
+    width = inputs.widths["x"]
     if components_of(width, config) >= width:
         raise MethodError(
             f"asked for {config.components} of {width} features, so that nothing would lie outside; ask for fewer"
@@ -144,9 +135,8 @@ def update(state: State, carry: State, inputs: Inputs, config: Config) -> State 
     if carry:
         return None
     moments.require(state, 2)
-    weight = inputs.weights[config.weight].double()
-    bias = weight.new_zeros(len(weight)) if config.bias is None else inputs.weights[config.bias].double()
-    origin = -torch.linalg.pinv(weight) @ bias
+    layer = last_layer.read(inputs, config)
+    origin = -torch.linalg.pinv(layer.weight) @ layer.bias
     second = full(moments.move(state, origin)["g"]) / float(state["w"])
     found = spectrum.eigen(second)
     kept = found.vectors[: components_of(len(origin), config)]
@@ -154,8 +144,7 @@ def update(state: State, carry: State, inputs: Inputs, config: Config) -> State 
         "origin": origin,
         "components": kept,
         "eigenvalue": found.values.clamp(min=0),
-        "weight": weight,
-        "bias": bias,
+        **layer._asdict(),
         "n": state["n"],
     }
 

@@ -65,12 +65,11 @@ def check(inputs: Inputs, config: Config) -> None:
         raise MethodError(
             "the basis is about the origin; make it with `center: true`, residuals are about the mean"
         )
-    available, wanted = len(basis["components"]), _n_components(inputs, config)
-    if wanted > available:
-        share = float(basis["explained"].sum()) if available else 0.0
+    if config.components is None:
+        anomaly_scores.check_energy(inputs, config.energy)
+    elif config.components > len(basis["components"]):
         raise MethodError(
-            f"the basis has {available} components that hold {share:.4f} of the variance, asked for "
-            f"{config.components or f'{config.energy:g} of it'}; keep more in the pca stage, at most {int(result['width'])}"
+            f"the basis has {len(basis['components'])} components, asked for {config.components}; keep more in the pca stage"
         )
 
 
@@ -128,18 +127,8 @@ def _outside(centred: Tensor, components: Tensor) -> Tensor:
 
 
 def _n_components(inputs: Inputs, config: Config) -> int:
-    """The fewest that hold the energy; one more than there are where these do not."""
-    if config.components is not None:
-        return config.components
-    explained = inputs.artifacts["basis"]["explained"].double()
-    if float(inputs.results["basis"]["trace"]) <= 0:
-        return 0
-    below = explained.cumsum(0) < config.energy * (1 - 1e-12)
-    return int(below.sum()) + (1 if len(explained) else 0) if not bool(below.all()) else _all(inputs)
-
-
-def _all(inputs: Inputs) -> int:
-    """What is asked for where the kept components do not hold enough: all of a basis that has all there are, else more than it has."""
-    basis = inputs.results["basis"]
-    kept = len(inputs.artifacts["basis"]["components"])
-    return kept if kept >= int(basis["resolved"]) else kept + 1
+    return (
+        anomaly_scores.components_for(inputs, config.energy)
+        if config.components is None
+        else config.components
+    )
