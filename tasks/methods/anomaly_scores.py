@@ -17,6 +17,8 @@ SCORES = (
     "anomaly.neighbours",
     "anomaly.last_gradient",
     "anomaly.neco",
+    "anomaly.spikes",
+    "anomaly.direction",
 )
 """Methods that give every row a `score`."""
 OUTPUTS = {"score": RowOutput("float64")}

@@ -61,6 +61,7 @@ SHORT: dict[str, dict[str, Any]] = {
     "compression.store_quality": {"clusters": 3, "sample_rows": 100, "label": "side"},
     "compression.piecewise": {"nmse": 0.2},
     "anomaly.normal_rows": {"most": 100},
+    "anomaly.reference": {"label": "side"},
     "compression.binary_rotation": {"bits": 8, "rounds": 4},
     "compression.attention_tucker": {"heads": 4},
     "compression.experts": {"experts": 40, "groups": 5, "biases": True},

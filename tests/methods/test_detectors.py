@@ -14,6 +14,7 @@ from sklearn.neighbors import NearestNeighbors
 
 from schemas.errors import MethodError
 from tasks.methods.anomaly import (
+    direction,
     head_subspace,
     last_gradient,
     mahalanobis,
@@ -22,6 +23,7 @@ from tasks.methods.anomaly import (
     normal_rows,
     reference,
     residual,
+    spikes,
     standard_components,
     vim,
 )
@@ -293,6 +295,67 @@ def test_neco(logit: bool) -> None:
     assert np.isfinite(scores(neco, "normal", still, NEW)).all()
 
 
+def spiked(size: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """2000 rows of 500 features: noise of variance 1, along one direction `size`; the direction too."""
+    rng = np.random.default_rng(seed)
+    direction = rng.standard_normal(500)
+    direction /= np.linalg.norm(direction)
+    rows = rng.standard_normal((2000, 500))
+    return rows + (np.sqrt(size) - 1) * np.outer(rows @ direction, direction), direction
+
+
+def test_spikes_are_those_of_random_matrix_theory() -> None:
+    """A spike of 3 among features / rows = 1/4 shows at 3.375 and its direction at a squared cosine of .833; one of 1.3 is lost."""
+    rows, direction = spiked(3.0)
+    fitted = Fitted(pca, rows, components=20)
+    inputs = Inputs({"x": 500}, 1, 1, artifacts={"basis": fitted.arrays}, results={"basis": fitted.result})
+    law = spikes._law(inputs, spikes.Config())
+    assert law.spikes == 1
+    assert float(fitted.arrays["eigenvalue"][0]) == pytest.approx(3.375, abs=0.28)
+    assert float(fitted.arrays["eigenvalue"][1]) < 2.35
+    assert law.noise == pytest.approx(1, abs=0.02)
+    assert float(law.values[0]) == pytest.approx(3, abs=0.3)
+    assert float(law.alignments[0]) == pytest.approx(0.833, abs=0.03)
+    assert float(fitted.arrays["components"][0].numpy() @ direction) ** 2 == pytest.approx(0.833, abs=0.03)
+    lost = Fitted(pca, spiked(1.3)[0], components=20)
+    given = Inputs({"x": 500}, 1, 1, artifacts={"basis": lost.arrays}, results={"basis": lost.result})
+    assert spikes._law(given, spikes.Config()).spikes == 0
+    new = spiked(3.0, 1)[0][:300]
+    v, off = fitted.arrays["components"][:1].numpy(), new - rows.mean(0)
+    outside = np.square(off - off @ v.T @ v).sum(1) / law.noise
+    np.testing.assert_allclose(scores(spikes, "basis", fitted, new), outside, rtol=1e-9)
+    both = outside + (off @ v.T)[:, 0] ** 2 / float(law.values[0])
+    np.testing.assert_allclose(scores(spikes, "basis", fitted, new, score="distance"), both, rtol=1e-9)
+    assert abs(both.mean() - 500) < 20
+
+
+def test_a_concepts_direction() -> None:
+    fitted = Fitted(reference, NORMAL, CODE, label="class")
+    means = np.stack([NORMAL[c == CODE].mean(0) for c in range(CLASSES)])
+    assert fitted.result["classes"] == ["a", "b", "c"]
+    ends = means[1] - means[0]
+    expected = 2 * (NEW - (means[0] + means[1]) / 2) @ ends / (ends @ ends)
+    np.testing.assert_allclose(
+        scores(direction, "reference", fitted, NEW, towards="b", away="a"), expected, rtol=1e-9, atol=1e-9
+    )
+    at_ends = scores(
+        direction,
+        "reference",
+        fitted,
+        np.stack([means[0], means[1], (means[0] + means[1]) / 2]),
+        towards="b",
+        away="a",
+    )
+    np.testing.assert_allclose(at_ends, [-1, 1, 0], atol=1e-12)
+    last = scores(direction, "reference", fitted, np.stack([means[2], means[:2].mean(0)]))
+    np.testing.assert_allclose(last, [1, -1], atol=1e-12)
+    for options, told in (({"towards": "x"}, "no class 'x'"), ({"away": "c"}, "both ends are the class 'c'")):
+        with pytest.raises(MethodError, match=told):
+            scores(direction, "reference", fitted, NEW, **options)
+    with pytest.raises(MethodError, match="make it with a label"):
+        scores(direction, "reference", Fitted(reference, NORMAL), NEW)
+
+
 def test_what_is_refused() -> None:
     with pytest.raises(MethodError, match=r"holds? 0\.\d+ of the variance, asked for 0\.99 of it; keep more"):
         scores(residual, "basis", Fitted(pca, NORMAL, components=2), NEW)
@@ -304,6 +367,8 @@ def test_what_is_refused() -> None:
         Fitted(reference, NORMAL, CODE, label="class", shrinkage="ledoit_wolf")
     with pytest.raises(MethodError, match="50-th nearest of 30"):
         scores(neighbours, "normal", Fitted(normal_rows, NORMAL[:30]), NEW)
+    with pytest.raises(MethodError, match="tell noise from signal"):
+        scores(spikes, "basis", Fitted(pca, NORMAL[:9], components=4), NEW)
     with pytest.raises(MethodError, match="nothing would lie outside"):
         Fitted(head_subspace, NORMAL, components=WIDTH)
     with pytest.raises(MethodError, match="connect the input of the last linear layer"):

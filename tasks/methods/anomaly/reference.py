@@ -68,6 +68,8 @@ class Result(Frozen):
     """Features."""
     n_classes: int
     """That occur; 1 without a label."""
+    classes: tuple[str, ...]
+    """Their names, in the order of the arrays; none without a label."""
     shrinkage: Literal["ledoit_wolf", "oracle", "none"]
     intensity: float
     """Of the covariance inside classes."""
@@ -153,6 +155,7 @@ def finish(state: State, carry: State, inputs: Inputs, config: Config) -> tuple[
         n_rows=found.n,
         width=len(values),
         n_classes=len(found.mean),
+        classes=_names(found.code, inputs, config),
         shrinkage=how,
         intensity=inside,
         background_intensity=around,
@@ -160,6 +163,13 @@ def finish(state: State, carry: State, inputs: Inputs, config: Config) -> tuple[
         caveats=tuple(_notes(rank, len(values), found, how)),
     )
     return result, {name: Array(values.contiguous(), ARRAYS[name]) for name, values in arrays.items()}
+
+
+def _names(code: Tensor, inputs: Inputs, config: Config) -> tuple[str, ...]:
+    if config.label is None:
+        return ()
+    names = inputs.categories[class_label(inputs, config.label)]
+    return tuple(names[place] for place in code.tolist())
 
 
 class _Found(NamedTuple):
