@@ -166,6 +166,23 @@ def test_samples_that_layers_were_made_from_are_told(tmp_path: Path) -> None:
     view = model_view(tmp_path)
     assert view.result["n_samples"] == 90
     assert "made from 30 of the 90 samples" in view.result["caveats"][0]
+    assert not any("other weights" in caveat for caveat in view.result["caveats"])
+
+
+def test_layers_of_another_network_are_told(tmp_path: Path) -> None:
+    """Whose layers have the same names and shapes."""
+    run = run_of(tmp_path).model_dump(mode="json")
+    judged = run["captures"]["vectors"]
+    other = judged | {"model": judged["model"] | {"arguments": {"seed": 1}}}
+    run["captures"] = {"judged": judged, "other": other}
+    del run["stages"]["factors"]["sites"]
+    run["stages"]["factors"] |= {"inputs": {"x": {"captures": ["other"], "sites": "**:in:0"}}}
+    run["stages"]["smaller"]["inputs"] = {"network": {"captures": ["judged"]}}
+    assert not run_serial(RunSpec.model_validate(run)).stage_failures
+    told = model_view(tmp_path).result["caveats"]
+    assert any(
+        "2 of the 2 artifacts of layers were made from a network of other weights" in one for one in told
+    )
 
 
 def test_a_share_that_cannot_be_met(tmp_path: Path) -> None:

@@ -373,6 +373,12 @@ def _caveats(
             f"layers were made from {seen:,} of the {inputs.n_samples:,} samples that judge them, so that qualities are too good; judge by "
             "others: a capture with `subset: {skip_samples: ...}`"
         )
+    strangers = inputs.strangers.get("layers", 0)
+    if strangers:
+        notes.append(
+            f"{strangers} of the {len(inputs.series['layers'])} artifacts of layers were made from a network of other weights than "
+            "the one that they are put into; connect artifacts of the same network"
+        )
     if worse:
         notes.append(f"ranks dealt out by losses were worse than equal shares for {'; '.join(worse)}")
     if best is None and config.tolerated is not None:
