@@ -385,6 +385,11 @@ def _caveats(
         notes.append(
             f"no candidate is within {config.tolerated:g} of the network as it is; tolerate more, or try larger shares"
         )
+    elif best is None and any(_share(point, config) <= config.kept + BIASES for point in points[1:]):
+        notes.append(
+            "what candidates of the wanted size give cannot be compared: it is not finite, or the same for all samples; look at the losses "
+            "of the layers, or ask for more"
+        )
     elif best is None:
         smallest = min(points[1:], key=lambda point: _share(point, config))
         notes.append(
