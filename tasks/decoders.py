@@ -72,7 +72,8 @@ def from_codebooks(fixed: Arrays, rows: Arrays) -> Rows:
     Cost: a look-up for each code, and a product of [row, component] and [component, feature] where there is a rotation.
     """
     code, centre, rotation, mean = rows["code"], fixed["centre"], fixed["rotation"], fixed["mean"]
-    beside = centre[np.arange(len(centre)), code].reshape(len(code), code.shape[1] * centre.shape[2])[:, : len(mean)]
+    parts, _, place = centre.shape
+    beside = centre[np.arange(parts), code].reshape(len(code), parts * place)[:, : len(mean)]
     shape = (beside @ rotation if len(rotation) else beside) + mean
     made: Rows = rows["bias"][:, None] + rows["gain"][:, None] * shape
     return made

@@ -1,6 +1,7 @@
 """A compressed network out of its artifacts, as a folder that loads without them."""
 
 import shutil
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,6 +33,8 @@ TOKENIZER = (
     "generation_config.json",
 )
 """Globs over files of a tokenizer, and of how a network is used, which are copied."""
+WRITTEN = (TENSORS, DESCRIPTION, "config.json", *TOKENIZER)
+"""Globs over all that an export writes."""
 
 
 class Exported(NamedTuple):
@@ -57,7 +60,7 @@ def export(view: ArtifactView, folder: Path, candidate: str = "") -> Exported:
         candidate: its name; empty for the best.
 
     Raises:
-        SpecError: if the artifact is of another method, has no best candidate, or the folder holds something else.
+        SpecError: if the artifact is of another method, has no best candidate, or the folder holds something else too.
         UnknownNameError: if there is no such candidate.
         ModelError: if the network is no longer there, or another.
     """
@@ -66,8 +69,8 @@ def export(view: ArtifactView, folder: Path, candidate: str = "") -> Exported:
         raise SpecError(
             f"artifact {view.id} is of {stage.method}; expected one of {METHOD}, which chooses layers"
         )
-    if folder.exists() and any(folder.iterdir()) and not (folder / DESCRIPTION).exists():
-        raise SpecError(f"{folder} holds something else; name a new folder")
+    target = folder.resolve()
+    _check_folder(target)
     candidates = _candidates(view, stage)
     chosen = candidate or view.result["best"]
     names = {one.name: one for one in candidates.all}
@@ -84,12 +87,30 @@ def export(view: ArtifactView, folder: Path, candidate: str = "") -> Exported:
     layers = candidates.made(made, names[chosen])
     point = next(point for point in view.result["points"] if point["name"] == chosen)
     about = _about(view, capture, point) | candidates.architecture(names[chosen])
-    with replaced(folder) as place:
+    with replaced(target) as place:
         save_compressed(place, made, layers, about)
         _copy_tokenizer(capture.spec.request.model, place)
     held = {id(tensor): tensor for tensor in made.state_dict(keep_vars=True).values()}  # tied ones once
     stored = sum(tensor.numel() * tensor.element_size() for tensor in held.values())
-    return Exported(chosen, folder, stored, (folder / TENSORS).stat().st_size, layers, made)
+    return Exported(chosen, folder, stored, (target / TENSORS).stat().st_size, layers, made)
+
+
+def _check_folder(folder: Path) -> None:
+    """Refuse a place whose files would be lost."""
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise SpecError(f"{folder} is a file; name a new folder")
+    if folder == Path.cwd():
+        raise SpecError(f"{folder} is where you are and cannot be replaced; name a new folder")
+    found = sorted(file.name for file in folder.iterdir())
+    if found and DESCRIPTION not in found:
+        raise SpecError(f"{folder} holds something else; name a new folder")
+    strange = [name for name in found if not any(fnmatchcase(name, pattern) for pattern in WRITTEN)]
+    if strange:
+        raise SpecError(
+            f"{folder} holds {strange[0]} beside what an export wrote, which would be lost; move it, or name a new folder"
+        )
 
 
 def copied(spec: CaptureSpec) -> nn.Module:

@@ -50,14 +50,22 @@ def save_compressed(
 
 @contextmanager
 def replaced(folder: Path) -> Iterator[Path]:
-    """A folder beside another, in whose place it comes when it is whole; an error leaves the other as it was."""
-    beside = folder.with_name(f".{folder.name}.new")
+    """A folder beside another, in whose place it comes when it is whole; an error leaves the other as it was.
+
+    Args:
+        folder: without links or `..`, or what is beside it would be elsewhere.
+    """
+    beside, before = (folder.with_name(f".{folder.name}.{name}") for name in ("new", "old"))
     shutil.rmtree(beside, ignore_errors=True)
     try:
         yield beside
         if folder.exists():
-            shutil.rmtree(folder)
+            shutil.rmtree(before, ignore_errors=True)
+            folder.replace(
+                before
+            )  # at once: removing it takes time, and what ends meanwhile would leave a part
         beside.replace(folder)
+        shutil.rmtree(before, ignore_errors=True)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from schemas.artifact import Artifact
 from schemas.base import Frozen
+from schemas.capture import CaptureSpec
 from schemas.data import Source as DataSource
 from schemas.errors import MethodError
 from schemas.stage import NETWORK, ResolvedStage, RowsRef
@@ -267,6 +268,7 @@ def _inputs(
     return replace(
         given,
         seen={port: _seen(job, source, members) for port, members in given.series.items()},
+        strangers={port: _strangers(job, source, members) for port, members in given.series.items()},
         widths=dict(zip(ports, source.widths, strict=True)),
         n_rows=n_rows(source),
         n_samples=n_samples(source),
@@ -300,6 +302,23 @@ def _seen(job: StageJob, source: Source, members: tuple[Member, ...]) -> int:
     here, *others = (_samples(job, capture) for capture in (source.parts[0].ref.capture, *sorted(made)))
     used = [other.rows for other in others if other[:2] == here[:2]]
     return int(np.isin(here.rows, np.concatenate(used)).sum()) if used else 0
+
+
+def _strangers(job: StageJob, source: Source, members: tuple[Member, ...]) -> int:
+    """Artifacts that were made from captures of another network than the one that a port takes."""
+    if not isinstance(source, NetworkSource):
+        return 0
+    here = source.parts[0].spec
+    specs = {capture: read_spec(job.root, capture) for member in members for capture in member.captures}
+    other = {capture for capture, spec in specs.items() if _other_weights(spec, here)}
+    return sum(not other.isdisjoint(member.captures) for member in members)
+
+
+def _other_weights(a: CaptureSpec, b: CaptureSpec) -> bool:
+    """Whether networks are known to differ: digests are of files, but of the tensors themselves where a factory makes them."""
+    models = a.request.model, b.request.model
+    alike = models[0].dtype == models[1].dtype or all(model.kind == "transformers" for model in models)
+    return alike and a.weights != b.weights
 
 
 class _Samples(NamedTuple):

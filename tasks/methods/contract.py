@@ -302,6 +302,9 @@ class Inputs:
     seen: Mapping[str, int] = field(default_factory=dict)
     """For a `BatchesPort`: artifact port that takes several -> samples of the network's capture from which these were made too, as far as
     sources of data are named alike."""
+    strangers: Mapping[str, int] = field(default_factory=dict)
+    """For a `BatchesPort`: artifact port that takes several -> how many of these were made from a network of other weights; what a factory
+    makes in another dtype is not compared."""
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     """Rows port -> what a row is, flattened (row-major), such as the two axes of a weight; absent: a vector."""
     parameters: Mapping[str, tuple[int, ...]] = field(default_factory=dict)

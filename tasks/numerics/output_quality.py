@@ -41,7 +41,8 @@ def rank_correlation(a: Float64[Tensor, " pair"], b: Float64[Tensor, " pair"]) -
 
 
 def recall(before: Rows, after: Float[Tensor, "row told"], k: int) -> Float64[Tensor, " row"]:
-    """Of each row's k nearest others by cosine afterwards, the share that was among the k nearest before, or as near as the last of these.
+    """Of each row's k nearest others by cosine afterwards, the share that was among the k nearest before, or as near as the last of these;
+    NaN where cosines are no numbers.
 
     Args:
         before, after: the same rows of the same order; widths may differ.
@@ -57,7 +58,8 @@ def recall(before: Rows, after: Float[Tensor, "row told"], k: int) -> Float64[Te
         own: Bool[Tensor, "row other"] = here[:, None] == torch.arange(len(a), device=a.device)
         was, now = was.masked_fill(own, -torch.inf), now.masked_fill(own, -torch.inf)
         last = was.topk(k, dim=1).values[:, -1:]
-        shares.append((was.gather(1, now.topk(k, dim=1).indices) >= last - TIE).double().mean(1))
+        share = (was.gather(1, now.topk(k, dim=1).indices) >= last - TIE).double().mean(1)
+        shares.append(share.masked_fill((was + now).isnan().any(1), torch.nan))
     return torch.cat(shares)
 
 

@@ -80,6 +80,16 @@ def point(value: float) -> Point:
     return Point(name="", way="", rank_correlation=number, **size, **missing)
 
 
+@pytest.mark.parametrize(
+    ("kept", "told"), [(0.8, "cannot be compared"), (0.5, "no candidate keeps 0.5 of the bytes or less")]
+)
+def test_why_no_candidate_is_best(kept: float, told: str) -> None:
+    """One of the wanted size may give numbers that are not finite, which is no matter of its size."""
+    points = point(1.0), point(1.0).model_copy(update={"rank_correlation": None})
+    (caveat,) = model._caveats(points, None, [], Inputs({}, 0, 0), model.Config(kept=kept))
+    assert told in caveat
+
+
 def test_factors_in_bits_are_tried_at_one_share() -> None:
     names = [
         one.name

@@ -48,6 +48,14 @@ def test_neighbours_that_are_equally_near_count() -> None:
     assert (quality.recall(a, a, 2) == 1).all()
 
 
+def test_outputs_that_are_no_numbers_have_no_neighbours() -> None:
+    a = rows(20, 4, 4)
+    one, none = a.clone(), a * torch.nan
+    one[3, 0] = torch.inf
+    assert quality.recall(a, one, 5).isnan().all()  # whether the third is near is not known of any
+    assert quality.recall(a, none, 5).isnan().all()
+
+
 def test_divergence() -> None:
     a, b = rows(9, 4, 6), rows(9, 4, 7)
     p, q = (torch.softmax(x, 1).numpy() for x in (a, b))

@@ -118,6 +118,13 @@ def test_what_cannot_be_exported(done: Path, tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(SpecError, match="something else"):
         export(view, tmp_path)
+    with pytest.raises(SpecError, match=r"mine\.txt is a file"):
+        export(view, tmp_path / "mine.txt")
+    export(view, tmp_path / "folder")
+    (tmp_path / "folder" / "mine.txt").write_text("mine")
+    with pytest.raises(SpecError, match=r"holds mine\.txt beside what an export wrote"):
+        export(view, tmp_path / "folder")
+    assert (tmp_path / "folder" / "mine.txt").read_text() == "mine"
     with pytest.raises(UnknownNameError, match="nearest"):
         export(view, tmp_path / "new", "low_rank, uniform, 0.9")
     other = open_artifact(done, list_artifacts(done, "compression.low_rank")[0].id)
@@ -126,6 +133,23 @@ def test_what_cannot_be_exported(done: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "new").exists()
     with pytest.raises(FileNotFoundError, match="subspan export"):
         load_compressed(tmp_path)
+
+
+def test_a_folder_that_is_named_by_a_detour(
+    done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a link and by `..`: it is replaced by a whole one; the one where we are is not."""
+    view, folder = model_view(done), tmp_path / "folder"
+    folder.mkdir()
+    (tmp_path / "link").symlink_to(folder)
+    for name in (tmp_path / "link", folder / "new" / ".."):
+        export(view, name)
+        assert {file.name for file in folder.iterdir()} == {"compressed.safetensors", "compression.json"}
+    assert (tmp_path / "link").is_symlink()
+    monkeypatch.chdir(folder)
+    with pytest.raises(SpecError, match="where you are"):
+        export(view, Path())
+    assert {file.name for file in tmp_path.iterdir()} == {"folder", "link"}
 
 
 def test_samples_that_layers_were_made_from_are_told(tmp_path: Path) -> None:
@@ -142,6 +166,23 @@ def test_samples_that_layers_were_made_from_are_told(tmp_path: Path) -> None:
     view = model_view(tmp_path)
     assert view.result["n_samples"] == 90
     assert "made from 30 of the 90 samples" in view.result["caveats"][0]
+    assert not any("other weights" in caveat for caveat in view.result["caveats"])
+
+
+def test_layers_of_another_network_are_told(tmp_path: Path) -> None:
+    """Whose layers have the same names and shapes."""
+    run = run_of(tmp_path).model_dump(mode="json")
+    judged = run["captures"]["vectors"]
+    other = judged | {"model": judged["model"] | {"arguments": {"seed": 1}}}
+    run["captures"] = {"judged": judged, "other": other}
+    del run["stages"]["factors"]["sites"]
+    run["stages"]["factors"] |= {"inputs": {"x": {"captures": ["other"], "sites": "**:in:0"}}}
+    run["stages"]["smaller"]["inputs"] = {"network": {"captures": ["judged"]}}
+    assert not run_serial(RunSpec.model_validate(run)).stage_failures
+    told = model_view(tmp_path).result["caveats"]
+    assert any(
+        "2 of the 2 artifacts of layers were made from a network of other weights" in one for one in told
+    )
 
 
 def test_a_share_that_cannot_be_met(tmp_path: Path) -> None:

@@ -373,11 +373,22 @@ def _caveats(
             f"layers were made from {seen:,} of the {inputs.n_samples:,} samples that judge them, so that qualities are too good; judge by "
             "others: a capture with `subset: {skip_samples: ...}`"
         )
+    strangers = inputs.strangers.get("layers", 0)
+    if strangers:
+        notes.append(
+            f"{strangers} of the {len(inputs.series['layers'])} artifacts of layers were made from a network of other weights than "
+            "the one that they are put into; connect artifacts of the same network"
+        )
     if worse:
         notes.append(f"ranks dealt out by losses were worse than equal shares for {'; '.join(worse)}")
     if best is None and config.tolerated is not None:
         notes.append(
             f"no candidate is within {config.tolerated:g} of the network as it is; tolerate more, or try larger shares"
+        )
+    elif best is None and any(_share(point, config) <= config.kept + BIASES for point in points[1:]):
+        notes.append(
+            "what candidates of the wanted size give cannot be compared: it is not finite, or the same for all samples; look at the losses "
+            "of the layers, or ask for more"
         )
     elif best is None:
         smallest = min(points[1:], key=lambda point: _share(point, config))
