@@ -38,8 +38,8 @@ def how_made(
 
 
 def reference_captures(root: Location, artifact: Artifact, allowed: tuple[str, ...] = ()) -> set[str]:
-    """Captures from which the artifacts that a stage reads were made, at any remove; an artifact whose arrays come with the rows is left out,
-    what it read is not.
+    """Captures from which the artifacts that a stage reads were made, at any remove; one whose arrays come with the rows is left out, what it
+    read is not.
 
     Raises:
         NotFoundError: if one of them is not there any more.

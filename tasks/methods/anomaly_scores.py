@@ -32,7 +32,9 @@ def scores_port(aligned: bool) -> ArtifactPort:
     Args:
         aligned: whether they come with the rows, or whole, with what is known of the rows that they are of.
     """
-    return ArtifactPort(SCORES[0], others=SCORES[1:], aligned=aligned, of_rows=not aligned)
+    return ArtifactPort(
+        SCORES[0], others=SCORES[1:], aligned=aligned, one_width=not aligned, of_rows=not aligned
+    )
 
 
 def check_energy(inputs: Inputs, energy: float) -> None:

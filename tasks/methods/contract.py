@@ -294,8 +294,8 @@ class Made:
     captures: tuple[str, ...]
     """Their ids, in order."""
     reads: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """Artifact port of its stage -> ids of what it read there. In the place of an artifact whose arrays came with the rows stands what made it:
-    an id of its method and options, and under `<port>.<its port>` what that read."""
+    """Artifact port of its stage -> ids of what it read there. In the place of an artifact whose arrays came with the rows stands what made
+    it: an id of its method and options, and under `<port>.<its port>` what that read."""
     over: MadeOver | None = None
     """For a port with `of_rows`."""
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from tasks.numerics.detection import Counts
 
 Bins = dict[str, Tensor]
-"""`key` [place] int64 ascending, `anomalous` and `normal` [place] int64, and `dropped` int64: bits. Places that are free hold the largest key."""
+"""`key` [place] int64 ascending, `anomalous` and `normal` [place] int64, and `dropped` int64: bits. Free places hold the largest key."""
 FREE = torch.iinfo(torch.int64).max
 LEAST = torch.iinfo(torch.int64).min
 INFINITE = 0x7FF << 52
