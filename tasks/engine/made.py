@@ -38,8 +38,8 @@ def how_made(
 
 
 def reference_captures(root: Location, artifact: Artifact, allowed: tuple[str, ...] = ()) -> set[str]:
-    """Captures from which the artifacts that a stage reads were made, at any remove; one whose arrays come with the rows is left out, what it
-    read is not.
+    """Captures from which the artifacts that a stage reads were made, at any remove; one whose arrays come with the rows is left out, what
+    it read is not.
 
     Raises:
         NotFoundError: if one of them is not there any more.
@@ -79,7 +79,7 @@ def _samples(root: Location, capture: str) -> _Samples:
 
 
 def _reads(root: Location, stage: ResolvedStage, allowed: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
-    found = {port: (ref.artifact,) for port, ref in stage.artifacts.items()}
+    found: dict[str, tuple[str, ...]] = {port: (ref.artifact,) for port, ref in stage.artifacts.items()}
     found |= {port: tuple(ref.artifact for ref in refs) for port, refs in stage.series.items()}
     for port in _aligned(stage, allowed):
         other = read_artifact(root, stage.artifacts[port].artifact).stage

@@ -54,12 +54,12 @@ def _fitted(key: Int64[Tensor, " row"], found: Int64[Tensor, "class row"], dropp
     while len(value) > size:
         value, place = torch.unique_consecutive(value >> 1, return_inverse=True)
         found, dropped = found.new_zeros(2, len(value)).index_add(1, place, found), dropped + 1
-    free = size - len(value)
-    pad = torch.nn.functional.pad
+    free = found.new_zeros(2, size - len(value))
+    found = torch.cat([found, free], 1)
     return {
-        "key": pad(value, (0, free), value=FREE),
-        "anomalous": pad(found[0], (0, free)),
-        "normal": pad(found[1], (0, free)),
+        "key": torch.cat([value, torch.full_like(free[0], FREE)]),
+        "anomalous": found[0].clone(),
+        "normal": found[1].clone(),
         "dropped": torch.tensor(dropped, device=key.device),
     }
 

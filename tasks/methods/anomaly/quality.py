@@ -188,9 +188,9 @@ def _interval(area: float, error: float, confidence: float) -> Interval:
 def _curve(counts: Counts) -> Tensor:
     """float64 [point, 2]."""
     found, false = (
-        torch.cat([v.new_zeros(1), v.flip(0).cumsum(0)]) for v in (counts.anomalous, counts.normal)
+        torch.cat([v.new_zeros(1), v.flip(0).cumsum(0)]).double() for v in (counts.anomalous, counts.normal)
     )
-    curve = torch.stack([false / false[-1], found / found[-1]], 1).double()
+    curve = torch.stack([false / false[-1], found / found[-1]], 1)
     places = torch.linspace(0, len(curve) - 1, min(len(curve), POINTS), dtype=torch.float64)
     return curve[places.round().long()]
 
