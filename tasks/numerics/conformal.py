@@ -24,6 +24,10 @@ Procedure = Literal["bh", "by"]
 """Benjamini, Hochberg, JRSS B 57 (1995) 289; Benjamini, Yekutieli, Annals of Statistics 29 (2001) 1165, for any dependence."""
 
 
+ROUNDING = 1e-12
+"""Share by which a p-value may exceed its level, which it then equals but for the rounding of both."""
+
+
 class Threshold(NamedTuple):
     """A row is flagged when its score is larger."""
 
@@ -121,7 +125,7 @@ def discoveries(
     value, place = torch.unique(p, return_inverse=True)
     up_to = torch.zeros_like(value, dtype=torch.int64).index_add(0, place, counts).cumsum(0)
     rows = int(up_to[-1]) if len(up_to) else 0
-    kept = (up_to > 0) & (value * rows * penalty(rows, procedure) <= q * up_to.double())
+    kept = (up_to > 0) & (value * rows * penalty(rows, procedure) <= q * up_to.double() * (1 + ROUNDING))
     if not bool(kept.any()):
         return Discoveries(0, 0.0)
     last = torch.nonzero(kept)[-1]
@@ -131,9 +135,9 @@ def discoveries(
 
 def fewest_discoveries(rows: int, n: int, q: float, procedure: Procedure) -> int:
     """How many of the rows must have the smallest possible p-value for any to be discovered; more than rows: none can be."""
-    return max(1, math.ceil(rows * penalty(rows, procedure) / (q * (n + 1)) * (1 - 1e-12)))
+    return max(1, math.ceil(rows * penalty(rows, procedure) / (q * (n + 1)) * (1 - ROUNDING)))
 
 
 def rows_to_discover(found: int, rows: int, q: float, procedure: Procedure) -> int:
     """Calibration rows with which so few of the rows can be discovered."""
-    return math.ceil(rows * penalty(rows, procedure) / (q * found) * (1 - 1e-12)) - 1
+    return math.ceil(rows * penalty(rows, procedure) / (q * found) * (1 - ROUNDING)) - 1
