@@ -9,6 +9,8 @@ and gives back the count; `flagged` (row) 1 where p is at most `alpha`. A row wi
 failed samples. For each class of `by_class`, or all rows as one: `code`, -1 for all; `calibration_rows`; `threshold`, which a flagged row's
 score exceeds, infinite where calibration rows are too few; `rate_low` and `rate_high`, the interval of the rate at which normal rows are
 flagged; `rows` and `flagged_rows`.
+
+Calibration scores lie in memory; a state takes 8 bytes for each of them.
 """
 
 import math
