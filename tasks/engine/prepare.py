@@ -12,22 +12,23 @@ from torch import Tensor
 from schemas.artifact import Artifact
 from schemas.base import Frozen
 from schemas.capture import CaptureSpec
-from schemas.data import Source as DataSource
 from schemas.errors import MethodError
 from schemas.stage import NETWORK, ResolvedStage, RowsRef
 from tasks.engine.aligned import ROW, AlignedSource, check_aligned
-from tasks.engine.blocks import to_tensor
+from tasks.engine.blocks import block_of, to_tensor
 from tasks.engine.edges import Samples, sample_edges
 from tasks.engine.fusable import without_rows
 from tasks.engine.join import JoinedSource
+from tasks.engine.made import common_samples, how_made, reference_captures
 from tasks.engine.network import NetworkSource, open_network, trainable
 from tasks.engine.parameters import load_parameters, wanted
 from tasks.engine.reduction import aligned_ports, reads_labels, reads_values, row_labels, rows_ports
-from tasks.engine.source import SiteSource, Source, n_rows, n_samples
+from tasks.engine.source import SiteSource, Source, n_rows, n_samples, read
 from tasks.methods.contract import (
     ArtifactPort,
     Edges,
     Inputs,
+    MadeOver,
     Member,
     Port,
     RowsPort,
@@ -208,7 +209,29 @@ def artifact_inputs(job: StageJob, module: ModuleType, single: Mapping[str, Arti
             for name, artifact in single.items()
         },
         results={name: artifact.result for name, artifact in single.items()},
+        made={
+            name: how_made(job.root, artifact, job.allowed, over=_over(job, artifact, ports[name]))
+            for name, artifact in single.items()
+            if any(port.of_rows for port in ports.values())
+        },
         series={name: _series(job, name, port.makers) for name, port in ports.items() if port.several},
+    )
+
+
+def _over(job: StageJob, artifact: Artifact, port: ArtifactPort) -> MadeOver | None:
+    """The rows of an artifact, where its port asks for them."""
+    if not port.of_rows:
+        return None
+    refs = next(iter(artifact.stage.rows.values()))
+    source = SiteSource(job.root, refs, labels=True, values=False)
+    rows = read(source, 0, n_rows(source))
+    here = [ref.capture for ref in refs]
+    read_here = [ref.capture for ref in next(iter(job.stage.rows.values()), ())]
+    return MadeOver(
+        block_of(replace(rows, values=()), (), job.device, ()),
+        source.categories,
+        common_samples(job.root, here, read_here),
+        common_samples(job.root, here, sorted(reference_captures(job.root, artifact, job.allowed))),
     )
 
 
@@ -299,9 +322,7 @@ def _seen(job: StageJob, source: Source, members: tuple[Member, ...]) -> int:
     if not isinstance(source, NetworkSource):
         return 0
     made = {capture for member in members for capture in member.captures}
-    here, *others = (_samples(job, capture) for capture in (source.parts[0].ref.capture, *sorted(made)))
-    used = [other.rows for other in others if other[:2] == here[:2]]
-    return int(np.isin(here.rows, np.concatenate(used)).sum()) if used else 0
+    return common_samples(job.root, [source.parts[0].ref.capture], sorted(made))
 
 
 def _strangers(job: StageJob, source: Source, members: tuple[Member, ...]) -> int:
@@ -319,20 +340,6 @@ def _other_weights(a: CaptureSpec, b: CaptureSpec) -> bool:
     models = a.request.model, b.request.model
     alike = models[0].dtype == models[1].dtype or all(model.kind == "transformers" for model in models)
     return alike and a.weights != b.weights
-
-
-class _Samples(NamedTuple):
-    """Of a capture, as rows of their source."""
-
-    source: DataSource
-    partition: str | None
-    rows: np.ndarray
-
-
-def _samples(job: StageJob, capture: str) -> _Samples:
-    spec, table = read_spec(job.root, capture), read_samples(job.root, capture)
-    rows = np.arange(len(table.keys)) if table.source_index is None else table.source_index
-    return _Samples(spec.request.data.source, spec.partition, rows)
 
 
 def _graphs(job: StageJob, source: Source) -> dict[str, Edges]:

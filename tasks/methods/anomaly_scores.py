@@ -30,9 +30,11 @@ def scores_port(aligned: bool) -> ArtifactPort:
     """A port that takes the scores of any detector.
 
     Args:
-        aligned: whether they come with the rows, or whole.
+        aligned: whether they come with the rows, or whole, with what is known of the rows that they are of.
     """
-    return ArtifactPort(SCORES[0], others=SCORES[1:], aligned=aligned)
+    return ArtifactPort(
+        SCORES[0], others=SCORES[1:], aligned=aligned, one_width=not aligned, of_rows=not aligned
+    )
 
 
 def check_energy(inputs: Inputs, energy: float) -> None:

@@ -47,7 +47,7 @@ Two reduce methods whose carry, partial and merge are the same, with equal state
 import importlib
 import importlib.util
 import pkgutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from types import ModuleType
@@ -109,6 +109,9 @@ class ArtifactPort:
     """Whether its row-aligned arrays come block by block with the rows, as `Block.aligned`, rather than whole in `Inputs.artifacts`.
     It must be made over the captures and site of the first port of rows, in their order. Of `others` that give rows nothing all arrays come
     in `Inputs.artifacts`."""
+    of_rows: bool = False
+    """Whether samples and labels of the rows that it was made over come with it, all at once, and how many samples it has in common with
+    others: `Made.over`. Not for a port that takes several."""
 
     @property
     def makers(self) -> tuple[str, ...]:
@@ -232,6 +235,13 @@ class Block:
         return int(self.sample.shape[0])
 
 
+def along_rows(arrays: Mapping[str, Tensor], captures: Sequence[str], name: str) -> Tensor:
+    """[row, ...]: a row-aligned array of an artifact over all captures laid end to end, rows of failed samples included."""
+    if name in arrays:
+        return arrays[name]
+    return torch.cat([arrays[f"{capture}/{name}"] for capture in captures])
+
+
 @dataclass(frozen=True)
 class Member:
     """An artifact of a series."""
@@ -249,14 +259,45 @@ class Member:
 
     def along_rows(self, name: str) -> Tensor:
         """[row, ...]: a row-aligned array over all captures laid end to end, rows of failed samples included."""
-        if name in self.arrays:
-            return self.arrays[name]
-        return torch.cat([self.arrays[f"{capture}/{name}"] for capture in self.captures])
+        return along_rows(self.arrays, self.captures, name)
 
     @property
     def label(self) -> str:
         """For messages and results."""
         return f"{' + '.join(capture[:8] for capture in self.captures)} {self.site}"
+
+
+@dataclass(frozen=True)
+class MadeOver:
+    """The rows that an artifact was made over."""
+
+    block: Block
+    """Without values, in order; `index` is the place in `along_rows`. Rows of failed samples are left out."""
+    categories: Mapping[str, tuple[str, ...]]
+    """Label name -> names of its codes."""
+    shared: int
+    """Of its samples, how many the first port of rows reads too, as far as sources of data are named alike."""
+    reference: int
+    """Of its samples, how many the artifacts that its stage reads were made from, which are not of the rows themselves."""
+
+
+@dataclass(frozen=True)
+class Made:
+    """How an artifact was made."""
+
+    method: str
+    """`family.method`"""
+    version: int
+    config: Mapping[str, Any]
+    site: str
+    """Of its first port of rows, by name; empty without."""
+    captures: tuple[str, ...]
+    """Their ids, in order."""
+    reads: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Artifact port of its stage -> ids of what it read there. In the place of an artifact whose arrays came with the rows stands what made
+    it: an id of its method and options, and under `<port>.<its port>` what that read."""
+    over: MadeOver | None = None
+    """For a port with `of_rows`."""
 
 
 @dataclass(frozen=True)
@@ -293,6 +334,8 @@ class Inputs:
     """Artifact port -> its arrays; of an aligned port, those that are not aligned with rows."""
     results: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Artifact port -> its result."""
+    made: Mapping[str, Made] = field(default_factory=dict)
+    """Artifact port that takes one artifact -> how it was made; of methods with a port that has `of_rows`."""
     captures: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Rows port -> ids of the captures that are read, in their order."""
     sites: Mapping[str, str] = field(default_factory=dict)

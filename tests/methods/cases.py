@@ -23,6 +23,8 @@ from tasks.methods.contract import (
     Gives,
     GraphPort,
     Inputs,
+    Made,
+    MadeOver,
     Member,
     RowsPort,
     State,
@@ -36,6 +38,7 @@ CATEGORIES = ("left", "right")
 FEW = {"groups": 5, "halves": 4}
 """For any method with such an option: repetitions that intervals are made of."""
 SHORT: dict[str, dict[str, Any]] = {
+    "anomaly.quality": {"anomalous": ("right",)},
     "geometry.euclidicity": {"points": 4, "landmarks": 16},
     "geometry.spanning_tree": {"uniform_draws": 2, "draws": 2},
     "geometry.dimension": {"fit_rows": 200},
@@ -206,7 +209,7 @@ def case(method: str, n: int = N, seed: int = 7) -> Case:
     module = load_method(method)
     config = module.Config(**short_options(method))
     read: dict[str, Tensor] = {}
-    rows, artifacts, results, series, aligned, graphs = {}, {}, {}, {}, {}, {}
+    rows, artifacts, results, series, aligned, graphs, made = {}, {}, {}, {}, {}, {}, {}
     network: TinyNetwork | None = None
     for name, port in module.READS.items():
         if isinstance(port, BatchesPort):
@@ -229,6 +232,7 @@ def case(method: str, n: int = N, seed: int = 7) -> Case:
             if port.aligned:
                 aligned[name] = {a: answer.arrays[a] for a in of_rows}
             results[name] = answer.result.model_dump(mode="json")
+            made[name] = made_of(port, n)
     with_labels = any(isinstance(p, RowsPort) and p.labels for p in module.READS.values())
     inputs = Inputs(
         widths={name: values.shape[1] for name, values in rows.items()},
@@ -238,6 +242,7 @@ def case(method: str, n: int = N, seed: int = 7) -> Case:
         categories={"side": CATEGORIES} if with_labels else {},
         artifacts=artifacts,
         results=results,
+        made=made,
         series=series,
         graphs=graphs,
         parameters={} if network is None else {k: tuple(p.shape) for k, p in network.parameters.items()},
@@ -248,6 +253,16 @@ def case(method: str, n: int = N, seed: int = 7) -> Case:
         config,
         inputs,
         replace(_block(read, n, with_labels, per_sample(module)), network=network, aligned=aligned),
+    )
+
+
+def made_of(port: ArtifactPort, n: int) -> Made:
+    """How an artifact of a port was made: over the same rows."""
+    module = load_method(port.method)
+    options = module.Config(**short_options(port.method)).model_dump(mode="json")
+    over = MadeOver(_block({}, n, True, per_sample(module)), {"side": CATEGORIES}, 0, 0)
+    return Made(
+        port.method, module.VERSION, options, "layer:in:0", ("capture",), over=over if port.of_rows else None
     )
 
 
@@ -315,8 +330,11 @@ def to_device(given: Any, device: str) -> Any:
     if isinstance(given, dict):
         return {name: to_device(value, device) for name, value in given.items()}
     if isinstance(given, Inputs):
-        names = ("artifacts", "weights", "series")
+        names = ("artifacts", "weights", "series", "made")
         return replace(given, **{name: to_device(dict(getattr(given, name)), device) for name in names})
+    if isinstance(given, Made):
+        over = None if given.over is None else replace(given.over, block=to_device(given.over.block, device))
+        return replace(given, over=over)
     if isinstance(given, tuple):
         return tuple(to_device(each, device) for each in given)
     if isinstance(given, Member):
