@@ -415,7 +415,7 @@ def export(
     Parameters
     ----------
     id_:
-        The artifact's id, or the first letters of it.
+        The artifact's id, the first letters of it, or the name of its stage.
     folder:
         A new folder, or one that an export wrote.
     root:
@@ -428,11 +428,11 @@ def export(
         Answer in JSON.
     """
     from pipelines import terminal
+    from tasks.export import compressed_artifact
     from tasks.export import export as written
     from tasks.latency import compare
-    from tasks.readers import open_artifact
 
-    view = open_artifact(root, id_)
+    view = compressed_artifact(root, id_)
     made = written(view, folder, candidate)
     timed = compare(view, made.network) if time else None
     terminal.show_export(made, timed, json)

@@ -179,7 +179,7 @@ class CaptureSpec(Frozen):
         content = self.model_dump(mode="json")
         request = content["request"]
         for part, keys in (
-            (request["model"], ("name", "revision", "device_map")),
+            (request["model"], ("name", "revision", "device_map", "tokenizer")),
             (request["data"]["source"], ("path", "paths")),
         ):
             for key in keys:

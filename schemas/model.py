@@ -41,6 +41,8 @@ class FactoryModel(Frozen):
     """`module.path:function`, importable where the workers run."""
     arguments: dict[str, JsonValue] = Field(default_factory=dict)
     """Keyword arguments of the factory."""
+    tokenizer: str | None = None
+    """Folder with the files of a tokenizer that transformers loads, for data that are texts; such as one that `subspan export` wrote."""
     dtype: FloatName = "float32"
     """The dtype that weights and floating inputs are cast to."""
 

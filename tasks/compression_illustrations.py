@@ -43,7 +43,7 @@ def _illustration(made: StageArtifact) -> Illustration:
     caption = (
         f"{WORDS[by].capitalize()} over the bytes of the layers, with intervals; {better} is better. "
         + (
-            f"The ring is the chosen one{', with what it does layer by layer below' if drawn else ''}."
+            f"The ring is the chosen one{_below(result) if drawn else ''}."
             if result["best"]
             else "None has the wanted size."
         )
@@ -53,6 +53,12 @@ def _illustration(made: StageArtifact) -> Illustration:
     )
     told += _errors_told(result)
     return Illustration(f"{FRONTIER}{made.stage}", f"Size and quality ({made.stage})", figure, caption, told)
+
+
+def _below(result: Mapping[str, Any]) -> str:
+    """What is drawn of its layers, and which these are."""
+    first, last = (result["layers"][n]["module"] for n in (0, -1))
+    return f", with what it does layer by layer below: 0 is {first}, {len(result['layers']) - 1} is {last}"
 
 
 def _by_layer(result: Mapping[str, Any]) -> list[Callable[[Axes, Mapping[str, Any]], None]]:

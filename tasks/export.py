@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from schemas.capture import CaptureSpec
-from schemas.errors import SpecError, UnknownNameError, nearest
+from schemas.errors import NotFoundError, SpecError, UnknownNameError, nearest
 from schemas.model import FactoryModel, Model, TransformersModel
 from schemas.stage import ResolvedStage
 from tasks.compressed.files import DESCRIPTION, TENSORS, replaced, save_compressed
@@ -18,7 +18,7 @@ from tasks.extract.models import model_folder, network
 from tasks.extract.pretrained import HEADS
 from tasks.methods.compressed_networks import Candidates
 from tasks.methods.compression import model as method
-from tasks.readers import ArtifactView, Capture, open_capture
+from tasks.readers import ArtifactView, Capture, Root, list_artifacts, open_artifact, open_capture
 
 METHOD = "compression.model"
 TOKENIZER = (
@@ -35,6 +35,31 @@ TOKENIZER = (
 """Globs over files of a tokenizer, and of how a network is used, which are copied."""
 WRITTEN = (TENSORS, DESCRIPTION, "config.json", *TOKENIZER)
 """Globs over all that an export writes."""
+
+
+def compressed_artifact(root: Root, wanted: str) -> ArtifactView:
+    """An artifact by its id, the first letters of it, or the name of its stage.
+
+    Args:
+        root: where artifacts lie.
+        wanted: which.
+
+    Raises:
+        NotFoundError: if it is none of these.
+        SpecError: if several artifacts were made for a stage of that name.
+    """
+    try:
+        return open_artifact(root, wanted)
+    except NotFoundError:
+        try:
+            made = list_artifacts(root, METHOD, stage=wanted)
+        except UnknownNameError:
+            made = []
+        if not made:
+            raise
+    if len(made) > 1:
+        raise SpecError(f"stage {wanted!r} has made {', '.join(a.id for a in made)}; name one of them")
+    return open_artifact(root, made[0].id)
 
 
 class Exported(NamedTuple):
@@ -80,7 +105,7 @@ def export(view: ArtifactView, folder: Path, candidate: str = "") -> Exported:
         )
     if chosen not in names:
         raise UnknownNameError(
-            f"artifact {view.id} has no candidate {chosen!r}; nearest: {nearest(chosen, names)}"
+            f"artifact {view.id} has no candidate {chosen!r}; nearest: {nearest(chosen, names)}. All: {'; '.join(names)}"
         )
     capture = open_capture(view.root, stage.rows["network"][0].capture)
     made = copied(capture.spec)

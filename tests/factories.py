@@ -265,3 +265,11 @@ def mixture(width: int = 8, seed: int = 0) -> nn.Module:
         for name, value in net.moe.experts[one].named_parameters():
             net.moe.experts[two].get_parameter(name).data = value.detach() + 0.01 * torch.randn_like(value)
     return net
+
+
+def encoder(folder: str) -> nn.Module:
+    """A network of transformers, as a factory of one's own would make it."""
+    from transformers import AutoModel
+
+    made: nn.Module = AutoModel.from_pretrained(folder).eval()
+    return made

@@ -46,6 +46,9 @@ def save_compressed(
     told = {path: {"kind": layer.kind, "spec": layer.spec()} for path, layer in layers.items()}
     description = {"format": FORMAT if "architecture" in about else 1, "layers": told, **about}
     (folder / DESCRIPTION).write_text(json.dumps(description, indent=1, sort_keys=True) + "\n")
+    shutil.copymode(
+        folder / DESCRIPTION, folder / TENSORS
+    )  # safetensors lets nobody else read what it writes
 
 
 @contextmanager

@@ -7,12 +7,13 @@ import numpy as np
 
 from schemas.capture import CaptureRequest
 from schemas.errors import DataError
-from schemas.model import Model, TransformersModel
+from schemas.model import Model
 from tasks.extract.constant import ConstantEncoder, as_tensor, first_readable
 from tasks.extract.limits import check_lengths, limit_of, load_tokenizer, special_ids
 from tasks.extract.ragged import Ragged
 from tasks.extract.sequences import Sequences
 from tasks.extract.sources.base import Sample, Source
+from tasks.extract.weights import tokenizer_folder
 
 SEQUENCE_INPUTS = ("input_ids", "attention_mask")
 """A dict that holds one of these as 1-D integers is a token sequence."""
@@ -82,7 +83,7 @@ def _rows(sample: Sample, names: list[str]) -> dict[str, np.ndarray]:
 def _special(model: Model, request: CaptureRequest) -> np.ndarray:
     if request.rows.special_tokens == "keep":
         return np.zeros(0, dtype=np.int64)
-    if isinstance(model, TransformersModel):
+    if tokenizer_folder(model) is not None:
         return special_ids(load_tokenizer(model))
     raise DataError(
         f"rows.special_tokens: drop was asked of samples without a tokenizer (network {getattr(model, 'factory', model.kind)}); "

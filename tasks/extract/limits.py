@@ -9,7 +9,7 @@ import numpy as np
 from schemas.capture import CaptureRequest
 from schemas.errors import DataError
 from schemas.model import Model, TransformersModel
-from tasks.extract.weights import TOKENIZER, model_folder
+from tasks.extract.weights import TOKENIZER, model_folder, tokenizer_folder
 
 SANE_LENGTH = 10_000_000
 """Tokenizers say `no limit` by a number far above this."""
@@ -23,16 +23,16 @@ OFFSET_POSITIONS = frozenset(
 """Model types that number positions from the padding id plus one, and so lose that many of their table."""
 
 
-def load_tokenizer(model: TransformersModel) -> Any:
+def load_tokenizer(model: Model) -> Any:
     """The tokenizer of a network, once per process.
 
     Raises:
         DataError: if its folder has none that loads.
     """
-    folder = model_folder(model)
-    if not any(path for pattern in TOKENIZER for path in folder.glob(pattern)):
+    folder = tokenizer_folder(model)
+    if folder is None or not any(path for pattern in TOKENIZER for path in folder.glob(pattern)):
         raise DataError(
-            f"the data are texts, but {model.name} has no tokenizer (none of {', '.join(TOKENIZER)} in "
+            f"the data are texts, but {getattr(model, 'name', 'the network')} has no tokenizer (none of {', '.join(TOKENIZER)} in "
             f"{folder}); use a language model, or data that are tensors or images"
         )
     return _tokenizer(str(folder))
@@ -78,7 +78,7 @@ def limit_of(model: Model, request: CaptureRequest, tokenizer: Any = None) -> Li
         DataError: if more is asked than the network has positions for.
     """
     if not isinstance(model, TransformersModel):
-        return Limit(request.max_length)
+        return Limit(_own_length(tokenizer) if request.max_length is None else request.max_length)
     positions, first, table = _positions(str(model_folder(model)))
     if request.max_length is not None:
         if table and positions is not None and request.max_length > positions:
@@ -87,9 +87,14 @@ def limit_of(model: Model, request: CaptureRequest, tokenizer: Any = None) -> Li
                 f"expected at most {positions}"
             )
         return Limit(request.max_length, first)
-    own = getattr(tokenizer, "model_max_length", None)
-    known = [n for n in (positions, own) if isinstance(n, int) and 0 < n < SANE_LENGTH]
+    known = [n for n in (positions, _own_length(tokenizer)) if isinstance(n, int) and n > 0]
     return Limit(min(known, default=None), first)
+
+
+def _own_length(tokenizer: Any) -> int | None:
+    """What a tokenizer says is the longest text."""
+    own = getattr(tokenizer, "model_max_length", None)
+    return own if isinstance(own, int) and 0 < own < SANE_LENGTH else None
 
 
 @lru_cache(maxsize=8)

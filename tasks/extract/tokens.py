@@ -8,11 +8,12 @@ import numpy as np
 
 from schemas.capture import CaptureRequest
 from schemas.errors import DataError
-from schemas.model import Model, TransformersModel
+from schemas.model import Model
 from tasks.extract.limits import check_lengths, limit_of, load_tokenizer, special_ids
 from tasks.extract.ragged import Ragged
 from tasks.extract.sequences import Sequences
 from tasks.extract.sources.base import Source
+from tasks.extract.weights import tokenizer_folder
 
 BLOCK_TEXTS = 128
 """Texts that are tokenised at once; only their ids stay."""
@@ -34,10 +35,10 @@ def tokenise(source: Source, indices: np.ndarray, model: Model, request: Capture
 
     Cost: one pass of the tokenizer, a second one over texts that are cut; 4 bytes per token and column.
     """
-    if not isinstance(model, TransformersModel):
+    if tokenizer_folder(model) is None:
         raise DataError(
-            f"the data are texts, but the network is made by {getattr(model, 'factory', model.kind)}, which has no tokenizer; "
-            "expected tensors or dicts of tensors: tokenise in a data factory, or use a transformers model"
+            f"the data are texts, but the network is made by {getattr(model, 'factory', model.kind)}, which has no tokenizer; name the "
+            "folder of one as `tokenizer` of the model, tokenise in a data factory, or use a transformers model"
         )
     tokenizer = load_tokenizer(model)
     limit = limit_of(model, request, tokenizer)

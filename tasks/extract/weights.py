@@ -78,11 +78,17 @@ def weights_digest(model: Model) -> str | None:
 
 def tokenizer_digest(model: Model) -> str | None:
     """sha256 over the files of a network's tokenizer; None where there are none."""
-    if not isinstance(model, TransformersModel):
-        return None
-    folder = model_folder(model)
-    files = [path for pattern in TOKENIZER for path in folder.glob(pattern)]
+    folder = tokenizer_folder(model)
+    files = [] if folder is None else [path for pattern in TOKENIZER for path in folder.glob(pattern)]
     return _digest(files) if files else None
+
+
+def tokenizer_folder(model: Model) -> Path | None:
+    """Where the files of a network's tokenizer are looked for; None for a network that takes no texts."""
+    if isinstance(model, TransformersModel):
+        return model_folder(model)
+    named = model.tokenizer if isinstance(model, FactoryModel) else None
+    return None if named is None else Path(named)
 
 
 def check_folder(folder: Path) -> Path:

@@ -79,14 +79,14 @@ class _Choice(NamedTuple):
 
 
 def candidates_of(
-    groups: Sequence[Group], shares: Sequence[float], quantised: tuple[float, int] | None = None
+    groups: Sequence[Group], shares: Sequence[float], quantised: tuple[Sequence[float], int] | None = None
 ) -> tuple[Candidate, ...]:
     """Every group at every share, with the same share for all layers and with ranks dealt out by losses; then layers among all groups.
 
     Args:
         groups: that are tried.
         shares: of numbers; of bytes, where layers are chosen among groups.
-        quantised: of which share factors of single layers are tried in how many bits too.
+        quantised: of which shares factors of single layers are tried in how many bits too.
 
     Raises:
         MethodError: for a share so small that even rank 1 of every layer takes more.
@@ -108,10 +108,10 @@ def candidates_of(
 
 
 def _of_ranks(
-    group: Group, number: int, kept: float, quantised: tuple[float, int] | None
+    group: Group, number: int, kept: float, quantised: tuple[Sequence[float], int] | None
 ) -> Iterator[Candidate]:
     """By both rules, at one share with factors in few bits beside them."""
-    in_bits = quantised is not None and kept == quantised[0] and group.kind == "low_rank"
+    in_bits = quantised is not None and kept in quantised[0] and group.kind == "low_rank"
     for rule, ranks in (("uniform", _uniform(group, kept)), ("greedy", _greedy(group, kept))):
         for bits in (None, quantised[1]) if quantised is not None and in_bits else (None,):
             way = f"{group.name}{f' in {bits} bits' if bits else ''}, {rule}"
@@ -194,10 +194,13 @@ def _of_all(groups: Sequence[Group], shares: Sequence[float], bits: int | None) 
         for choices in layers
     ]
     whole = sum(int(member.result["bytes_before"]) for member in groups[unit].members)
-    for kept in shares:
+    seen: set[tuple[Part, ...]] = set()
+    for kept in sorted(shares):
         chosen = budget.dealt(ways, kept * whole)
         parts = tuple(choices[way].part for choices, way in zip(layers, chosen, strict=True))
-        yield Candidate(f"{OF_ALL}, {kept:g}", OF_ALL, unit, "mixed", kept, parts)
+        if parts not in seen:  # more bytes than the layers can use change nothing
+            yield Candidate(f"{OF_ALL}, {kept:g}", OF_ALL, unit, "mixed", kept, parts)
+        seen.add(parts)
 
 
 def _choices(groups: Sequence[Group], unit: int, artifact: int, bits: int | None) -> list[_Choice]:

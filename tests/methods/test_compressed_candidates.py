@@ -66,7 +66,9 @@ def test_no_more_ranks_than_an_artifact_has() -> None:
 
 def test_dealt_out_ranks_are_compared_with_equal_shares_of_as_many_bits() -> None:
     groups = groups_of_layers.groups_of(members())
-    made = networks.Candidates(networks.carried(groups, candidates.candidates_of(groups, (0.8,), (0.8, 8))))
+    made = networks.Candidates(
+        networks.carried(groups, candidates.candidates_of(groups, (0.8,), ((0.8,), 8)))
+    )
     worth = {"uniform": 0.90, "greedy": 0.95}, {"uniform": 0.80, "greedy": 0.70}  # whole, in 8 bits
     points = tuple(point(worth[one.bits is not None][one.rule]) for one in made.all)
     found = model._dealt_worse((point(1.0), *points), made, "rank_correlation")
@@ -93,7 +95,7 @@ def test_why_no_candidate_is_best(kept: float, told: str) -> None:
 def test_factors_in_bits_are_tried_at_one_share() -> None:
     names = [
         one.name
-        for one in candidates.candidates_of(groups_of_layers.groups_of(members()), (0.8, 0.6), (0.8, 8))
+        for one in candidates.candidates_of(groups_of_layers.groups_of(members()), (0.8, 0.6), ((0.8,), 8))
     ]
     assert names == [
         "low_rank, uniform, 0.8",

@@ -12,10 +12,10 @@ import torch
 
 from pipelines import cli
 from pipelines.serial import run_serial
-from schemas.errors import SpecError, UnknownNameError
+from schemas.errors import NotFoundError, SpecError, UnknownNameError
 from schemas.run import RunSpec
 from subspan import list_artifacts, load_compressed, open_artifact
-from tasks.export import export
+from tasks.export import compressed_artifact, export
 from tests import factories
 from tests.pipelines.runs import vectors_run
 
@@ -150,6 +150,17 @@ def test_a_folder_that_is_named_by_a_detour(
     with pytest.raises(SpecError, match="where you are"):
         export(view, Path())
     assert {file.name for file in tmp_path.iterdir()} == {"folder", "link"}
+
+
+def test_an_artifact_by_its_stage(done: Path, tmp_path: Path) -> None:
+    run_serial(run_of(tmp_path))
+    assert compressed_artifact(str(tmp_path), "smaller").id == model_view(tmp_path).id
+    with pytest.raises(NotFoundError, match="smalle"):
+        compressed_artifact(str(tmp_path), "smalle")
+    made = export(model_view(tmp_path), tmp_path / "out")
+    assert (made.folder / "compressed.safetensors").stat().st_mode == (
+        made.folder / "compression.json"
+    ).stat().st_mode
 
 
 def test_samples_that_layers_were_made_from_are_told(tmp_path: Path) -> None:

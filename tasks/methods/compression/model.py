@@ -93,15 +93,17 @@ class Config(Frozen):
     """Which sizes are tried, and how they are judged."""
 
     kept: float = Field(default=0.8, gt=0, lt=1)
-    """Share of the layers' `budget` that the chosen candidate may have. Factors are dealt out by their numbers, biases left out."""
+    """Share of the layers' `budget` that the chosen candidate may have, and 0.005 more: factors are dealt out by their numbers, biases left
+    out."""
     budget: Literal["bytes", "numbers", "products"] = "bytes"
     """What `kept` is a share of: bytes of files; numbers, each code one; multiplications for a row, which are time."""
     tolerated: float | None = Field(default=None, ge=0)
-    """In the place of `kept`: take the smallest candidate whose rank correlation falls, or whose loss rises, by no more than this."""
+    """In the place of `kept`: take the smallest candidate whose rank correlation falls, or whose loss rises, by no more than this. Only
+    `shares` are tried then, each with factors in few bits too."""
     shares: tuple[float, ...] = (0.8, 0.6, 0.4)
     """Shares of factors that are tried beside it."""
     factor_bits: Literal[4, 8] | None = 8
-    """Factors of the wanted share are tried with so many bits too; None: not."""
+    """Factors of the wanted share (of all, with `tolerated`) are tried with so many bits too; None: not."""
     neighbours: int = Field(default=10, ge=1)
     """Nearest others of a sample that are looked for again."""
     pairs: int = Field(default=60_000, ge=1)
@@ -132,6 +134,12 @@ class Result(Frozen):
     """The first is the network as it is."""
     best: str
     """The best candidate within the wanted size, or the smallest that is good enough; empty if there is none."""
+    best_kept: float | None
+    """Share of the layers' bytes that it keeps."""
+    best_value: float | None
+    """Its `judged_by`: rank correlation, or loss."""
+    value_before: float | None
+    """That of the network as it is."""
     layers: tuple[Layer, ...]
     """Of the best."""
     modules: tuple[str, ...]
@@ -160,7 +168,8 @@ def check(inputs: Inputs, config: Config) -> None:
 
 def state_config(config: Config) -> dict[str, object]:
     """What the state depends on."""
-    return config.model_dump(mode="json", include={"kept", "shares", "samples", "factor_bits", "errors"})
+    read = config.model_dump(mode="json", include={"kept", "shares", "samples", "factor_bits", "errors"})
+    return read | {"tolerated": config.tolerated is not None}
 
 
 def start(inputs: Inputs, config: Config) -> State:
@@ -269,6 +278,9 @@ def finish(state: State, carry: State, inputs: Inputs, config: Config) -> tuple[
         layers_bytes=int(sizes[0, 0]),
         points=points,
         best="" if best is None else names[best],
+        best_kept=None if best is None else points[best].kept,
+        best_value=None if best is None else _value(points[best], judge.judged_by),
+        value_before=_value(points[0], judge.judged_by),
         layers=() if best is None else _layers(candidates, best, errors, config),
         modules=candidates.modules if config.errors else (),
         fell_back=fell_back,
@@ -321,12 +333,17 @@ def _share(point: Point, config: Config) -> float:
     return shares[config.budget]
 
 
+def _value(point: Point, judged_by: str) -> float | None:
+    found: Interval | None = getattr(point, judged_by)
+    return None if found is None else found.value
+
+
 def _worth(point: Point, judged_by: str) -> float:
     """Larger is better."""
-    found: Interval | None = getattr(point, judged_by)
+    found = _value(point, judged_by)
     if found is None:
         return -math.inf
-    return -found.value if judged_by == "loss" else found.value
+    return -found if judged_by == "loss" else found
 
 
 def _arrays(points: tuple[Point, ...], candidates: Candidates, errors: Tensor) -> Arrays:
@@ -399,11 +416,13 @@ def _caveats(
     return tuple(notes)
 
 
-def quantised_of(config: Config) -> tuple[float, int] | None:
-    """The share and the bits of factors in few bits."""
-    return None if config.factor_bits is None else (config.kept, config.factor_bits)
+def quantised_of(config: Config) -> tuple[tuple[float, ...], int] | None:
+    """The shares and the bits of factors in few bits."""
+    shares = (config.kept,) if config.tolerated is None else shares_of(config)
+    return None if config.factor_bits is None else (shares, config.factor_bits)
 
 
 def shares_of(config: Config) -> tuple[float, ...]:
     """All that are tried, falling."""
-    return tuple(sorted({config.kept, *config.shares}, reverse=True))
+    wanted = () if config.tolerated is not None and config.shares else (config.kept,)
+    return tuple(sorted({*wanted, *config.shares}, reverse=True))
