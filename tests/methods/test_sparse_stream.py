@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 from scipy.sparse.linalg import svds
@@ -63,6 +63,7 @@ def test_low_rank_is_exact() -> None:
 
 
 @settings(max_examples=40, deadline=None)
+@example(seed=517, rank=3, batch=3, k=1)  # what is kept vanishes
 @given(seed=st.integers(0, 999), rank=st.integers(3, 20), batch=st.integers(1, 40), k=st.integers(1, 3))
 def test_bounds_hold(seed: int, rank: int, batch: int, k: int) -> None:
     x = codes(120, 30, 8, seed)

@@ -154,7 +154,7 @@ def _outside(held: Tensor, inside: Tensor) -> tuple[Tensor, Tensor, float]:
 
 def _extended(state: State, small: Tensor, touched: Tensor, added: Tensor) -> State:
     """Factors of V' = big small' + added, where `added` touches some features alone; multiplied out where small is ill-conditioned."""
-    if float(torch.linalg.cond(small)) > WORST:
+    if not float(torch.linalg.cond(small)) <= WORST:  # NaN where it is zero
         big = state["big"] @ small
         big[touched] += added
         return {
