@@ -88,17 +88,15 @@ def _steps(fixed: Arrays, rows: Arrays) -> Rows:
 
 def _scaled(shapes: Rows, rows: Arrays) -> Rows:
     made: Rows = shapes * rows["length"][:, None]
-    made[np.isnan(rows["squared_error"])] = np.nan
+    made[np.isnan(rows["error"])] = np.nan
     return made
 
 
 _PRINCIPAL = ("components", "mean", "step")
 DECODERS: dict[str, Decoder] = {
     "compression.bounded": Decoder(("step",), ("code", "high", "largest_error"), from_steps),
-    "compression.klt": Decoder(_PRINCIPAL, ("code", "high", "length", "squared_error"), from_principal),
-    "compression.piecewise": Decoder(
-        _PRINCIPAL, ("code", "high", "part", "length", "squared_error"), from_parts
-    ),
+    "compression.klt": Decoder(_PRINCIPAL, ("code", "high", "length", "error"), from_principal),
+    "compression.piecewise": Decoder(_PRINCIPAL, ("code", "high", "part", "length", "error"), from_parts),
     "compression.product_codes": Decoder(
         ("centre", "rotation", "mean"), ("code", "gain", "bias"), from_codebooks
     ),

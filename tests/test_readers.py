@@ -292,7 +292,9 @@ class TestReconstruction:
         values, good = found.values, SAMPLE != 2
         assert np.isnan(values[~good]).all()
         off = ((values - rows)[good].astype(np.float64) ** 2).sum(1)
-        np.testing.assert_allclose(view.arrays["squared_error"].values[good], off, rtol=1e-3, atol=1e-9)
+        np.testing.assert_allclose(
+            view.arrays["error"].values[good].astype(np.float64) ** 2, off, rtol=1e-3, atol=1e-9
+        )
         np.testing.assert_array_equal(found.isel(row=slice(30, 50)).values, values[30:50])
 
     def test_analyses_of_codes_are_those_of_the_rows(self, root: Location, rows: np.ndarray) -> None:

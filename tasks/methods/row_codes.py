@@ -54,7 +54,7 @@ def by_block(
 
     What is left of the rows after whole blocks belongs to the last: a block of few rows would be far off by chance.
     """
-    error = outputs["squared_error"].double()
+    error = outputs["error"].double().square()
     if shape:
         squared = outputs["length"].double().square()
         energy = (squared > 0).double()
@@ -74,7 +74,7 @@ def unlike(x: Tensor, outputs: dict[str, Tensor], code: Tensor, carry: State) ->
     along = 2 * (decoded @ (carry["components"] @ mean)) + mean.square().sum()
     after = outputs["length"].double() * (decoded.square().sum(1) + along).clamp(min=0).sqrt()
     before = torch.linalg.vector_norm(x.double(), dim=1)
-    apart = (outputs["squared_error"].double() - (before - after).square()).clamp(min=0)
+    apart = (outputs["error"].double().square() - (before - after).square()).clamp(min=0)
     found = torch.where(after > 0, apart / torch.where(after > 0, 2 * before * after, 1.0), 1.0)
     return found[before > 0].clamp(max=2)
 

@@ -78,7 +78,7 @@ def test_codes_and_figures_are_those_of_a_loop() -> None:
     answer = coded(x, subspaces, nmse=0.01)
     a, exact = {name: values.numpy() for name, values in answer.arrays.items()}, x.astype(np.float64)
     bases = subspaces.arrays["basis"].numpy()
-    for row, part, code, error in zip(exact, a["part"], a["code"], a["squared_error"], strict=True):
+    for row, part, code, error in zip(exact, a["part"], a["code"], a["error"] ** 2, strict=True):
         left = [
             row - m - b.T @ (b @ (row - m))
             for m, b in zip(subspaces.arrays["mean"].numpy(), bases, strict=True)
@@ -181,7 +181,7 @@ def test_bits_do_not_depend_on_how_rows_are_cut() -> None:
     here = case(x, subspaces_of(x), nmse=0.01)
     whole = cases.run(here).arrays
     pieces = cases.run(here, cases.cut(here.block, [1, 48, 555, 556, 1500])).arrays
-    for name in ("part", "code", "high", "squared_error"):
+    for name in ("part", "code", "high", "error"):
         assert torch.equal(whole[name], pieces[name])
 
 
@@ -203,7 +203,7 @@ def test_outliers_are_clamped_and_counted() -> None:
     assert answer.result.clipped >= 1
     assert any("clamped" in note for note in answer.result.caveats)
     off = ((x.astype(np.float64) - decoded(answer)) ** 2).sum(1)
-    np.testing.assert_allclose(answer.arrays["squared_error"][5], off[5], rtol=1e-3)
+    np.testing.assert_allclose(answer.arrays["error"][5].double().square(), off[5], rtol=1e-3)
 
 
 def test_no_rows() -> None:
@@ -263,7 +263,9 @@ def test_rows_come_back_lazily(root: Location, unit_length: bool) -> None:
     values, good = found.values, SAMPLE != 1
     assert np.isnan(values[~good]).all()
     off = ((values - x)[good].astype(np.float64) ** 2).sum(1)
-    np.testing.assert_allclose(view.arrays["squared_error"].values[good], off, rtol=1e-3, atol=1e-6)
+    np.testing.assert_allclose(
+        view.arrays["error"].values[good].astype(np.float64) ** 2, off, rtol=1e-3, atol=1e-6
+    )
     np.testing.assert_array_equal(found.isel(row=slice(60, 90)).values, values[60:90])
     options = {"sample_rows": 100, "clusters": 3}
     quality = run_stage(

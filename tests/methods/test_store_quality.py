@@ -24,7 +24,7 @@ from tests.methods.test_klt import basis_of, case_of, coded, decoded, gaussian
 from tests.methods.test_product_codes import coded as vector_coded
 from tests.methods.test_product_codes import decoded as vector_decoded
 
-OF_ROWS = ("code", "high", "length", "gain", "bias", "squared_error")
+OF_ROWS = ("code", "high", "length", "gain", "bias", "error")
 
 
 def case(x: np.ndarray, codes: Answer, labels: np.ndarray | None = None, **options: Any) -> Case:
@@ -172,6 +172,6 @@ def test_from_a_store(tmp_path: Path, method: str) -> None:
 
 
 def test_codes_of_klt_are_read_as_its_module_names_them() -> None:
-    assert {"code", "high", "length", "squared_error"} == {
+    assert {"code", "high", "length", "error"} == {
         name for name, dims in klt.ARRAYS.items() if dims[0:1] == ("row",)
     }

@@ -17,7 +17,7 @@ hold it.
 
 Arrays: `code` and `high` (row, component), as above, times `step` are principal coordinates: as the components are orthonormal, distances
 and products of rows may be taken from them alone. `length` (row) is what a decoded row is multiplied by, 1 without `gain_shape`;
-`squared_error` (row) is |x - decoded|^2. Rows of failed samples are -1 and NaN. `components`, `mean` and `step` decode; `bits` (component)
+`error` (row) is |x - decoded|. Rows of failed samples are -1 and NaN. `components`, `mean` and `step` decode; `bits` (component)
 is the order-0 entropy of its codes; `block_nmse` and `block_surprise` (block) are of runs of rows in store order, NaN where there is
 nothing to measure.
 """
@@ -35,14 +35,14 @@ from tasks.methods import row_codes
 from tasks.methods.contract import Array, Arrays, ArtifactPort, Block, Inputs, RowOutput, RowsPort, State
 from tasks.numerics import rate_distortion, uniform_codes
 
-VERSION = 1
+VERSION = 2
 KIND = "map"
 READS = {"x": RowsPort(), "basis": ArtifactPort("spectrum.pca", one_width=True)}
 ARRAYS = {
     "code": ("row", "component"),
     "high": ("row", "component"),
     "length": ("row",),
-    "squared_error": ("row",),
+    "error": ("row",),
     "components": ("component", "feature"),
     "mean": ("feature",),
     "step": (),
@@ -173,7 +173,7 @@ def outputs(inputs: Inputs, config: Config) -> dict[str, RowOutput]:
         "code": RowOutput("int8", width=kept, codec="codes"),
         "high": RowOutput("int8", width=kept, codec="codes"),
         "length": RowOutput("float32"),
-        "squared_error": RowOutput("float32"),
+        "error": RowOutput("float32"),
     }
 
 
@@ -213,7 +213,7 @@ def apply(block: Block, carry: State, config: Config) -> dict[str, Tensor]:
         "code": low,
         "high": high,
         "length": seen.length.float(),
-        "squared_error": row_codes.squared_error(seen, code, carry).float(),
+        "error": row_codes.squared_error(seen, code, carry).sqrt().float(),
     }
 
 

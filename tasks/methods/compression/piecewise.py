@@ -13,7 +13,7 @@ does; errors are then relative to each row's length.
 
 Arrays: `part` (row) is the subspace's number; `code` + 256 `high` (row, component), times `step`, are coordinates along `components`
 (cluster_number, component, feature) from `mean` (cluster_number, feature), 0 beyond a subspace's dimension; `length` (row) is what a
-decoded row is multiplied by, 1 unless rows have length 1; `squared_error` (row) is |x - decoded|^2. Rows of failed samples have part 0,
+decoded row is multiplied by, 1 unless rows have length 1; `error` (row) is |x - decoded|. Rows of failed samples have part 0,
 code -1 and NaN. `size` (cluster_number) counts these rows; `block_nmse` and `block_surprise` (block) are those of `compression.klt`.
 """
 
@@ -34,7 +34,7 @@ from tasks.numerics import k_subspaces, rate_distortion, uniform_codes
 from tasks.numerics.k_subspaces import Subspaces
 from tasks.numerics.largest_products import TILE_ROWS
 
-VERSION = 1
+VERSION = 2
 KIND = "map"
 READS = {
     "x": RowsPort(),
@@ -48,7 +48,7 @@ ARRAYS = {
     "code": ("row", "component"),
     "high": ("row", "component"),
     "length": ("row",),
-    "squared_error": ("row",),
+    "error": ("row",),
     "components": ("cluster_number", "component", "feature"),
     "mean": ("cluster_number", "feature"),
     "step": (),
@@ -181,7 +181,7 @@ def outputs(inputs: Inputs, config: Config) -> dict[str, RowOutput]:
         "code": RowOutput("int8", width=kept, codec="codes"),
         "high": RowOutput("int8", width=kept, codec="codes"),
         "length": RowOutput("float32"),
-        "squared_error": RowOutput("float32"),
+        "error": RowOutput("float32"),
     }
 
 
@@ -215,7 +215,7 @@ def apply(block: Block, carry: State, config: Config) -> dict[str, Tensor]:
         "code": low,
         "high": high,
         "length": columns["length"].float(),
-        "squared_error": columns["squared_error"].float(),
+        "error": columns["error"].float(),
     }
 
 
@@ -308,7 +308,7 @@ def _tile(rows: Tensor, carry: State) -> dict[str, Tensor]:
         "part": present[found.part],
         "code": code,
         "length": length,
-        "squared_error": error * length.square(),
+        "error": error.sqrt() * length,
     }
     return {name: values[: len(rows)] for name, values in made.items()}
 

@@ -8,7 +8,7 @@ The error is measured for each row, from the codes as stored. It is not bounded:
 whatever vector is nearest.
 
 Arrays: `code` (row, part) numbers of vectors, 0 for rows of failed samples; `gain` and `bias` (row) the scale, 1 and 0 where there is
-none; `squared_error` (row) is |x - decoded|^2, NaN for rows of failed samples, as scales are. `centre` (part, code, place), `rotation`
+none; `error` (row) is |x - decoded|, NaN for rows of failed samples, as scales are. `centre` (part, code, place), `rotation`
 (component, feature) and `mean` (feature) decode, `count` (part, code) tells how often each vector is used by these rows.
 """
 
@@ -23,14 +23,14 @@ from tasks.methods.contract import Array, Arrays, ArtifactPort, Block, Inputs, R
 from tasks.numerics import moments, rate_distortion, spectrum, uniform_codes, vector_codes
 from tasks.numerics.vector_codes import Codebooks, Scale
 
-VERSION = 1
+VERSION = 2
 KIND = "map"
 READS = {"x": RowsPort(), "codebook": ArtifactPort("compression.codebook", one_width=True)}
 ARRAYS = {
     "code": ("row", "part"),
     "gain": ("row",),
     "bias": ("row",),
-    "squared_error": ("row",),
+    "error": ("row",),
     "centre": ("part", "code", "place"),
     "rotation": ("component", "feature"),
     "mean": ("feature",),
@@ -114,7 +114,7 @@ def outputs(inputs: Inputs, config: Config) -> dict[str, RowOutput]:
         "code": RowOutput("uint8", width=parts, dim="part", codec="codes"),
         "gain": RowOutput("float32"),
         "bias": RowOutput("float32"),
-        "squared_error": RowOutput("float32"),
+        "error": RowOutput("float32"),
     }
 
 
@@ -136,7 +136,7 @@ def apply(block: Block, carry: State, config: Config) -> dict[str, Tensor]:
         "code": found.code.to(torch.uint8),
         "gain": found.gain.float(),
         "bias": found.bias.float(),
-        "squared_error": found.squared_error.float(),
+        "error": found.squared_error.sqrt().float(),
     }
 
 
@@ -147,7 +147,7 @@ def partial(block: Block, outputs: dict[str, Tensor], carry: State, config: Conf
     """
     x, gain, bias = block["x"].double(), outputs["gain"].double(), outputs["bias"].double()
     told = vector_codes.decoded(outputs["code"], gain, bias, _books(carry))
-    error, squared = outputs["squared_error"].double(), gain.square()
+    error, squared = outputs["error"].double().square(), gain.square()
     shape = (x - bias[:, None]) / torch.where(gain > 0, gain, 1.0)[:, None] - carry["mean"]
     has_length = gain > 0
     unlike = uniform_codes.distances(_unlike(x, told, error))
