@@ -284,7 +284,7 @@ def test_texts_need_a_tokenizer(tmp_path):
 
     with pytest.raises(
         DataError,
-        match=r"made by some\.module:make, which has no tokenizer; expected tensors or dicts of tensors",
+        match=r"made by some\.module:make, which has no tokenizer; name the folder of one",
     ):
         encode(["x"], MADE)
     with pytest.raises(

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy.optimize import LinearConstraint, minimize
 from sklearn.linear_model import ElasticNet, Lasso
@@ -93,8 +93,11 @@ def least_of_all_patterns(k: Case, i: int, tau: float, affine: bool) -> float:
             continue
         a, rhs = h[np.ix_(on, on)], b[on] - tau * sign[on]
         if affine:
-            a = np.block([[a, np.ones((len(on), 1))], [np.ones((1, len(on))), np.zeros((1, 1))]])
-            rhs = np.append(rhs, 1.0)
+            one = np.full(
+                (len(on), 1), np.abs(a).max()
+            )  # of the size of the rest, or least squares would drop it
+            a = np.block([[a, one], [one.T, np.zeros((1, 1))]])
+            rhs = np.append(rhs, one[0])
         c = np.zeros(len(b))
         c[on] = np.linalg.lstsq(a, rhs, rcond=1e-12)[0][: len(on)]
         if (c[on] * sign[on] >= -1e-9).all() and (not affine or abs(c.sum() - 1) < 1e-9):
@@ -103,6 +106,7 @@ def least_of_all_patterns(k: Case, i: int, tau: float, affine: bool) -> float:
 
 
 @settings(max_examples=60, deadline=None)
+@example(s=1, d=5, tau=0.2, gamma=1e4, affine=True, seed=817)
 @given(
     s=st.integers(1, 5),
     d=st.integers(1, 6),
