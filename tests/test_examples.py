@@ -161,6 +161,7 @@ def test_compression(tmp_path: Path) -> None:
     assert left["two_sided, greedy, 0.8"] > plain
     assert max(value for name, value in left.items() if name.startswith("quantised")) > 0.999
     assert view.result["best"].startswith(("quantised", "of all methods"))  # bits beat ranks for their bytes
+    assert "quantised" in {layer["kind"] for layer in view.result["layers"]} <= {"quantised", None}
     assert not view.result["caveats"] or "too good" not in view.result["caveats"][0]
     assert outcome.report is not None
     assert "Networks in fewer numbers" in Path(outcome.report).read_text()

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -104,12 +104,15 @@ def test_a_gaussian_takes_a_quarter_of_a_bit_beyond_its_limit(
 
 
 @settings(max_examples=10, deadline=None)
+@example(nmse=0.125, power=0.09375, seed=0)
 @given(nmse=st.floats(1e-6, 0.3), power=st.floats(0, 2), seed=st.integers(0, 9))
 def test_the_promise_holds_for_rows_like_those_of_the_basis(nmse: float, power: float, seed: int) -> None:
-    x = gaussian(3000, 10, seed, power)
-    basis = basis_of(x[:2000])
-    assert coded(x[:2000], basis, nmse=nmse).result.nmse <= 1.05 * nmse
-    assert coded(x[2000:], basis, nmse=nmse).result.nmse <= 1.1 * nmse
+    x = gaussian(
+        21_000, 10, seed, power
+    )  # so many that chance moves an error by 0.3 %: of 2,000 rows by up to 2.1 %
+    basis = basis_of(x[:20_000])
+    assert coded(x[:20_000], basis, nmse=nmse).result.nmse <= 1.02 * nmse
+    assert coded(x[20_000:], basis, nmse=nmse).result.nmse <= 1.1 * nmse
 
 
 def test_rows_that_are_easier_than_gaussian_lie_below_its_limit() -> None:
