@@ -7,7 +7,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from schemas.errors import MethodError
-from tasks.methods.contract import ArtifactPort, Inputs, RowOutput, State
+from tasks.methods.contract import ArtifactPort, Block, Inputs, RowOutput, State
 from tasks.numerics import moments
 
 SCORES = (
@@ -35,6 +35,21 @@ def scores_port(aligned: bool) -> ArtifactPort:
     return ArtifactPort(
         SCORES[0], others=SCORES[1:], aligned=aligned, one_width=not aligned, of_rows=not aligned
     )
+
+
+def scores_of(block: Block) -> Float64[Tensor, " row"]:
+    """What a detector gave the rows of a block, at the port `scores`.
+
+    Raises:
+        MethodError: for a score that is NaN.
+    """
+    score = block.aligned["scores"]["score"].double()
+    if bool(score.isnan().any()):
+        row = int(block.index[score.isnan()][0])
+        raise MethodError(
+            f"row {row} has the score NaN though its sample did not fail; the detector's stage is at fault"
+        )
+    return score
 
 
 def check_energy(inputs: Inputs, energy: float) -> None:

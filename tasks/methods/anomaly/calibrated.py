@@ -22,7 +22,7 @@ from torch import Tensor
 
 from schemas.base import Frozen
 from schemas.errors import MethodError
-from tasks.methods.anomaly_scores import scores_port
+from tasks.methods.anomaly_scores import scores_of, scores_port
 from tasks.methods.classes import carried, class_label, codes_of
 from tasks.methods.contract import (
     Array,
@@ -159,12 +159,7 @@ def apply(block: Block, carry: State, config: Config) -> dict[str, Tensor]:
     Raises:
         MethodError: for a score that is NaN.
     """
-    score, code = block.aligned["scores"]["score"].double(), _codes(block, carry)
-    if bool(score.isnan().any()):
-        row = int(block.index[score.isnan()][0])
-        raise MethodError(
-            f"row {row} has the score NaN though its sample did not fail; the detector's stage is at fault"
-        )
+    score, code = scores_of(block), _codes(block, carry)
     p = torch.full_like(score, torch.nan)
     for number, calibration in enumerate(_by_class(carry)):
         p[code == number] = conformal.p_values(score[code == number], calibration)

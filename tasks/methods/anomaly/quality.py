@@ -16,7 +16,7 @@ from torch import Tensor
 
 from schemas.base import Frozen
 from schemas.errors import MethodError
-from tasks.methods.anomaly_scores import scores_port
+from tasks.methods.anomaly_scores import scores_of, scores_port
 from tasks.methods.classes import carried, class_code, class_label, codes_of
 from tasks.methods.contract import Array, Arrays, Block, Inputs, RowsPort, State
 from tasks.methods.grouped_moments import Interval
@@ -123,12 +123,7 @@ def partial(block: Block, carry: State, config: Config) -> State:
     Raises:
         MethodError: for a score that is NaN.
     """
-    score, code = block.aligned["scores"]["score"].double(), codes_of(block, carry["label"])
-    if bool(score.isnan().any()):
-        row = int(block.index[score.isnan()][0])
-        raise MethodError(
-            f"row {row} has the score NaN though its sample did not fail; the detector's stage is at fault"
-        )
+    score, code = scores_of(block), codes_of(block, carry["label"])
     there = code >= 0
     found = score_bins.of_rows(score[there], carry["anomalous"][code[there]], config.bins)
     return found | {"unlabelled": (~there).sum()}
