@@ -19,6 +19,7 @@ from tasks.engine.fitting import (
     check_tokens,
     check_widths,
     merged_categories,
+    other_weights,
     planned,
 )
 from tasks.engine.kept import check_kept
@@ -171,6 +172,8 @@ class _Fit:
                     f"port {name!r} of {stage.method} takes {port.least} artifacts or more, found {len(ids)}: {self._label(ids[0])}; "
                     f"give inputs: {{{name}: ...}} more sites or stages"
                 )
+            if port.one_place:
+                self._check_place(stage, name, ids, first)
             if port.one_width:
                 known = {self._label(i): width for i in ids if (width := self._width(i))}
                 known |= {place.ref.label: place.layout.width for place in first[:1]}
@@ -179,6 +182,24 @@ class _Fit:
                     raise MethodError(
                         f"port {name!r} of {stage.method} takes artifacts of one width, found features {listed}; connect sites of one width"
                     )
+
+    def _check_place(
+        self, stage: ResolvedStage, name: str, ids: Sequence[str], first: Sequence[Planned]
+    ) -> None:
+        """Refuse what was made of rows of another network, or at another site."""
+        here = first[0]
+        for ref in (ref for i in ids for refs in self.made[i].rows.values() for ref in refs):
+            spec = self.captures[ref.capture].spec
+            other = other_weights(spec, here.spec)
+            if other or ref.site != here.ref.site:
+                found = [
+                    f"{at.label} (weights {s.weights[:8]})" for at, s in ((ref, spec), (here.ref, here.spec))
+                ]
+                raise MethodError(
+                    f"port {name!r} of {stage.method} takes what was made of rows of one network at one site, found "
+                    f"{' and '.join(found)}, which differ in {'the network' if other else 'the site'}: make it anew of rows of "
+                    f"{here.ref.label}"
+                )
 
     def _ask(
         self,

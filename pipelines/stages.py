@@ -149,7 +149,11 @@ def _resolve(
     _check_ports(name, request, module)
     ports = _ports(request, RowsPort)
     graphs = {port: _edges(name, request, port) for port in _ports(request, GraphPort)}
-    series = {port: _series(name, request, port, run, captures, made) for port in _series_ports(request)}
+    series = {
+        port: _series(name, request, port, run, captures, made)
+        for port in _series_ports(request)
+        if not module.READS[port].aligned
+    }
     if not ports:
         return [_combined(name, request, run, series, made)]
     columns = {
@@ -180,7 +184,12 @@ def _resolve(
             config=config,
             rows=row,
             artifacts=artifacts,
-            series=series,
+            series=series
+            | {
+                port: _aligned_series(name, request, port, run, row[ports[0]], made)
+                for port in _series_ports(request)
+                if port not in series
+            },
             graphs=graphs,
         )
         plans.append(StagePlan(name=name, site=site, id=stage.id, stage=stage))
@@ -237,6 +246,29 @@ def _series(
             f"stage {name!r}, port {port!r}: no artifact is made from the captures {', '.join(given.captures)} alone"
         )
     return tuple(found)
+
+
+def _aligned_series(
+    name: str,
+    request: StageRequest,
+    port: str,
+    run: RunSpec,
+    rows: tuple[RowsRef, ...],
+    made: Mapping[str, Sequence[StagePlan]],
+) -> tuple[SeriesRef, ...]:
+    """The artifacts of the same rows, of each stage that a port means.
+
+    Raises:
+        SpecError: if one of them gives these rows nothing.
+    """
+    found: list[SeriesRef] = []
+    for maker in _makers(name, request, port, run):
+        own = [plan for plan in made[maker] if next(iter(plan.stage.rows.values())) == rows]
+        if not own:
+            _check_aligned(name, port, rows, maker, next(iter(made[maker][0].stage.rows.values())))
+        captures = tuple(ref.capture for ref in rows)
+        found += [SeriesRef(artifact=plan.id, site=plan.site, captures=captures) for plan in own]
+    return tuple({ref.artifact: ref for ref in found}.values())
 
 
 def _at_sites(pattern: str, plans: Sequence[StagePlan]) -> list[StagePlan]:
@@ -464,7 +496,8 @@ def _artifact(
     made: Mapping[str, Sequence[StagePlan]],
 ) -> ArtifactRef:
     maker = _maker(name, request, port, run)
-    aligned = load_method(request.method, allowed_packages()).READS[port].aligned
+    what = load_method(request.method, allowed_packages()).READS[port]
+    aligned = what.aligned or what.own_rows
     for plan in made[maker]:
         if plan.site in (site, NETWORK):
             if aligned:

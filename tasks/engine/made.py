@@ -9,7 +9,8 @@ from schemas.artifact import Artifact
 from schemas.base import content_id
 from schemas.data import Source as DataSource
 from schemas.stage import ResolvedStage
-from tasks.methods.contract import ArtifactPort, Made, MadeOver, load_method
+from tasks.engine.reduction import artifact_ports
+from tasks.methods.contract import Made, MadeOver, load_method
 from tasks.store.artifacts import read_artifact
 from tasks.store.location import Location
 from tasks.store.sample_table import read_samples
@@ -45,7 +46,7 @@ def reference_captures(root: Location, artifact: Artifact, allowed: tuple[str, .
         NotFoundError: if one of them is not there any more.
     """
     stage, found = artifact.stage, set[str]()
-    with_rows = {stage.artifacts[port].artifact for port in _aligned(stage, allowed)}
+    with_rows = set(_with_rows(stage, allowed).values())
     for needed in stage.needs:
         other = read_artifact(root, needed)
         if needed not in with_rows:
@@ -81,14 +82,20 @@ def _samples(root: Location, capture: str) -> _Samples:
 def _reads(root: Location, stage: ResolvedStage, allowed: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
     found: dict[str, tuple[str, ...]] = {port: (ref.artifact,) for port, ref in stage.artifacts.items()}
     found |= {port: tuple(ref.artifact for ref in refs) for port, refs in stage.series.items()}
-    for port in _aligned(stage, allowed):
-        other = read_artifact(root, stage.artifacts[port].artifact).stage
-        found[port] = (content_id([other.method, other.version, other.config]),)
-        found |= {f"{port}.{name}": ids for name, ids in _reads(root, other, allowed).items()}
-    return found
+    own: dict[str, list[str]] = {}
+    for name, artifact in _with_rows(stage, allowed).items():
+        other = read_artifact(root, artifact).stage
+        own.setdefault(name.partition(".")[0], []).append(
+            content_id([other.method, other.version, other.config])
+        )
+        found |= {f"{name}.{port}": ids for port, ids in _reads(root, other, allowed).items()}
+    return found | {port: tuple(ids) for port, ids in own.items()}
 
 
-def _aligned(stage: ResolvedStage, allowed: tuple[str, ...]) -> list[str]:
-    """Ports whose artifacts come with the rows."""
-    ports = load_method(stage.method, allowed).READS
-    return [name for name, port in ports.items() if isinstance(port, ArtifactPort) and port.aligned]
+def _with_rows(stage: ResolvedStage, allowed: tuple[str, ...]) -> dict[str, str]:
+    """Ports to their artifacts of the stage's own rows; of those that take several, with a number."""
+    module = load_method(stage.method, allowed)
+    own = [name for name, port in artifact_ports(module).items() if port.aligned or port.own_rows]
+    one = {name: stage.artifacts[name].artifact for name in own if name in stage.artifacts}
+    several = ((name, stage.series[name]) for name in own if name in stage.series)
+    return one | {f"{name}.{n}": ref.artifact for name, refs in several for n, ref in enumerate(refs)}

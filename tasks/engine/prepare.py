@@ -11,18 +11,25 @@ from torch import Tensor
 
 from schemas.artifact import Artifact
 from schemas.base import Frozen
-from schemas.capture import CaptureSpec
 from schemas.errors import MethodError
 from schemas.stage import NETWORK, ResolvedStage, RowsRef
 from tasks.engine.aligned import ROW, AlignedSource, check_aligned
 from tasks.engine.blocks import block_of, to_tensor
 from tasks.engine.edges import Samples, sample_edges
+from tasks.engine.fitting import other_weights
 from tasks.engine.fusable import without_rows
 from tasks.engine.join import JoinedSource
 from tasks.engine.made import common_samples, how_made, reference_captures
 from tasks.engine.network import NetworkSource, open_network, trainable
 from tasks.engine.parameters import load_parameters, wanted
-from tasks.engine.reduction import aligned_ports, reads_labels, reads_values, row_labels, rows_ports
+from tasks.engine.reduction import (
+    aligned_ports,
+    artifact_ports,
+    reads_labels,
+    reads_values,
+    row_labels,
+    rows_ports,
+)
 from tasks.engine.source import SiteSource, Source, n_rows, n_samples, read
 from tasks.methods.contract import (
     ArtifactPort,
@@ -78,7 +85,7 @@ def prepare(job: StageJob) -> Prepared:
     module, config = opened(job)
     ports = rows_ports(module)
     made = single_artifacts(job, module)
-    aligned = {name: made[name].id for name in aligned_ports(module)}
+    aligned = {name: made[name].id for name in aligned_ports(module)} | aligned_series(job.stage, module)
     refs = tuple(job.stage.rows[name] for name in ports)
     source = open_source(
         job.root, refs, reads_labels(module), aligned, reads_values(module), row_labels(module, config)
@@ -195,11 +202,14 @@ def artifact_inputs(job: StageJob, module: ModuleType, single: Mapping[str, Arti
         single: from `single_artifacts`.
 
     Raises:
-        MethodError: for artifacts of another method, or a series that is too large for memory.
+        MethodError: for artifacts of another method, or of other rows than they must go with, or a series that is too large for memory.
         NotFoundError: if an artifact is not there.
     """
-    ports = {name: port for name, port in module.READS.items() if isinstance(port, ArtifactPort)}
-    aligned = aligned_ports(module)
+    ports, aligned = artifact_ports(module), aligned_ports(module)
+    with_rows = {
+        name: read_artifact(job.root, artifact)
+        for name, artifact in aligned_series(job.stage, module).items()
+    }
     return Inputs(
         widths={},
         n_rows=0,
@@ -213,8 +223,9 @@ def artifact_inputs(job: StageJob, module: ModuleType, single: Mapping[str, Arti
             name: how_made(job.root, artifact, job.allowed, over=_over(job, artifact, ports[name]))
             for name, artifact in single.items()
             if any(port.of_rows for port in ports.values())
-        },
-        series={name: _series(job, name, port.makers) for name, port in ports.items() if port.several},
+        }
+        | {name: how_made(job.root, artifact, job.allowed) for name, artifact in with_rows.items()},
+        series={name: _series(job, name, port) for name, port in ports.items() if port.several},
     )
 
 
@@ -242,24 +253,32 @@ def single_artifacts(job: StageJob, module: ModuleType) -> dict[str, Artifact]:
         MethodError: for an artifact of another method, or of other rows than it must go with.
         NotFoundError: if it is not there.
     """
-    ports = {
-        name: port
-        for name, port in module.READS.items()
-        if isinstance(port, ArtifactPort) and not port.several
-    }
+    ports = {name: port for name, port in artifact_ports(module).items() if not port.several}
     made = {
         name: _read(job, name, job.stage.artifacts[name].artifact, port.makers)
         for name, port in ports.items()
     }
-    for name in aligned_ports(module):
-        check_aligned(job.stage, name, ports[name], made[name], job.allowed)
+    for name, port in ports.items():
+        if port.aligned or port.own_rows:
+            check_aligned(job.stage, name, port, made[name], job.allowed)
     return made
 
 
-def _series(job: StageJob, name: str, makers: tuple[str, ...]) -> tuple[Member, ...]:
+def aligned_series(stage: ResolvedStage, module: ModuleType) -> dict[str, str]:
+    """Name in `Block.aligned` to artifact, of ports that take several whose arrays come with the rows."""
+    ports = [name for name, port in artifact_ports(module).items() if port.aligned and port.several]
+    return {f"{name}.{n}": ref.artifact for name in ports for n, ref in enumerate(stage.series[name])}
+
+
+def _series(job: StageJob, name: str, port: ArtifactPort) -> tuple[Member, ...]:
     refs = job.stage.series[name]
-    made = [_read(job, name, ref.artifact, makers) for ref in refs]
-    size = sum(prod(info.shape) * np.dtype(info.dtype).itemsize for a in made for info in a.arrays.values())
+    made = [_read(job, name, ref.artifact, port.makers) for ref in refs]
+    without = ROW if port.aligned else None
+    if port.aligned:
+        for artifact in made:
+            check_aligned(job.stage, name, port, artifact, job.allowed)
+    kept = [info for a in made for info in a.arrays.values() if without is None or without not in info.dims]
+    size = sum(prod(info.shape) * np.dtype(info.dtype).itemsize for info in kept)
     if size > MOST_SERIES_BYTES:
         raise MethodError(
             f"{job.stage.method}, port {name!r}: {len(made)} artifacts hold {size:,} bytes, at most {MOST_SERIES_BYTES:,} are read "
@@ -269,7 +288,7 @@ def _series(job: StageJob, name: str, makers: tuple[str, ...]) -> tuple[Member, 
         Member(
             ref.site,
             ref.captures,
-            _arrays(job, artifact),
+            _arrays(job, artifact, without),
             artifact.result,
             artifact.stage.method,
             artifact.stage.config,
@@ -331,15 +350,8 @@ def _strangers(job: StageJob, source: Source, members: tuple[Member, ...]) -> in
         return 0
     here = source.parts[0].spec
     specs = {capture: read_spec(job.root, capture) for member in members for capture in member.captures}
-    other = {capture for capture, spec in specs.items() if _other_weights(spec, here)}
+    other = {capture for capture, spec in specs.items() if other_weights(spec, here)}
     return sum(not other.isdisjoint(member.captures) for member in members)
-
-
-def _other_weights(a: CaptureSpec, b: CaptureSpec) -> bool:
-    """Whether networks are known to differ: digests are of files, but of the tensors themselves where a factory makes them."""
-    models = a.request.model, b.request.model
-    alike = models[0].dtype == models[1].dtype or all(model.kind == "transformers" for model in models)
-    return alike and a.weights != b.weights
 
 
 def _graphs(job: StageJob, source: Source) -> dict[str, Edges]:

@@ -57,14 +57,20 @@ def rows_ports(module: ModuleType) -> dict[str, RowsPort]:
     return {name: port for name, port in module.READS.items() if isinstance(port, RowsPort)}
 
 
+def artifact_ports(module: ModuleType) -> dict[str, ArtifactPort]:
+    """The ports of a method that take artifacts, in order."""
+    return {name: port for name, port in module.READS.items() if isinstance(port, ArtifactPort)}
+
+
 def reads_values(module: ModuleType) -> bool:
     """Whether blocks carry the rows' values."""
     return any(port.values for port in rows_ports(module).values())
 
 
 def aligned_ports(module: ModuleType) -> tuple[str, ...]:
-    """The ports of a method that take row-aligned arrays, in order."""
-    return tuple(n for n, port in module.READS.items() if isinstance(port, ArtifactPort) and port.aligned)
+    """The ports of a method that take row-aligned arrays of one artifact, in order."""
+    ports = artifact_ports(module).items()
+    return tuple(name for name, port in ports if port.aligned and not port.several)
 
 
 def reads_labels(module: ModuleType) -> bool:

@@ -1,13 +1,13 @@
 """What detectors share: one score for every row, larger for stranger rows, and a summary of all."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
-from jaxtyping import Float, Float64
+from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
 from schemas.errors import MethodError
-from tasks.methods.contract import ArtifactPort, Block, Inputs, RowOutput, State
+from tasks.methods.contract import ArtifactPort, Block, Inputs, Made, RowOutput, State, along_rows
 from tasks.numerics import moments
 
 SCORES = (
@@ -19,8 +19,11 @@ SCORES = (
     "anomaly.neco",
     "anomaly.spikes",
     "anomaly.direction",
+    "anomaly.combined",
 )
 """Methods that give every row a `score`."""
+POOLED = "anomaly.pooled"
+"""Gives one of a sample's rows the score of the sample, and the others NaN."""
 OUTPUTS = {"score": RowOutput("float64")}
 TILE_ROWS = 512
 """Rows are scored in tiles of exactly this size, filled up with zeros, so that no bit depends on how rows are cut."""
@@ -33,23 +36,51 @@ def scores_port(aligned: bool) -> ArtifactPort:
         aligned: whether they come with the rows, or whole, with what is known of the rows that they are of.
     """
     return ArtifactPort(
-        SCORES[0], others=SCORES[1:], aligned=aligned, one_width=not aligned, of_rows=not aligned
+        SCORES[0], others=(*SCORES[1:], POOLED), aligned=aligned, one_width=not aligned, of_rows=not aligned
     )
 
 
+def own_scores_port() -> ArtifactPort:
+    """A port that takes the scores of the rows themselves, whole."""
+    return ArtifactPort(SCORES[0], others=(*SCORES[1:], POOLED), own_rows=True, of_rows=True)
+
+
 def scores_of(block: Block) -> Float64[Tensor, " row"]:
-    """What a detector gave the rows of a block, at the port `scores`.
+    """What a detector gave the rows of a block, at the port `scores`; NaN for rows that have none because their sample has one.
 
     Raises:
-        MethodError: for a score that is NaN.
+        MethodError: for another score that is NaN.
     """
-    score = block.aligned["scores"]["score"].double()
-    if bool(score.isnan().any()):
-        row = int(block.index[score.isnan()][0])
+    return checked_scores(block.aligned["scores"], block.index)
+
+
+def checked_scores(arrays: Mapping[str, Tensor], index: Int64[Tensor, " row"]) -> Float64[Tensor, " row"]:
+    """The scores among some row-aligned arrays of a detector: see `scores_of`.
+
+    Args:
+        arrays: `score`, and `first` where scores are of samples.
+        index: of the rows, for messages.
+
+    Raises:
+        MethodError: for a score that is NaN, naming its row.
+    """
+    score = arrays["score"].double()
+    wrong = score.isnan() & (arrays["first"].bool() if "first" in arrays else True)
+    if bool(wrong.any()):
         raise MethodError(
-            f"row {row} has the score NaN though its sample did not fail; the detector's stage is at fault"
+            f"row {int(index[wrong][0])} has the score NaN though its sample did not fail; the detector's stage is at fault"
         )
     return score
+
+
+def rows_of(made: Made, arrays: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The arrays of a detector that `checked_scores` takes, of the rows that `made.over` tells, from all of the artifact's."""
+    assert made.over is not None  # its port asks for it
+    several = len(made.captures) > 1
+    names = [
+        name for name in ("score", "first") if (f"{made.captures[0]}/{name}" if several else name) in arrays
+    ]
+    return {name: along_rows(arrays, made.captures, name)[made.over.block.index] for name in names}
 
 
 def check_energy(inputs: Inputs, energy: float) -> None:

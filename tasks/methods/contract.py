@@ -108,7 +108,12 @@ class ArtifactPort:
     aligned: bool = False
     """Whether its row-aligned arrays come block by block with the rows, as `Block.aligned`, rather than whole in `Inputs.artifacts`.
     It must be made over the captures and site of the first port of rows, in their order. Of `others` that give rows nothing all arrays come
-    in `Inputs.artifacts`."""
+    in `Inputs.artifacts`. With `several`, in map methods: `<port>.0`, `<port>.1` and so on in `Block.aligned` and `Inputs.made`, of all
+    stages at that site."""
+    own_rows: bool = False
+    """Whether it must be made over these rows though its arrays come whole."""
+    one_place: bool = False
+    """Whether it must be made of rows of the network, and at the site, of the first port of rows."""
     of_rows: bool = False
     """Whether samples and labels of the rows that it was made over come with it, all at once, and how many samples it has in common with
     others: `Made.over`. Not for a port that takes several."""
@@ -335,7 +340,8 @@ class Inputs:
     results: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Artifact port -> its result."""
     made: Mapping[str, Made] = field(default_factory=dict)
-    """Artifact port that takes one artifact -> how it was made; of methods with a port that has `of_rows`."""
+    """Artifact port that takes one artifact, or several that are aligned, -> how it was made; of methods with a port that has `of_rows` or
+    takes several that are aligned."""
     captures: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Rows port -> ids of the captures that are read, in their order."""
     sites: Mapping[str, str] = field(default_factory=dict)

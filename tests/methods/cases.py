@@ -222,6 +222,10 @@ def case(method: str, n: int = N, seed: int = 7) -> Case:
             series[name] = tuple(layer_member(port.method, network, path) for path in paths)
         elif isinstance(port, ArtifactPort) and port.several:
             series[name] = tuple(member(port.method, n, seed + k) for k in range(MEMBERS))
+            if port.aligned:
+                series[name], with_rows = without_rows(name, port, series[name])
+                aligned |= with_rows
+                made |= dict.fromkeys(with_rows, made_of(port, n))
         elif isinstance(port, GraphPort):
             ends = edges_of(n)
             graphs[name] = Edges(ends, torch.ones(len(ends), dtype=torch.float64))
@@ -281,6 +285,18 @@ def member(method: str, n: int, seed: int) -> Member:
     """A method's answer on some rows, as one of a series."""
     answer = run(case(method, n, seed))
     return Member(f"site{seed}", ("capture",), answer.arrays, answer.result.model_dump(mode="json"))
+
+
+def without_rows(
+    name: str, port: ArtifactPort, members: tuple[Member, ...]
+) -> tuple[tuple[Member, ...], dict[str, dict[str, Tensor]]]:
+    """The members without their row-aligned arrays, and these as a block has them."""
+    names = {array for array, dims in load_method(port.method).ARRAYS.items() if dims[:1] == ("row",)}
+    kept = tuple(
+        replace(m, arrays={array: values for array, values in m.arrays.items() if array not in names})
+        for m in members
+    )
+    return kept, {f"{name}.{k}": {array: m.arrays[array] for array in names} for k, m in enumerate(members)}
 
 
 def layer_member(method: str, network: TinyNetwork, path: str) -> Member:

@@ -287,7 +287,7 @@ class TestRowwise:
         here = case(method)
         found, expected = run(here, cut(here.block, edges)), at_once(method)
         for name in here.module.outputs(here.inputs, here.config):
-            assert torch.equal(found.arrays[name], expected.arrays[name]), name
+            assert same_bits(found.arrays[name], expected.arrays[name]), name
         assert_close(found, expected)
 
     def test_rows_stay_aligned(self, method: str) -> None:
@@ -297,7 +297,7 @@ class TestRowwise:
         straight = cases.outputs_of(here, here.block, [here.block], carry)
         mixed = cases.outputs_of(here, part(here.block, order), [here.block], carry)
         for name, values in straight.items():
-            assert torch.equal(mixed[name], values[order]), name
+            assert same_bits(mixed[name], values[order]), name
 
     def test_no_rows_give_no_outputs(self, method: str) -> None:
         here = case(method)
@@ -335,6 +335,11 @@ class TestWhole:
     def test_it_says_how_many_rows_it_takes(self, method: str) -> None:
         here = case(method)
         assert here.module.max_rows(here.config) >= 1
+
+
+def same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """Also of numbers that are none."""
+    return a.shape == b.shape and a.dtype == b.dtype and a.numpy().tobytes() == b.numpy().tobytes()
 
 
 class Engine:
@@ -412,7 +417,8 @@ def stages_of(method: str, refs: dict[str, Any], edges: str) -> list[Any]:
     artifacts, series = {}, {}
     for name, port in ports.items():
         if isinstance(port, ArtifactPort) and port.several:
-            members = [stages_of(port.method, {site: ref}, edges) for site, ref in refs.items()]
+            own = dict.fromkeys(refs, next(iter(refs.values()))) if port.aligned else refs
+            members = [stages_of(port.method, {site: ref}, edges) for site, ref in own.items()]
             made += [stage for stages in members for stage in stages]
             series[name] = [stages[-1] for stages in members]
         elif isinstance(port, ArtifactPort):

@@ -85,6 +85,43 @@ def test_an_artifact_of_another_width(tmp_path: Path) -> None:
     assert len(make_plan(vectors_run(tmp_path, stages={"pca": pca, "into": into})).stages) == 2
 
 
+@pytest.mark.parametrize(
+    ("captures", "made_at", "scored_at", "what"),
+    [
+        (("small", "small"), "first", "act", rf"\w+ {FIRST} \(weights \w+\) and \w+ {ACT} .* in the site"),
+        (
+            ("small", "other"),
+            "first",
+            "first",
+            rf"\w+ {FIRST} \(weights \w+\) and \w+ {FIRST} .* in the network",
+        ),
+        (("small", "small"), "first", "first", None),
+    ],
+)
+def test_a_detector_of_another_network_or_site(
+    tmp_path: Path, captures: tuple[str, str], made_at: str, scored_at: str, what: str | None
+) -> None:
+    basis, scored = captures
+    stages = {
+        "pca": {"method": "spectrum.pca", "inputs": {"x": {"captures": [basis], "sites": made_at}}},
+        "scores": {
+            "method": "anomaly.residual",
+            "inputs": {"x": {"captures": [scored], "sites": scored_at}, "basis": {"stage": "pca"}},
+        },
+    }
+    run = two_captures(tmp_path, 8, **stages)
+    other = run.captures["other"]
+    others = other.model_copy(
+        update={"model": other.model.model_copy(update={"arguments": {"width": 8, "seed": 1}})}
+    )
+    run = run.model_copy(update={"captures": {**run.captures, "other": others}})
+    if what is None:
+        assert len(make_plan(run).stages) == 2
+        return
+    with pytest.raises(MethodError, match=what):
+        make_plan(run)
+
+
 def test_a_series_of_one_or_of_two_widths(tmp_path: Path) -> None:
     pca, mean = {"method": "spectrum.pca", "sites": "last"}, {"method": "geometry.flag_mean"}
     refused(

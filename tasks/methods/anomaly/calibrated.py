@@ -6,15 +6,15 @@ scores as high, whatever the detector and the rows are, as long as normal rows a
 
 Arrays: `p_value` (row) = (1 + calibration scores at least as large) / (n + 1), in (0, 1], float64 so that it is that quotient rounded once
 and gives back the count; `flagged` (row) 1 where p is at most `alpha`. A row without a class of `by_class` has NaN and 0, as have rows of
-failed samples. For each class of `by_class`, or all rows as one: `code`, -1 for all; `calibration_rows`; `threshold`, which a flagged row's
-score exceeds, infinite where calibration rows are too few; `rate_low` and `rate_high`, the interval of the rate at which normal rows are
-flagged; `rows` and `flagged_rows`.
+failed samples and, where scores are of samples, all rows of a sample but its first. For each class of `by_class`, or all rows as one:
+`code`, -1 for all; `calibration_rows`; `threshold`, which a flagged row's score exceeds, infinite where calibration rows are too few;
+`rate_low` and `rate_high`, the interval of the rate at which normal rows are flagged; `rows` and `flagged_rows`.
 
 Calibration scores lie in memory; a state takes 8 bytes for each of them.
 """
 
 import math
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from pydantic import Field
@@ -22,7 +22,7 @@ from torch import Tensor
 
 from schemas.base import Frozen
 from schemas.errors import MethodError
-from tasks.methods.anomaly_scores import scores_of, scores_port
+from tasks.methods.anomaly_scores import checked_scores, rows_of, scores_of, scores_port
 from tasks.methods.classes import carried, class_label, codes_of
 from tasks.methods.contract import (
     Array,
@@ -34,12 +34,11 @@ from tasks.methods.contract import (
     RowOutput,
     RowsPort,
     State,
-    along_rows,
 )
 from tasks.numerics import conformal
 from tasks.numerics.conformal import Procedure
 
-VERSION = 1
+VERSION = 2
 KIND = "map"
 READS = {
     "x": RowsPort(values=False, labels=True),
@@ -62,6 +61,8 @@ REFERENCE = (
     "threshold's rate. Benjamini, Hochberg, JRSS B 57 (1995) 289; Benjamini, Yekutieli, Annals of Statistics 29 (2001) 1165"
 )
 SEEDS = ()
+UNLABELLED, NO_SCORE = -1, -2
+"""In the place of a row's class."""
 
 
 class Config(Frozen):
@@ -85,6 +86,8 @@ class Result(Frozen):
 
     detector: str
     """That gave the scores, larger for stranger rows."""
+    of: Literal["row", "sample"]
+    """What has a score: every row, or every sample, at its first row. Counts of rows below are counts of these."""
     n_rows: int
     """That have a p-value."""
     n_unlabelled: int
@@ -160,6 +163,7 @@ def apply(block: Block, carry: State, config: Config) -> dict[str, Tensor]:
         MethodError: for a score that is NaN.
     """
     score, code = scores_of(block), _codes(block, carry)
+    code[score.isnan()] = NO_SCORE
     p = torch.full_like(score, torch.nan)
     for number, calibration in enumerate(_by_class(carry)):
         p[code == number] = conformal.p_values(score[code == number], calibration)
@@ -169,8 +173,9 @@ def apply(block: Block, carry: State, config: Config) -> dict[str, Tensor]:
 def partial(block: Block, outputs: dict[str, Tensor], carry: State, config: Config) -> State:
     """Rows at each value that p can take, in each class."""
     p, code = outputs["p_value"], _codes(block, carry)
+    code[scores_of(block).isnan()] = NO_SCORE
     counts = [conformal.counted(p[code == number], n) for number, n in enumerate(carry["size"].tolist())]
-    return {"rows": torch.cat(counts), "unlabelled": (code < 0).sum()}
+    return {"rows": torch.cat(counts), "unlabelled": (code == UNLABELLED).sum()}
 
 
 def merge(a: State, b: State) -> State:
@@ -194,6 +199,7 @@ def finish(state: State, carry: State, inputs: Inputs, config: Config) -> tuple[
     only = None if by_class else found[0]
     result = Result(
         detector=inputs.made["scores"].method,
+        of="sample" if _of_samples(inputs) else "row",
         n_rows=n,
         n_unlabelled=int(state["unlabelled"]),
         n_calibration=int(size.sum()),
@@ -242,27 +248,24 @@ def _calibration(inputs: Inputs, label: str | None) -> _Calibration:
     Raises:
         MethodError: if they have no such label, or a score is NaN.
     """
-    over, made = _over(inputs), inputs.made["calibration"]
-    score = along_rows(inputs.artifacts["calibration"], made.captures, "score").double()[over.block.index]
-    if bool(score.isnan().any()):
-        raise MethodError(
-            f"{int(score.isnan().sum())} calibration rows have the score NaN though their samples did not fail; the detector's stage is at "
-            "fault"
-        )
+    over, arrays = _over(inputs), rows_of(inputs.made["calibration"], inputs.artifacts["calibration"])
+    score = checked_scores(arrays, over.block.index)
+    there = ~score.isnan()
+    score = score[there]
     if label is None:
-        return _Calibration(score, torch.zeros_like(over.block.index))
+        return _Calibration(score, torch.zeros_like(score, dtype=torch.int64))
     if label not in over.categories:
         raise MethodError(
             f"the calibration rows have no label {label!r} with classes, found {', '.join(over.categories) or 'none'}; capture them with it"
         )
     ours = {name: code for code, name in enumerate(inputs.categories[label])}
     table = torch.tensor([ours.get(name, -1) for name in over.categories[label]] + [-1])
-    code = table.to(score.device)[over.block.labels[label]]
+    code = table.to(score.device)[over.block.labels[label][there]]
     return _Calibration(score[code >= 0], code[code >= 0])
 
 
 def _codes(block: Block, carry: State) -> Tensor:
-    return codes_of(block, carry["label"]) if "label" in carry else torch.zeros_like(block.index)
+    return codes_of(block, carry["label"]).clone() if "label" in carry else torch.zeros_like(block.index)
 
 
 def _by_class(carry: State) -> tuple[Tensor, ...]:
@@ -294,6 +297,12 @@ def _same(scores: Made, calibration: Made, site: str) -> None:
         )
 
 
+def _of_samples(inputs: Inputs) -> bool:
+    """Whether scores are of samples, not of each of their rows."""
+    first = rows_of(inputs.made["calibration"], inputs.artifacts["calibration"]).get("first")
+    return first is not None and not bool(first.all())
+
+
 def _too_few(least: int, rows: int, fewest: int, discovered: int, config: Config) -> tuple[str, ...]:
     """What cannot be found with so few calibration rows."""
     notes, of = [], " in the smallest class" if config.by_class else ""
@@ -315,11 +324,11 @@ def _not_exchangeable(inputs: Inputs) -> tuple[str, ...]:
     """Why p-values may be too small, as far as is known."""
     notes, over = [], _over(inputs)
     samples = len(torch.unique(over.block.sample))
-    if len(over.block) > samples or inputs.n_rows > inputs.n_samples:
+    if not _of_samples(inputs) and (len(over.block) > samples or inputs.n_rows > inputs.n_samples):
         notes.append(
             f"{len(over.block)} calibration rows are of {samples} samples, {inputs.n_rows} rows of {inputs.n_samples}: rows of one sample "
-            "are alike, so that the rate of false alarms spreads more than its interval says and Benjamini-Hochberg may not hold; score "
-            "one row of each sample, or take `by`"
+            "are alike, so that the rate of false alarms spreads more than its interval says and Benjamini-Hochberg may not hold; make one "
+            "score of each sample with anomaly.pooled, or take `by`"
         )
     if over.shared:
         notes.append(

@@ -21,7 +21,7 @@ __all__ = ["merge"]
 
 VERSION = 1
 KIND = "map"
-READS = {"x": RowsPort(), "reference": ArtifactPort("anomaly.reference", one_width=True)}
+READS = {"x": RowsPort(), "reference": ArtifactPort("anomaly.reference", one_place=True)}
 ARRAYS = {"score": ("row",)}
 REFERENCE = (
     "Difference of class means as a concept's direction: LLMs encode harmfulness and refusal separately (2025), latent guard, from its "

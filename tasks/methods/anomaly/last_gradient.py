@@ -25,7 +25,7 @@ __all__ = ["merge", "parameters"]
 
 VERSION = 1
 KIND = "map"
-READS = {"x": RowsPort(), "basis": ArtifactPort("spectrum.pca", one_width=True)}
+READS = {"x": RowsPort(), "basis": ArtifactPort("spectrum.pca", one_place=True)}
 ARRAYS = {"score": ("row",)}
 REFERENCE = (
     "grad_norm: Huang, Geng, Li, On the importance of gradients for detecting distributional shifts in the wild, NeurIPS (2021), equation "

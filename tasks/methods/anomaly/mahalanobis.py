@@ -21,7 +21,7 @@ __all__ = ["merge"]
 
 VERSION = 1
 KIND = "map"
-READS = {"x": RowsPort(), "reference": ArtifactPort("anomaly.reference", one_width=True)}
+READS = {"x": RowsPort(), "reference": ArtifactPort("anomaly.reference", one_place=True)}
 ARRAYS = {"score": ("row",), "nearest": ("row",)}
 REFERENCE = (
     "Lee, Lee, Lee, Shin, A simple unified framework for detecting out-of-distribution samples and adversarial attacks, NeurIPS (2018), "

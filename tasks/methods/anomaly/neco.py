@@ -21,7 +21,7 @@ __all__ = ["merge", "parameters"]
 
 VERSION = 1
 KIND = "map"
-READS = {"x": RowsPort(), "normal": ArtifactPort("anomaly.standard_components", one_width=True)}
+READS = {"x": RowsPort(), "normal": ArtifactPort("anomaly.standard_components", one_place=True)}
 ARRAYS = {"score": ("row",)}
 REFERENCE = (
     "Ben Ammar, Belkhir, Popescu, Manzanera, Franchi, NECO: neural collapse based out-of-distribution detection, ICLR (2024): energy in "

@@ -21,7 +21,7 @@ __all__ = ["merge"]
 
 VERSION = 1
 KIND = "map"
-READS = {"x": RowsPort(), "normal": ArtifactPort("anomaly.normal_rows", one_width=True)}
+READS = {"x": RowsPort(), "normal": ArtifactPort("anomaly.normal_rows", one_place=True)}
 ARRAYS = {"score": ("row",)}
 REFERENCE = "Sun, Ming, Zhu, Li, Out-of-distribution detection with deep nearest neighbors, ICML (2022): k-th distance, rows of unit length"
 SEEDS = ()

@@ -61,7 +61,7 @@ class Result(Frozen):
     larger_is: Literal["anomalous"] = "anomalous"
     """What a larger score means."""
     n_rows: int
-    """That have a class."""
+    """That have a class; of pooled scores, samples."""
     n_anomalous: int
     n_normal: int
     n_unlabelled: int
@@ -124,9 +124,10 @@ def partial(block: Block, carry: State, config: Config) -> State:
         MethodError: for a score that is NaN.
     """
     score, code = scores_of(block), codes_of(block, carry["label"])
-    there = code >= 0
+    scored = ~score.isnan()
+    there = (code >= 0) & scored
     found = score_bins.of_rows(score[there], carry["anomalous"][code[there]], config.bins)
-    return found | {"unlabelled": (~there).sum()}
+    return found | {"unlabelled": (scored & ~there).sum()}
 
 
 def merge(a: State, b: State) -> State:
@@ -166,7 +167,7 @@ def finish(state: State, carry: State, inputs: Inputs, config: Config) -> tuple[
         fpr95_normal_positive=detection.false_alarms(others, FOUND),
         best_f1=best.f1,
         best_f1_threshold=best.threshold if math.isfinite(best.threshold) else None,
-        caveats=_caveats(inputs, area, min(n, m), exact),
+        caveats=_caveats(inputs, n + m, area, min(n, m), exact),
     )
     return result, {"roc": Array(_curve(counts), ARRAYS["roc"])}
 
@@ -190,11 +191,12 @@ def _curve(counts: Counts) -> Tensor:
     return curve[places.round().long()]
 
 
-def _caveats(inputs: Inputs, area: float, least: int, exact: bool) -> tuple[str, ...]:
+def _caveats(inputs: Inputs, scored: int, area: float, least: int, exact: bool) -> tuple[str, ...]:
     notes = []
-    if inputs.n_rows > inputs.n_samples:
+    if scored > inputs.n_samples:
         notes.append(
-            f"{inputs.n_rows} rows are of {inputs.n_samples} samples, which are alike: the interval, for independent rows, is too narrow"
+            f"{scored} rows are of {inputs.n_samples} samples, which are alike: the interval, for independent rows, is too narrow; make "
+            "one score of each sample with anomaly.pooled"
         )
     if least < FEW:
         notes.append(f"a class has {least} rows: figures rest on few")

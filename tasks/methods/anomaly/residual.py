@@ -19,7 +19,7 @@ __all__ = ["merge"]
 
 VERSION = 1
 KIND = "map"
-READS = {"x": RowsPort(), "basis": ArtifactPort("spectrum.pca", one_width=True)}
+READS = {"x": RowsPort(), "basis": ArtifactPort("spectrum.pca", one_place=True)}
 ARRAYS = {"score": ("row",)}
 REFERENCE = (
     "SubspaceAD: training-free few-shot anomaly detection via subspace modeling (2026): squared residual outside the components that hold "

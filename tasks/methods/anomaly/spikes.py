@@ -26,7 +26,7 @@ __all__ = ["merge"]
 
 VERSION = 1
 KIND = "map"
-READS = {"x": RowsPort(), "basis": ArtifactPort("spectrum.pca", one_width=True)}
+READS = {"x": RowsPort(), "basis": ArtifactPort("spectrum.pca", one_place=True)}
 ARRAYS = {"score": ("row",)}
 REFERENCE = (
     "EigenShield: causal subspace filtering via random matrix theory (2025): spiked covariance, projection off the noise. Spikes: Baik, "

@@ -20,7 +20,7 @@ __all__ = ["merge"]
 
 VERSION = 1
 KIND = "map"
-READS = {"x": RowsPort(), "normal": ArtifactPort("anomaly.head_subspace", one_width=True)}
+READS = {"x": RowsPort(), "normal": ArtifactPort("anomaly.head_subspace", one_place=True)}
 ARRAYS = {"score": ("row",), "residual": ("row",)}
 REFERENCE = (
     "Wang, Li, Feng, Zhang, ViM: out-of-distribution with virtual-logit matching, CVPR (2022), equations 4 to 7; score: energy: Liu, Wang, "
