@@ -163,7 +163,9 @@ class _Running:
             if ready := [stage for stage in group if self._cause(stage) is None]:
                 self._group(ready, artifacts, failures)
         ordered = tuple(
-            artifacts[s.id].model_copy(update={"stage": s.name, "site": s.site, "partner": s.stage.partner})
+            artifacts[s.id].model_copy(
+                update={"stage": s.name, "site": s.site, "partner": s.stage.partner, "partition": s.partition}
+            )
             for s in self.plan.stages
             if s.id in artifacts
         )
@@ -266,6 +268,7 @@ def _artifact_outcome(artifact: Artifact, stage: StagePlan, computed: bool) -> A
         stage=stage.name,
         site=stage.site,
         partner=stage.stage.partner,
+        partition=stage.partition,
         id=artifact.id,
         method=artifact.stage.method,
         result={**scalars, **({"caveats": list(told["caveats"])} if told.get("caveats") else {})},

@@ -16,6 +16,7 @@ from schemas.base import Frozen, canonical_json, content_id, sha256
 from schemas.capture import CaptureRequest, CaptureSpec
 from schemas.errors import DamageError, NotFoundError, OccupiedError
 from schemas.execution import Execution
+from schemas.outcome import place_of
 from schemas.run import RunSpec
 from schemas.stage import ResolvedStage
 from tasks.store.edges import edges_ref
@@ -56,11 +57,13 @@ class StagePlan(Frozen):
     id: str
     stage: ResolvedStage
     done: bool = False
+    partition: str | None = None
+    """Of the captures that it reads, where it runs for each."""
 
     @property
     def place(self) -> str:
-        """The site, and the one that it is measured against where that is another."""
-        return f"{self.site} | {self.stage.partner}" if self.stage.partner else self.site
+        """The site, the one that it is measured against where that is another, and the partition."""
+        return place_of(self.site, self.stage.partner, self.partition)
 
 
 class Plan(Frozen):

@@ -148,6 +148,54 @@ def _resolve(
     config = _config(name, request, module)
     _check_ports(name, request, module)
     ports = _ports(request, RowsPort)
+    if request.partitions == "each":
+        parts = _partitions(name, request, ports, captures)
+        return [
+            plan.model_copy(update={"partition": part})
+            for part, own in parts.items()
+            for plan in _at_each_site(name, run, own, made, module, config)
+        ]
+    return _at_each_site(name, run, captures, made, module, config)
+
+
+def _partitions(
+    name: str, request: StageRequest, ports: Sequence[str], captures: Sequence[CapturePlan]
+) -> dict[str, list[CapturePlan]]:
+    """Partition to the captures as if there were no others; captures that are not partitioned belong to each.
+
+    Raises:
+        SpecError: if nothing that it reads is partitioned, or a port lacks a partition that another has.
+    """
+    if not ports:
+        raise SpecError(
+            f"stage {name!r} has `partitions: each`, and {request.method} reads artifacts alone: leave it out"
+        )
+    read = {port: _named_captures(name, request, port, captures) for port in ports}
+    keys = {port: [c.partition for c in found if c.partition is not None] for port, found in read.items()}
+    every = list(dict.fromkeys(key for found in keys.values() for key in found))
+    if not every:
+        raise SpecError(
+            f"stage {name!r} has `partitions: each`, and no capture that it reads is partitioned: leave it out, or give the capture's data "
+            "`partition_by: file`"
+        )
+    for port, found in keys.items():
+        if found and (missing := [key for key in every if key not in found]):
+            raise SpecError(
+                f"stage {name!r}, port {port!r}: there is no partition {missing[0]!r}; nearest: {nearest(missing[0], found)}"
+            )
+    return {key: [c for c in captures if c.partition in (None, key)] for key in every}
+
+
+def _at_each_site(
+    name: str,
+    run: RunSpec,
+    captures: Sequence[CapturePlan],
+    made: Mapping[str, Sequence[StagePlan]],
+    module: ModuleType,
+    config: dict[str, Any],
+) -> list[StagePlan]:
+    request = run.stages[name]
+    ports = _ports(request, RowsPort)
     graphs = {port: _edges(name, request, port) for port in _ports(request, GraphPort)}
     series = {
         port: _series(name, request, port, run, captures, made)
@@ -344,13 +392,7 @@ def _rows(
 ) -> list[tuple[RowsRef, ...]]:
     """For one port: the captures' rows, one entry per site."""
     given = request.inputs.get(port, PortInput(sites=request.sites))
-    names = given.captures or tuple(dict.fromkeys(c.name for c in captures))
-    if not given.captures and len(names) > 1:
-        raise SpecError(
-            f"stage {name!r}, port {port!r}: the run has the captures {', '.join(names)}; "
-            f"name those to read: inputs: {{{port}: {{captures: [...]}}}}"
-        )
-    chosen = [c for wanted in names for c in _captures(name, wanted, captures)]
+    chosen = _named_captures(name, request, port, captures)
     if len(chosen) > 1 and not what.several:
         raise SpecError(
             f"stage {name!r}, port {port!r} of {request.method} takes one capture, found {len(chosen)}"
@@ -366,6 +408,20 @@ def _rows(
                 f"stage {name!r}: capture {capture.name!r} has no site {missing[0]!r}; nearest: {nearest(missing[0], there)}"
             )
     return [tuple(RowsRef(capture=c.id, digest=c.id, site=str(site)) for c in chosen) for site in sites]
+
+
+def _named_captures(
+    name: str, request: StageRequest, port: str, captures: Sequence[CapturePlan]
+) -> list[CapturePlan]:
+    """Those that a port reads."""
+    given = request.inputs.get(port, PortInput(sites=request.sites))
+    names = given.captures or tuple(dict.fromkeys(c.name for c in captures))
+    if not given.captures and len(names) > 1:
+        raise SpecError(
+            f"stage {name!r}, port {port!r}: the run has the captures {', '.join(names)}; "
+            f"name those to read: inputs: {{{port}: {{captures: [...]}}}}"
+        )
+    return [c for wanted in names for c in _captures(name, wanted, captures)]
 
 
 def _coder(name: str, request: StageRequest, port: str, run: RunSpec) -> str | None:
@@ -498,7 +554,7 @@ def _artifact(
     maker = _maker(name, request, port, run)
     what = load_method(request.method, allowed_packages()).READS[port]
     aligned = what.aligned or what.own_rows
-    for plan in made[maker]:
+    for plan in _of_partition(name, port, maker, rows, made[maker]):
         if plan.site in (site, NETWORK):
             if aligned:
                 _check_aligned(name, port, rows, maker, next(iter(plan.stage.rows.values())))
@@ -510,6 +566,26 @@ def _artifact(
         f"stage {name!r} at {site} takes the artifact of stage {maker!r}, which does not run there; "
         f"it runs at {nearest(site, [p.site for p in made[maker]])}"
     )
+
+
+def _of_partition(
+    name: str, port: str, maker: str, rows: tuple[RowsRef, ...], plans: Sequence[StagePlan]
+) -> list[StagePlan]:
+    """Of a stage that runs for each partition the plans of the one whose rows are read; of others all.
+
+    Raises:
+        SpecError: if it did not run for it.
+    """
+    if all(plan.partition is None for plan in plans):
+        return list(plans)
+    own = {ref.capture for ref in rows}
+    found = [plan for plan in plans if own == {capture for capture, _ in plan.stage.places}]
+    if not found:
+        raise SpecError(
+            f"stage {name!r}, port {port!r}: stage {maker!r} runs for each partition, and for none of these rows, "
+            f"{' + '.join(ref.label for ref in rows)}; let both run for `each` partition of the same capture, or both for all together"
+        )
+    return found
 
 
 def _check_aligned(

@@ -28,6 +28,12 @@ class CaptureOutcome(Frozen):
     seconds: float = 0.0
 
 
+def place_of(site: str, partner: str, partition: str | None) -> str:
+    """What tells an artifact of a stage from its others."""
+    sites = f"{site} | {partner}" if partner else site
+    return sites if partition is None else f"{sites} ({partition})"
+
+
 class ArtifactOutcome(Frozen):
     """An artifact of the run."""
 
@@ -37,6 +43,8 @@ class ArtifactOutcome(Frozen):
     """`str(Site)`; of a stage over several, their names together."""
     partner: str = ""
     """The site that it is measured against, where that is another."""
+    partition: str | None = None
+    """Of the captures that it is made of, where the stage runs for each."""
     id: str
     method: str
     result: dict[str, Any] = Field(default_factory=dict)
@@ -46,8 +54,8 @@ class ArtifactOutcome(Frozen):
 
     @property
     def place(self) -> str:
-        """The site, or both."""
-        return f"{self.site} | {self.partner}" if self.partner else self.site
+        """The site, or both, and the partition."""
+        return place_of(self.site, self.partner, self.partition)
 
 
 class StageFailure(Frozen):

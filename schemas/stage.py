@@ -73,6 +73,10 @@ class StageRequest(MethodCall):
     """How the sites of two ports of rows meet. `each`: where both have the same sites those of one name, else those of one place in the
     order, as of each layer and the next. `all`: every site of one port with every site of the other, two sites only once: one glob over
     both compares each layer with each other."""
+    partitions: Literal["together", "each"] = "together"
+    """What a stage makes of captures that are partitioned by file. `together`: one artifact over all partitions. `each`: one for each,
+    so that a new file adds one and makes no other anew; all ports of rows are taken apart, and an artifact of a stage that did the same is
+    that of the same partition."""
 
 
 class RowsRef(Frozen):

@@ -64,8 +64,9 @@ def comparisons(rows: Sequence[SiteRow]) -> list[Comparison]:
     """The first capture with each other one that has a measure at the same places.
 
     Places are the same if sites have one name, or one kind and depth. A capture and a pair that it is part of are not compared: two
-    layers of one network and the same layers of two are different things.
+    layers of one network and the same layers of two are different things. Nor are partitions of one capture, of which there may be many.
     """
+    rows = [row for row in rows if "/" not in row.capture]
     members = {row.capture: set(row.of) for row in rows}
     names = list(dict.fromkeys(row.capture for row in rows))
     found, done = [], set()

@@ -103,9 +103,9 @@ def site_rows(artifacts: Sequence[StageArtifact], names: Mapping[str, str] | Non
                 artifact
             )
     at = _places(list(dict.fromkeys(key for key, _ in groups)))
-    called = {key: _called(key[1], names or {}) for key in at}
+    of = {key: called(key[1], names or {}) for key in at}
     rows = [
-        _row(key[0], called[key], at[key], members)._replace(
+        _row(key[0], of[key], at[key], members)._replace(
             partner=partner, stage=stage, further=n > 0, of=key[1]
         )
         for (key, partner), group in groups.items()
@@ -143,8 +143,22 @@ def _home(artifact: StageArtifact) -> str | None:
     return ports[0][0] if len(ports) == 2 or len(set(ports)) == 1 else None
 
 
-def _called(captures: tuple[str, ...], names: Mapping[str, str]) -> str:
-    return " + ".join(dict.fromkeys(names.get(capture, capture[:8]) for capture in captures))
+def called(captures: Sequence[str], names: Mapping[str, str]) -> str:
+    """What the run calls some captures: all partitions of one by its name, some of them one by one.
+
+    Args:
+        captures: their ids.
+        names: ids of the run's captures to its names, with `/partition` where there is one.
+    """
+    whole: dict[str, set[str]] = {}
+    for capture, name in names.items():
+        whole.setdefault(name.partition("/")[0], set()).add(capture)
+    found = []
+    for capture in captures:
+        name = names.get(capture, capture[:8])
+        of = name.partition("/")[0]
+        found.append(of if whole.get(of, set()) <= set(captures) else name)
+    return " + ".join(dict.fromkeys(found))
 
 
 Key = tuple[str, tuple[str, ...]]

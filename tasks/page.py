@@ -138,8 +138,9 @@ def render(data: ReportData) -> dict[str, bytes]:
 
 
 def capture_names(captures: Sequence[CaptureData]) -> dict[str, str]:
-    """Ids of captures to what the run calls them; all parts of one that grows have one name."""
-    return {capture.id: capture.name for capture in captures}
+    """Ids of captures to what the run calls them, with `/partition` where there is one."""
+    parts = {capture.id: capture.spec.partition for capture in captures}
+    return {c.id: c.name if parts[c.id] is None else f"{c.name}/{parts[c.id]}" for c in captures}
 
 
 def html(

@@ -11,7 +11,7 @@ from tasks import series_figures as draw
 from tasks.depth import along_network, places
 from tasks.figures import Vector, short
 from tasks.illustrations import Illustration
-from tasks.measures import StageArtifact
+from tasks.measures import StageArtifact, called
 from tasks.series_figures import Stretch
 from tasks.tables import short_site
 
@@ -79,7 +79,7 @@ def _named(refs: Sequence[SeriesRef], names: Mapping[str, str]) -> Names:
     at_depth = {
         site: (place.label if one_kind and place.label else short_site(site)) for site, place in at.items()
     }
-    captures = tuple(" + ".join(dict.fromkeys(names.get(c, c[:8]) for c in ref.captures)) for ref in refs)
+    captures = tuple(called(ref.captures, names) for ref in refs)
     depths = tuple(at_depth[ref.site] for ref in refs)
     full = depths
     if len(set(captures)) > 1:

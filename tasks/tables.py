@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from tasks.catalogue import Group, Measure, groups_of
 from tasks.comparison import Comparison, Pair, compared_with
 from tasks.figures import short
-from tasks.measures import SiteRow, StageArtifact, interval_of, number
+from tasks.measures import SiteRow, StageArtifact, called, interval_of, number
 from tasks.numbers import Interval, bracket, whole_or_short, written
 
 MOST_COLUMNS = 12
@@ -218,7 +218,7 @@ def stage_tables(
         headings = (("Site", ""), *((_heading(name), name) for name in names[:MOST_COLUMNS]))
         rows = tuple(
             (
-                Cell(short_site(a.site) if a.site else "–", numeric=False),
+                Cell(_row_name(a, members, captures or {}), numeric=False),
                 *(fields.get(name, EMPTY) for name in names[:MOST_COLUMNS]),
             )
             for a, fields in zip(members, flat, strict=True)
@@ -229,11 +229,17 @@ def stage_tables(
         yield Table(f"{stage} ({method}, version {version})", headings, rows, notes)
 
 
+def _row_name(a: StageArtifact, members: Sequence[StageArtifact], captures: Mapping[str, str]) -> str:
+    """The site, and the captures where the stage has several artifacts there."""
+    site = short_site(a.site) if a.site else "–"
+    return f"{site} ({called(a.captures, captures)})" if sum(m.site == a.site for m in members) > 1 else site
+
+
 def _with_names(a: StageArtifact, captures: Mapping[str, str]) -> dict[str, Any]:
     """The result, with the members of its series under the names of the run."""
     labels = {}
     for ref in (ref for refs in a.artifact.stage.series.values() for ref in refs):
-        name = " + ".join(dict.fromkeys(captures.get(c, c[:8]) for c in ref.captures))
+        name = called(ref.captures, captures)
         labels[f"{' + '.join(c[:8] for c in ref.captures)} {ref.site}"] = f"{name} {short_site(ref.site)}"
 
     def named(value: Any) -> Any:
