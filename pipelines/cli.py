@@ -1,6 +1,6 @@
-"""The command line: `subspan plan | run | sites | methods | status | verify | report | show | ls | export`.
+"""The command line: `subspan plan | run | watch | sites | methods | status | verify | report | show | ls | export`.
 
-Exit codes: 0 done, 1 refused, 2 finished with failures. Answers go to stdout, messages to stderr. Heavy
+Exit codes: 0 done, 1 refused, 2 finished with failures, 3 new alerts of a watch. Answers go to stdout, messages to stderr. Heavy
 packages are imported by the command that needs them.
 """
 
@@ -23,11 +23,12 @@ if TYPE_CHECKING:
     from pipelines.estimate import Estimate
     from pipelines.plan import Plan
     from pipelines.trial import Trial
+    from schemas.outcome import RunOutcome
     from schemas.run import RunSpec
     from tasks.store.location import Location
 
 DEBUG = "--debug"
-DONE, REFUSED, FAILURES, STOPPED = 0, 1, 2, 130
+DONE, REFUSED, FAILURES, ALERTS, STOPPED = 0, 1, 2, 3, 130
 
 app = App(
     name="subspan",
@@ -171,28 +172,72 @@ def run(
         Answer in JSON.
     """
     from pipelines import results, terminal
-    from pipelines.progress import Terminal
     from pipelines.runfile import load_run
 
     spec = load_run(run_file, set_ or ())
     if full:
         spec = spec.whole()
-    made = _planned(spec, serial, quiet=json)
-    with Terminal() as bars:
-        if serial:
-            from pipelines.serial import execute_serial
-
-            outcome = execute_serial(made, bars)
-        else:
-            os.environ.setdefault("PREFECT_LOGGING_LEVEL", "WARNING")
-            from pipelines.run import run_flow
-
-            outcome = run_flow(made, bars)
+    outcome = _execute(_planned(spec, serial, quiet=json), serial)
     if json:
         terminal.write_json({**outcome.model_dump(mode="json"), "failures": outcome.failures})
     else:
         results.show_outcome(outcome)
     return outcome.exit_code
+
+
+@app.command
+def watch(
+    run_file: Path,
+    /,
+    *,
+    serial: Annotated[bool, Parameter(negative=())] = False,
+    set_: Overrides = None,
+    json: Json = False,
+) -> int:
+    """Run a file again for new data and tell its new alerts, each once; exit code 3 where there are some.
+
+    Parameters
+    ----------
+    run_file:
+        YAML file of a run; captures and stages that `watch: {sealed: [...]}` names in it must be there already.
+    serial:
+        Run in this process, with neither Prefect nor Dask.
+    set_:
+        Change a value: `--set execution.workers=2`. May be given several times.
+    json:
+        Answer in JSON.
+    """
+    from pipelines import results, terminal
+    from pipelines.alerts import check_sealed, tell_new
+    from pipelines.runfile import load_run
+
+    made = _planned(load_run(run_file, set_ or ()), serial, quiet=json)
+    check_sealed(made)
+    outcome = _execute(made, serial)
+    if not json:
+        results.show_outcome(outcome)
+    new = tell_new(outcome, lambda one: None if json else terminal.write_line(f"ALERT {one.line}"))
+    if json:
+        told = {"failures": outcome.failures, "alerts": [one.model_dump(mode="json") for one in new]}
+        terminal.write_json({**outcome.model_dump(mode="json"), **told})
+    elif not new:
+        terminal.write_line("No new alerts.")
+    return outcome.exit_code or (ALERTS if new else DONE)
+
+
+def _execute(made: "Plan", serial: bool) -> "RunOutcome":
+    """Run a plan, here or as a flow, with bars."""
+    from pipelines.progress import Terminal
+
+    with Terminal() as bars:
+        if serial:
+            from pipelines.serial import execute_serial
+
+            return execute_serial(made, bars)
+        os.environ.setdefault("PREFECT_LOGGING_LEVEL", "WARNING")
+        from pipelines.run import run_flow
+
+        return run_flow(made, bars)
 
 
 def _planned(spec: "RunSpec", serial: bool, quiet: bool) -> "Plan":

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from pipelines.plan import CapturePlan, Plan, StagePlan, keep_plan
 from pipelines.preflight import check_plan
 from pipelines.progress import Progress
+from schemas.alert import Alert
 from schemas.artifact import Artifact
 from schemas.base import canonical_json, content_id
 from schemas.errors import SubspanError
@@ -272,6 +273,7 @@ def _artifact_outcome(artifact: Artifact, stage: StagePlan, computed: bool) -> A
         id=artifact.id,
         method=artifact.stage.method,
         result={**scalars, **({"caveats": list(told["caveats"])} if told.get("caveats") else {})},
+        alerts=tuple(map(Alert.model_validate, artifact.result.get("alerts") or ())),
         computed=computed,
         seconds=artifact.seconds,
     )

@@ -4,6 +4,7 @@ from typing import Any
 
 from pydantic import Field
 
+from schemas.alert import Alert
 from schemas.base import Frozen
 from schemas.receipts import Failure
 
@@ -49,6 +50,8 @@ class ArtifactOutcome(Frozen):
     method: str
     result: dict[str, Any] = Field(default_factory=dict)
     """The scalars of its Result, and its caveats where there are some."""
+    alerts: tuple[Alert, ...] = ()
+    """What somebody should look at."""
     computed: bool = True
     seconds: float = 0.0
 

@@ -26,6 +26,13 @@ class ReportOptions(Frozen):
     """File formats of the figures beside the page."""
 
 
+class Watch(Frozen):
+    """What `subspan watch` asks of a run beyond `subspan run`."""
+
+    sealed: tuple[Name, ...] = ()
+    """Captures and stages that must be there already: what new data are judged by. A watch makes none of them."""
+
+
 class RunSpec(Frozen):
     """One YAML file, or what the short form in the Prefect UI stands for."""
 
@@ -38,6 +45,8 @@ class RunSpec(Frozen):
     execution: Execution = Execution()
     report: ReportOptions | None = ReportOptions()
     """None: no report."""
+    watch: Watch | None = None
+    """For data that are looked at again and again."""
 
     @model_validator(mode="before")
     @classmethod

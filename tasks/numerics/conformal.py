@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from jaxtyping import Float64, Int64
 from scipy.special import digamma
-from scipy.stats import beta
+from scipy.stats import beta, betabinom
 from torch import Tensor
 
 Procedure = Literal["bh", "by"]
@@ -96,6 +96,17 @@ def threshold(calibration: Float64[Tensor, " scored"], alpha: float, confidence:
         return Threshold(math.inf, 0, 0.0, 0.0)
     low, high = beta.ppf([0.5 - confidence / 2, 0.5 + confidence / 2], found, n + 1 - found)
     return Threshold(float(calibration[n - found]), found, float(low), float(high))
+
+
+def chance_of(flagged: int, rows: int, rank: int, n: int) -> float:
+    """That so many of some normal rows or more lie beyond a threshold.
+
+    The rate at which normal rows do is Beta(rank, n + 1 - rank) by the draw of n calibration rows, so that their number is beta-binomial.
+    Ties make it smaller.
+    """
+    if not flagged:
+        return 1.0
+    return float(betabinom.sf(flagged - 1, rows, rank, n + 1 - rank)) if rank else 0.0
 
 
 def least_rows(alpha: float) -> int:

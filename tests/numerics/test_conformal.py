@@ -164,3 +164,14 @@ def test_planted_rows_are_discovered_at_the_wanted_rate() -> None:
         power.append(float(chosen[900:].float().mean()))
     assert np.mean(shares) <= 0.1 + 3 * np.std(shares) / 10
     assert np.mean(power) > 0.8
+
+
+def test_the_chance_of_flags_is_that_of_drawn_calibrations() -> None:
+    n, rows, alpha, rng = 99, 60, 0.05, np.random.default_rng(0)
+    rank = conformal.rank(alpha, n)
+    calibration = np.sort(rng.random((20_000, n)), 1)[:, n - rank]
+    flagged = (rng.random((20_000, rows)) > calibration[:, None]).sum(1)
+    for k in (1, 3, 6, 9):
+        chance = conformal.chance_of(k, rows, rank, n)
+        assert abs((flagged >= k).mean() - chance) < 4 * (chance * (1 - chance) / 20_000) ** 0.5 + 1e-9
+    assert conformal.chance_of(0, rows, rank, n) == conformal.chance_of(0, rows, 0, 3) == 1

@@ -15,7 +15,9 @@ import psutil
 import pytest
 import yaml
 
+from pipelines.serial import run_serial
 from tests.pipelines.runs import vectors_run
+from tests.pipelines.test_watch import file_of, told, watched, write_day, write_reference
 
 TOP = Path(__file__).resolve().parent.parent.parent
 pytestmark = [pytest.mark.slow, pytest.mark.alone, pytest.mark.timeout(900)]
@@ -49,7 +51,7 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
     )
     try:
         with httpx.Client(base_url=f"http://127.0.0.1:{port}/api", timeout=30) as client:
-            wait_until(lambda: len(asked(client, "POST", "/deployments/filter", json={})) == 2)
+            wait_until(lambda: len(asked(client, "POST", "/deployments/filter", json={})) == 3)
             yield client
     finally:
         children = psutil.Process(process.pid).children(recursive=True)
@@ -68,8 +70,8 @@ def asked(api: httpx.Client, method: str, path: str, **sent: Any) -> Any:
     return answer.json()
 
 
-def deployment(api: httpx.Client, name: str) -> dict[str, Any]:
-    return dict(asked(api, "GET", f"/deployments/name/subspan-run/{name}"))
+def deployment(api: httpx.Client, name: str, flow: str = "subspan-run") -> dict[str, Any]:
+    return dict(asked(api, "GET", f"/deployments/name/{flow}/{name}"))
 
 
 def ended(api: httpx.Client, flow_run: str) -> dict[str, Any] | None:
@@ -112,3 +114,39 @@ def test_the_clock_starts_a_run(api: httpx.Client, tmp_path: Path) -> None:
     }
     asked(api, "POST", f"/deployments/{nightly['id']}/schedules", json=[schedule])
     wait_until(lambda: list((tmp_path / "out" / "captures").glob("*.manifest.json")))
+
+
+def alerts_heard(api: httpx.Client, least: int = 1) -> list[dict[str, Any]]:
+    wanted = {"filter": {"event": {"name": ["subspan.alert"]}}, "limit": 50}
+    found = asked(api, "POST", "/events/filter", json=wanted)["events"]
+    return list(found) if len(found) >= least else []
+
+
+def test_a_watch_sends_an_alert_that_starts_a_run(api: httpx.Client, tmp_path: Path) -> None:
+    write_reference(tmp_path)
+    write_day(tmp_path, 1)
+    run_serial(watched(tmp_path))
+    answer = tmp_path / "answer.yaml"
+    answer.write_text(yaml.safe_dump(vectors_run(tmp_path / "answer", n=20).model_dump(mode="json")))
+    given = yaml.safe_load((TOP / "deploy" / "alerts.yaml").read_text())["automations"][0]
+    given["actions"][0] |= {
+        "deployment_id": deployment(api, "on-demand")["id"],
+        "parameters": {"form": {"run_file": str(answer)}},
+    }
+    asked(api, "POST", "/automations/", json=given)
+    write_day(tmp_path, 2, shift=6.0)
+    path = f"/deployments/{deployment(api, 'daily', 'subspan-watch')['id']}/create_flow_run"
+    parameters = {"form": {"run_file": file_of(tmp_path)}}
+    for _ in range(2):  # what was told is not told again
+        run_id = asked(api, "POST", path, json={"parameters": parameters})["id"]
+        done = wait_until(lambda run_id=run_id: ended(api, run_id))
+        assert done["state_type"] == "COMPLETED", done["state"]
+    events = wait_until(lambda: alerts_heard(api, 2))
+    assert len(events) == len(told(tmp_path)) == 2
+    assert {event["payload"]["alert"]["kind"] for event in events} == {"flagged", "discoveries"}
+    assert {event["resource"]["subspan.stage"] for event in events} == {"judged"}
+    assert {related["prefect.resource.role"] for related in events[0]["related"]} >= {
+        "flow-run",
+        "deployment",
+    }
+    wait_until(lambda: list((tmp_path / "answer" / "captures").glob("*.manifest.json")))

@@ -20,6 +20,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from schemas.alert import Alert
 from schemas.base import Frozen
 from schemas.errors import MethodError
 from tasks.methods.anomaly_scores import checked_scores, rows_of, scores_of, scores_port
@@ -79,6 +80,8 @@ class Config(Frozen):
     """A label with classes, each of which has calibration rows and a threshold of its own; None: all rows as one."""
     confidence: float = Field(default=0.95, gt=0, lt=1)
     """Of the interval of a threshold's rate of false alarms."""
+    alert_at: float = Field(default=0.001, gt=0, lt=1)
+    """So many flagged rows, or more, are an alert where normal rows give them with no larger chance."""
 
 
 class Result(Frozen):
@@ -105,6 +108,9 @@ class Result(Frozen):
     rate_high: float | None
     flagged: float | None
     """Share of rows; None without rows."""
+    chance: float | None
+    """That as many normal rows or more would be flagged, by the draw of rows and of calibration rows (beta-binomial; of classes the least,
+    times their number); None without rows, and where rows of one sample are alike."""
     discovered: int
     """Rows found anomalous at the false discovery rate."""
     threshold_p: float
@@ -113,6 +119,7 @@ class Result(Frozen):
     """The smallest that a p-value can be; with classes, of that with fewest calibration rows."""
     fewest_discoveries: int
     """Rows that must have the smallest p-value together for any to be discovered, by the class with fewest calibration rows."""
+    alerts: tuple[Alert, ...]
     caveats: tuple[str, ...]
 
 
@@ -197,6 +204,7 @@ def finish(state: State, carry: State, inputs: Inputs, config: Config) -> tuple[
     n, least = sum(rows), int(size.min())
     fewest = conformal.fewest_discoveries(n, least, config.q, config.procedure)
     only = None if by_class else found[0]
+    chance = None if _alike(inputs) or not n else _chance(flagged, rows, found, size.tolist())
     result = Result(
         detector=inputs.made["scores"].method,
         of="sample" if _of_samples(inputs) else "row",
@@ -208,10 +216,12 @@ def finish(state: State, carry: State, inputs: Inputs, config: Config) -> tuple[
         rate_low=None if only is None else only.low,
         rate_high=None if only is None else only.high,
         flagged=sum(flagged) / n if n else None,
+        chance=chance,
         discovered=together.n,
         threshold_p=together.threshold,
         least_p=1 / (least + 1),
         fewest_discoveries=fewest,
+        alerts=(*_too_many(sum(flagged), n, chance, config), *_discovered(together, n, config)),
         caveats=(
             *_too_few(least, n, fewest, together.n, config),
             *_not_exchangeable(inputs),
@@ -297,6 +307,33 @@ def _same(scores: Made, calibration: Made, site: str) -> None:
         )
 
 
+def _chance(flagged: list[int], rows: list[int], found: list[conformal.Threshold], sizes: list[int]) -> float:
+    """Bonferroni's, over classes."""
+    parts = zip(flagged, rows, found, sizes, strict=True)
+    return min(1.0, len(rows) * min(conformal.chance_of(k, m, t.rank, n) for k, m, t, n in parts))
+
+
+def _too_many(flagged: int, rows: int, chance: float | None, config: Config) -> tuple[Alert, ...]:
+    if chance is None or chance > config.alert_at:
+        return ()
+    told = f"{flagged} of {rows} rows are flagged at alpha {config.alpha:g}, normal rows would with a chance of {chance:.2g}"
+    return (Alert(kind="flagged", message=told, value=chance, threshold=config.alert_at),)
+
+
+def _discovered(found: conformal.Discoveries, rows: int, config: Config) -> tuple[Alert, ...]:
+    if not found.n:
+        return ()
+    told = f"{found.n} of {rows} rows are anomalous at a false discovery rate of {config.q:g}"
+    return (Alert(kind="discoveries", message=told, value=found.threshold, threshold=config.q),)
+
+
+def _alike(inputs: Inputs) -> bool:
+    """Whether rows, or calibration rows, share samples."""
+    over = _over(inputs)
+    together = len(over.block) > len(torch.unique(over.block.sample)) or inputs.n_rows > inputs.n_samples
+    return together and not _of_samples(inputs)
+
+
 def _of_samples(inputs: Inputs) -> bool:
     """Whether scores are of samples, not of each of their rows."""
     first = rows_of(inputs.made["calibration"], inputs.artifacts["calibration"]).get("first")
@@ -324,7 +361,7 @@ def _not_exchangeable(inputs: Inputs) -> tuple[str, ...]:
     """Why p-values may be too small, as far as is known."""
     notes, over = [], _over(inputs)
     samples = len(torch.unique(over.block.sample))
-    if not _of_samples(inputs) and (len(over.block) > samples or inputs.n_rows > inputs.n_samples):
+    if _alike(inputs):
         notes.append(
             f"{len(over.block)} calibration rows are of {samples} samples, {inputs.n_rows} rows of {inputs.n_samples}: rows of one sample "
             "are alike, so that the rate of false alarms spreads more than its interval says and Benjamini-Hochberg may not hold; make one "

@@ -1,0 +1,81 @@
+"""The flow that looks at new data: it scores them against a reference that is there, writes the artifacts, and tells what is new.
+
+A run file is all that it takes; `watch: {sealed: [...]}` in it names what must be there already. It is run by a schedule, or by hand.
+"""
+
+from typing import Any
+
+from prefect import flow
+from prefect.artifacts import create_table_artifact
+from prefect.events import emit_event
+from pydantic import BaseModel, ConfigDict, Field
+
+from pipelines.alerts import Raised, check_sealed, tell_new
+from pipelines.plan import make_plan
+from pipelines.publish import PrefectProgress, artifact_key, publish_outcome
+from pipelines.run import execute_plan
+from pipelines.serial import plan_serial
+
+EVENT = "subspan.alert"
+"""What automations listen to."""
+
+
+class WatchForm(BaseModel):
+    """What a watch needs, as a form."""
+
+    model_config = ConfigDict(extra="forbid", title="Watch")
+
+    run_file: str = Field(
+        title="Run file",
+        description="Path of a YAML run file on the worker, with the reference, the new data and the stages that judge them.",
+        min_length=1,
+    )
+
+
+@flow(name="subspan-watch", persist_result=False)
+def watch(form: WatchForm) -> dict[str, Any]:
+    """Score new data against a sealed reference, write the artifacts, and send an event for every new alert."""
+    from pathlib import Path
+
+    from pipelines.runfile import load_run
+
+    spec = load_run(Path(form.run_file))
+    plan = plan_serial(spec) if spec.execution.cluster == "threads" else make_plan(spec)
+    check_sealed(plan)
+    outcome = execute_plan(plan, PrefectProgress())
+    publish_outcome(outcome)
+    new = tell_new(outcome, send_event)
+    if new:
+        create_table_artifact(
+            key=artifact_key("alerts", plan.run.name),
+            table=[_row(one) for one in new],
+            description="New alerts",
+        )
+    return outcome.model_dump(mode="json", exclude={"artifacts"}) | {"alerts": [one.line for one in new]}
+
+
+def send_event(one: Raised) -> None:
+    """An event with the alert, under an id of its own, so that a second one is the same."""
+    emit_event(
+        event=EVENT,
+        resource={
+            "prefect.resource.id": f"subspan.stage.{one.run}.{one.stage}",
+            "prefect.resource.name": f"{one.run}: {one.stage}",
+            "subspan.run": one.run,
+            "subspan.stage": one.stage,
+            "subspan.kind": one.alert.kind,
+        },
+        payload=one.model_dump(mode="json"),
+        id=one.event_id,
+    )
+
+
+def _row(one: Raised) -> dict[str, Any]:
+    return {
+        "stage": one.stage,
+        "site": one.place,
+        "alert": one.alert.message,
+        "value": one.alert.value,
+        "threshold": one.alert.threshold,
+        "artifact": one.artifact,
+    }
