@@ -43,7 +43,7 @@ _READERS: dict[type, ModuleType] = {
     Checkpoints: steps,
 }
 
-_opening = threading.Lock()
+_opening = threading.RLock()
 """Threads of a process must not read the same files twice, nor change settings of the csv module under each other."""
 _open: OrderedDict[tuple[bytes, str, tuple[str, ...]], Source] = OrderedDict()
 
