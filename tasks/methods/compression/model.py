@@ -71,6 +71,7 @@ READS = {
             "compression.slicing",
             "compression.experts",
             "compression.utilised",
+            "anomaly.shared_neurons",
         ),
         several=True,
     ),
