@@ -44,6 +44,34 @@ def test_a_linear_encoder_has_its_own_singular_values() -> None:
     np.testing.assert_allclose(overlap, 1, atol=1e-8)
 
 
+@pytest.mark.parametrize("shape", [(6, 4), (4, 6)])
+def test_the_log_volume_of_a_linear_encoder(shape: tuple[int, int]) -> None:
+    """The same at every input, and what the determinant gives; directions that are lost count as epsilon."""
+    module = nn.Linear(*shape).double()
+    answer = solved(module, 100 * randn(70, shape[0]))
+    w = module.weight.detach()
+    gram = w @ w.T if len(w) <= w.shape[1] else w.T @ w
+    np.testing.assert_allclose(answer.arrays["log_volume"], float(torch.logdet(gram)) / 2, atol=1e-9)
+    with torch.no_grad():
+        module.weight[0] = module.weight[1]
+    s = torch.linalg.svdvals(module.weight.detach())
+    lost = solved(module, randn(70, shape[0]), epsilon=1e-3).arrays["log_volume"]
+    np.testing.assert_allclose(lost, float(s.clamp(min=1e-3).log().sum()), atol=1e-9)
+
+
+def test_samples_are_dense_where_an_encoder_stretches_them() -> None:
+    """An encoder that makes rows of two densities alike: the log of the density, up to a constant, so that larger is denser."""
+
+    class Flattening(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.special.ndtr(x)
+
+    x = randn(70, 3)
+    found = solved(Flattening(), x).arrays["log_volume"]
+    density = -x.square().sum(1) / 2 - 3 * np.log(2 * np.pi) / 2
+    np.testing.assert_allclose(found, density, atol=1e-8)
+
+
 def test_a_planted_low_rank() -> None:
     first, last = nn.Linear(20, 2, bias=False), nn.Linear(2, 15, bias=False)
     answer = solved(nn.Sequential(first, nn.Tanh(), last).double(), randn(20, 20) / 5, components=5)
