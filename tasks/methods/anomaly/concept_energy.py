@@ -23,7 +23,7 @@ VERSION = 1
 KIND = "map"
 READS = {
     "x": RowsPort(),
-    "basis": ArtifactPort("spectrum.pca", others=("anomaly.shared_neurons",), one_width=True),
+    "basis": ArtifactPort("spectrum.pca", others=("anomaly.shared_neurons",), one_place=True),
 }
 ARRAYS = {"score": ("row",)}
 REFERENCE = (

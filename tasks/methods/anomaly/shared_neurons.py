@@ -3,9 +3,9 @@
 Connect where the neurons of a feed-forward layer are read: the input of its second linear layer, such as
 `encoder.layer.0.output.dense:in:0`. A label tells which samples are ordinary, and the sets of the others. A neuron belongs to a set if its
 mean over the set's samples differs from that over ordinary ones (Welch's test; all neurons of all sets are one family of tests) and it
-does more in the set: importance is the length of its column of weights times the root of its mean square over rows, |W| as the
-outputs feel it. Neurons that belong to `share` of the sets are located. Sets are compared with the same ordinary samples, so that what is
-odd in these is odd for all sets: what `left_out` says is no better than the ordinary samples are many.
+does more in the set: importance is the length of its column of weights times the root of its mean square over rows, |W| as the outputs
+feel it. Neurons that belong to `share` of the sets are located. All sets are compared with the same ordinary samples: what else tells
+these from memorised ones, such as length or topic, is located too, so choose them alike.
 
 A sample is one unit, by the mean over its rows; where samples are more than `units`, some are put together at random, which costs tests a
 little strength. Of several captures, samples of one number and one class are one unit. States hold units x classes x neurons numbers and
