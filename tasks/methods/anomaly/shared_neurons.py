@@ -12,7 +12,8 @@ little strength. Of several captures, samples of one number and one class are on
 two matrices of neurons x neurons.
 
 Located neurons are deleted by `compression.model` (port `layers`), whose candidate `shared_neurons` is the network without their columns of
-weights: judge it there, and write it with `subspan export STAGE --candidate shared_neurons`. `anomaly.concept_energy` scores rows by them.
+weights: judge it there, and write it with `subspan export STAGE FOLDER --candidate shared_neurons`. `anomaly.concept_energy` scores rows
+by them.
 
 Arrays: `located` (feature), 1 for located neurons; `sets` (feature), to how many sets each belongs; `effect` (set, feature), difference of
 means over the standard deviation of units; `p_value` (set, feature), corrected; `importance` (set, feature) and `ordinary_importance`
