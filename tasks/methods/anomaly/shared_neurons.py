@@ -38,14 +38,15 @@ from tasks.methods import layer_compression
 from tasks.methods.classes import carried, class_code, class_label, codes_of
 from tasks.methods.contract import Array, Arrays, Block, Inputs, RowsPort, State
 from tasks.methods.layer_compression import parameters
-from tasks.numerics import class_moments, moments
+from tasks.numerics import unit_sums
 from tasks.numerics.chance_overlap import expected_in, overlap
 from tasks.numerics.layer_error import lost_share
 from tasks.numerics.split import scattered
-from tasks.numerics.symmetric import add_gram, full
+from tasks.numerics.symmetric import full
 from tasks.numerics.two_samples import Correction, adjusted, compared, sample_of
+from tasks.numerics.unit_sums import merge
 
-__all__ = ["parameters"]
+__all__ = ["merge", "parameters"]
 
 VERSION = 1
 KIND = "reduce"
@@ -71,8 +72,6 @@ MOST_BYTES = 1 << 31
 """Of a state."""
 FEW = 10
 """Samples of a set below which a test is said to rest on few."""
-BLOCK_ROWS = 2048
-"""Rows in float64 at once."""
 EPS = 1e-12
 
 
@@ -173,7 +172,7 @@ def check(inputs: Inputs, config: Config) -> None:
         raise MethodError(
             f"all classes of the label {found.label!r} are ordinary; expected a set of memorised samples as another class"
         )
-    needed = 8 * width * ((1 + len(found.memorised)) * config.units + 2 * width)
+    needed = unit_sums.state_bytes(width, 1 + len(found.memorised), config.units)
     if needed > MOST_BYTES:
         raise MethodError(
             f"{width} neurons, {1 + len(found.memorised)} classes and {config.units} units take {needed:,} bytes, at most {MOST_BYTES:,} "
@@ -197,56 +196,15 @@ def partial(block: Block, carry: State, config: Config) -> State:
     """Sums of each unit's rows, squares of each group's, and second moments of ordinary and of memorised rows.
 
     Raises:
-        MethodError: for rows that are not finite.
+        MethodError: for rows that are not finite, or whose squares overflow.
 
     Cost: rows * feature * (feature + 1) flops on a CPU.
     """
     x, n_groups = block["x"], int(carry["group"].max()) + 1
-    if not bool(x.isfinite().all()):
-        moments.refuse_not_finite(x)
-    state = _empty(n_groups, config.units, x.shape[1], x.device)
     code = codes_of(block, carry["label"])
     group = torch.where(code >= 0, carry["group"].to(code.device)[code.clamp(min=0)], -1)
     unit = block.sample if bool(carry["own"]) else scattered(block.sample, config.units)
-    state["unused"] += (group < 0).sum()
-    chosen = torch.nonzero(group >= 0).flatten()
-    for some in torch.split(chosen, BLOCK_ROWS):
-        _add(state, x[some].double(), group[some], unit[some])
-    if x.device.type != "cpu":
-        state["gram"].triu_()
-    return state
-
-
-def merge(a: State, b: State) -> State:
-    """Of both sets of rows."""
-    return {name: a[name] + b[name] for name in a}
-
-
-def _empty(n_groups: int, units: int, width: int, device: torch.device) -> State:
-    shapes = {
-        "sum": (n_groups * units, width),
-        "rows": (n_groups * units, 1),
-        "square": (n_groups, width),
-        "gram": (2, width, width),
-    }
-    state = {name: torch.zeros(shape, dtype=torch.float64, device=device) for name, shape in shapes.items()}
-    return state | {"unused": torch.zeros((), dtype=torch.int64, device=device)}
-
-
-def _add(state: State, z: Tensor, group: Tensor, unit: Tensor) -> None:
-    place = group * (len(state["sum"]) // len(state["square"])) + unit
-    _add_at(state["sum"], place, z)
-    _add_at(state["rows"], place, torch.ones_like(z[:, :1]))
-    _add_at(state["square"], group, z.square())
-    for side, those in enumerate((group == 0, group > 0)):
-        add_gram(state["gram"][side], z[those])
-
-
-def _add_at(total: Tensor, place: Tensor, values: Tensor) -> None:
-    """Add rows in their places; the same bits every time on a GPU too."""
-    there, order = torch.sort(place, stable=True)
-    there, which, n = torch.unique_consecutive(there, return_inverse=True, return_counts=True)
-    total[there] += class_moments.sums(values[order], which, n)
+    return unit_sums.partial(x, group, unit, n_groups, config.units)
 
 
 class _Seen(NamedTuple):
@@ -275,13 +233,13 @@ def finish(state: State, carry: State, inputs: Inputs, config: Config) -> tuple[
     least = _least(config.share, len(seen.own))
     count = seen.own.sum(0)
     located = count >= least
-    common, rows = overlap(seen.own), state["rows"].view(len(energy), -1).sum(1)
+    common, rows = overlap(seen.own), state["rows"].sum(1)
     sizes = seen.own.sum(1).tolist()
     changed = _changed(state, weight, located)
     result = Result(
         kind="kept_inputs",
         n_rows=int(rows.sum()),
-        n_unused=int(state["unused"]),
+        n_unused=int(state["left_out"]),
         width=weight.shape[1],
         outputs=weight.shape[0],
         ordinary=classes.ordinary,
@@ -313,11 +271,10 @@ def finish(state: State, carry: State, inputs: Inputs, config: Config) -> tuple[
 
 
 def _seen(state: State, weight: Tensor, classes: _Classes, config: Config) -> _Seen:
-    n_groups, width = state["square"].shape
-    total, rows = state["sum"].view(n_groups, -1, width), state["rows"].view(n_groups, -1)
+    width, rows = weight.shape[1], state["rows"]
     names = ("ordinary samples", *(f"set {name!r}" for name in classes.memorised))
     samples = []
-    for name, sums, n in zip(names, total, rows, strict=True):
+    for name, sums, n in zip(names, state["sum"], rows, strict=True):
         if int((n > 0).sum()) < 2:
             raise MethodError(
                 f"{name}: found {int((n > 0).sum())} samples, expected at least 2; capture more, or name the classes in `ordinary` and "
