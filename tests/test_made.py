@@ -9,6 +9,7 @@ import pytest
 from schemas.artifact import Artifact
 from schemas.capture import CaptureSpec
 from schemas.errors import MethodError
+from schemas.model import FactoryModel
 from schemas.stage import ResolvedStage
 from tasks.drive import serial
 from tasks.engine import run_stages
@@ -144,3 +145,30 @@ def test_other_scores_are_refused(root: Location, change: dict[str, Any], match:
     scores, calibration = scored([judged], basis), scored([known], other, **change)
     with pytest.raises(MethodError, match=match):
         ran(root, basis, other, scores, calibration, calibrated([judged], scores, calibration))
+
+
+def test_energy_in_shared_neurons_is_calibrated(root: Location) -> None:
+    """The score of neurons, which one capture located, has p-values by rows of another that knows nothing by heart."""
+    layer = FactoryModel(
+        factory="tests.factories:with_parameters", arguments={"shapes": {"layer.weight": [3, 6]}}
+    )
+
+    def rows_with(known: int, seed: int, n: int) -> CaptureSpec:
+        rows, kinds = np.random.default_rng(seed).standard_normal((n, 6)), np.arange(n) % 2 * known
+        rows[kinds > 0, :2] += 6
+        labels = {"kind": [("plain", "by heart")[kind] for kind in kinds]}
+        return make_capture(root, {SITE: rows}, None, labels, name=str(seed), model=layer)
+
+    memorised, judged, held_out = rows_with(1, 5, 60), rows_with(1, 6, 40), rows_with(0, 7, 99)
+    options = {"weight": "layer.weight", "ordinary": ["plain"]}
+    located = stage_of("anomaly.shared_neurons", {"x": rows_ref(memorised, SITE)}, **options)
+    scores, calibration = (
+        stage_of("anomaly.concept_energy", {"x": rows_ref(spec, SITE)}, {"basis": located.id})
+        for spec in (judged, held_out)
+    )
+    found = ran(root, located, scores, calibration, calibrated([judged], scores, calibration))
+    assert found.result["detector"] == "anomaly.concept_energy"
+    p = artifact_arrays(root, found.id)["p_value"]
+    assert p[1::2].max() <= 0.05
+    assert 0.3 < p[::2].mean() < 0.7
+    assert artifact_arrays(root, located.id)["located"].tolist() == [1, 1, 0, 0, 0, 0]

@@ -6,6 +6,7 @@ from typing import Any
 from torch import nn
 
 from tasks.compressed.experts import MergedExperts
+from tasks.compressed.kept_inputs import KeptInputsLinear
 from tasks.compressed.layer import Affine, CompressedLayer
 from tasks.compressed.low_rank import LowRankLinear
 from tasks.compressed.mixed_precision import MixedPrecisionLinear
@@ -26,6 +27,7 @@ KINDS: dict[str, type[CompressedLayer]] = {
         QuantisedLowRank,
         SparseDictionaryLinear,
         MixedPrecisionLinear,
+        KeptInputsLinear,
     )
 }
 """Name in files -> module."""

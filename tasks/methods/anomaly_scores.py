@@ -19,6 +19,7 @@ SCORES = (
     "anomaly.neco",
     "anomaly.spikes",
     "anomaly.direction",
+    "anomaly.concept_energy",
     "anomaly.combined",
 )
 """Methods that give every row a `score`."""

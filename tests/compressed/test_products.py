@@ -24,6 +24,7 @@ CASES = {
         PLAIN | {"high": HIGH, "high_bits": 8, "low_bits": 4, "high_step": "float32", "low_step": "float32"},
         IN * IN + OUT * IN + 2 * OUT + OUT,
     ),
+    "kept_inputs": (PLAIN | {"kept": HIGH}, OUT * HIGH + HIGH + OUT),
 }
 
 

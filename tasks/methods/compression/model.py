@@ -13,7 +13,8 @@ shares.
 
 An artifact of `compression.slicing` stands for the whole network: its widths are tried, with one width and with widths dealt out. Sizes of
 all candidates are then those of whole networks. Every sliced candidate holds tensors of its own while it is tried, where other candidates
-share what they leave as it is. A mixture of experts is replaced by that of `compression.experts`.
+share what they leave as it is. A mixture of experts is replaced by that of `compression.experts`. An artifact of `anomaly.shared_neurons`
+deletes neurons: its candidate is judged like others, hardly smaller, and is to be asked for by its name.
 
 Candidates are in memory together while their layers take no more than 1 GiB; else they take turns, and the network runs once more for each
 turn. With `errors` the outputs of all layers are held for a batch.
@@ -71,6 +72,7 @@ READS = {
             "compression.slicing",
             "compression.experts",
             "compression.utilised",
+            "anomaly.shared_neurons",
         ),
         several=True,
     ),

@@ -3,6 +3,9 @@
 The Jacobian is that of the output that the loss takes (logits, an embedding) in the input that can vary (a floating input, or the
 embedded words), both without padding. With `detached`, attention, norms' scales and gates are taken as constants: the network's own
 linear map at the input.
+
+`log_volume` is the JEPA-SCORE of an encoder that was trained to predict without collapse: larger where its training data are dense, so that
+strange samples have smaller ones. For a linear encoder W it is 0.5 log det(W W') everywhere.
 """
 
 from collections.abc import Iterator
@@ -18,7 +21,7 @@ from schemas.errors import MethodError
 from tasks.methods.contract import Array, Arrays, BatchesPort, Block, Inputs, NetworkView
 from tasks.numerics.detached import Detached
 
-VERSION = 2
+VERSION = 3
 KIND = "whole"
 READS = {"model": BatchesPort()}
 ARRAYS = {
@@ -48,7 +51,7 @@ class Config(Frozen):
     components: int = Field(default=10, ge=1, le=1024)
     """Singular values that are kept."""
     epsilon: float = Field(default=1e-6, gt=0)
-    """Added to singular values in `log_volume`."""
+    """Smaller singular values count as this in `log_volume`."""
     sample_rows: int | None = Field(default=32, ge=1)
     """A seeded sample of so many samples; None: all."""
     seed: int = 0
@@ -72,7 +75,7 @@ class Result(Frozen):
     top_share: float | None
     """Share of squared singular values in the kept ones."""
     log_volume: float | None
-    """Mean of sum log(s + epsilon) over all singular values: the JEPA-SCORE of an encoder, up to its sign and constant."""
+    """Mean of sum log max(s, epsilon) over all singular values: the JEPA-SCORE of an encoder, larger for samples where data are dense."""
     reconstruction_error: float | None
     """Median of |J x - y| / |y|: 0 for a network that is linear in its input."""
     common_share: float | None
@@ -178,7 +181,7 @@ def _result(
     top = torch.stack([v[:k] for v in values])
     squares = [v.square() / v.square().sum() for v in values]
     ranks = torch.stack([torch.exp(-torch.special.xlogy(s, s).sum()) for s in squares])
-    volume = torch.stack([torch.log(v + config.epsilon).sum() for v in values])
+    volume = torch.stack([torch.log(v.clamp(min=config.epsilon)).sum() for v in values])
     share = torch.stack([s[:k].sum() for s in squares])
     good = ranks.isfinite()
     width = max(widths)

@@ -28,9 +28,11 @@ READS = {"x": RowsPort()}
 ARRAYS = {"eigenvalue": ("order",), "null_eigenvalue": ("draw", "order"), "p_value": ("order",)}
 REFERENCE = (
     "Horn, Psychometrika 30 (1965) 179; taking out what was found: Dobriban, Owen, Journal of the Royal Statistical Society B 81 (2019) "
-    "163; by signs: Hong, Sheng, Dobriban, Selecting the number of components in PCA via random signflips (2020)"
+    "163; by signs: Hong, Sheng, Dobriban, Selecting the number of components in PCA via random signflips (2020). "
+    "Of a table of networks by attacks: Model tampering attacks enable more rigorous evaluations of LLM capabilities (2025), whose "
+    "abstract finds a low-dimensional robustness subspace"
 )
-SEEDS = ()
+SEEDS = (173,)
 MOST_BYTES = 1 << 31
 """Of a state, draws x features x features numbers."""
 
