@@ -16,7 +16,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Float64, Int64
-from scipy.special import digamma
+from scipy.special import digamma, logsumexp
 from scipy.stats import beta, betabinom
 from torch import Tensor
 
@@ -26,6 +26,10 @@ Procedure = Literal["bh", "by"]
 
 ROUNDING = 1e-12
 """Share by which a p-value may exceed its level, which it then equals but for the rounding of both."""
+
+
+MOST_TERMS = 1 << 20
+"""Summed for a small chance."""
 
 
 class Threshold(NamedTuple):
@@ -106,7 +110,10 @@ def chance_of(flagged: int, rows: int, rank: int, n: int) -> float:
     """
     if not flagged:
         return 1.0
-    return float(betabinom.sf(flagged - 1, rows, rank, n + 1 - rank)) if rank else 0.0
+    law = betabinom(rows, rank, n + 1 - rank)
+    if rows > MOST_TERMS or flagged <= law.mean():
+        return float(law.sf(flagged - 1))
+    return float(np.exp(logsumexp(law.logpmf(np.arange(flagged, rows + 1)))))  # sf has no digits in the tail
 
 
 def least_rows(alpha: float) -> int:

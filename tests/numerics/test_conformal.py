@@ -175,3 +175,5 @@ def test_the_chance_of_flags_is_that_of_drawn_calibrations() -> None:
         chance = conformal.chance_of(k, rows, rank, n)
         assert abs((flagged >= k).mean() - chance) < 4 * (chance * (1 - chance) / 20_000) ** 0.5 + 1e-9
     assert conformal.chance_of(0, rows, rank, n) == conformal.chance_of(0, rows, 0, 3) == 1
+    whole = math.prod((5 + k) / (100 + k) for k in range(60))  # all rows, by hand: B(5 + 60, 95) / B(5, 95)
+    assert conformal.chance_of(60, 60, 5, 99) == pytest.approx(whole, rel=1e-9)
