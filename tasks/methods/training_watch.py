@@ -1,6 +1,7 @@
 """One rule for what is measured of a training, step by step: what the live monitor tells at once, and a stage of a recording afterwards.
 
-Numbers of a step have names: `loss`; `gradient_norm`; `not_finite`, a share; and `alignment.<layer>`, `rank.<layer>`. Any may be missing or
+Numbers of a step have names: `loss`; `gradient_norm`; `not_finite`, a share; and `alignment.<layer>`, `rank.<layer>`, and
+`gradient_norm.<parameter>`, as a stage has it of recorded gradients. Any may be missing or
 NaN, which says that they were not measured; but a loss that was a number and is none, or is infinite, is not finite.
 """
 
@@ -16,7 +17,7 @@ NORM: Monitor = "gradient_norm"
 NOT_FINITE: Monitor = "not_finite"
 ALIGNMENT: Monitor = "alignment"
 RANK: Monitor = "rank"
-OF_LAYERS = (ALIGNMENT, RANK)
+OF_LAYERS = (NORM, ALIGNMENT, RANK)
 GRADES: dict[Monitor, Grade] = {
     NOT_FINITE: "alarm",
     LOSS: "alarm",

@@ -24,7 +24,9 @@ def randn(*shape: int, seed: int = 0) -> torch.Tensor:
 
 def gapped(out: int, width: int) -> tuple[torch.Tensor, np.ndarray]:
     """A map whose leading direction stands out, and this direction by LAPACK in float64."""
-    weight = randn(out, width) / width**0.5 + 3 * torch.outer(randn(out, seed=1), randn(width, seed=2)) / width
+    weight = (
+        randn(out, width) / width**0.5 + 3 * torch.outer(randn(out, seed=1), randn(width, seed=2)) / width
+    )
     return weight, np.linalg.svd(weight.double().numpy())[2][0]
 
 

@@ -1,16 +1,16 @@
 """Where a recorded training left its way: the rule of the live monitor, over what goes with the recorded steps.
 
-Connect at x any site of a capture of a recording; the labels of its steps are read, not their values: `loss`, and what
-`subspan.TrainingMonitor` measured beside it. A recording without a monitor has its loss alone, and other labels are said to be
-missing: a gradient's norm cannot be had from the recorded parameters, which need not be all, nor alignments from weights without inputs. On
-the numbers of a monitor, with its limits, the events are those that it told, as long as every reading was recorded.
+Connect at x a site of a capture of a recording. What is watched are labels of its steps: `loss`, and what `subspan.TrainingMonitor`
+measured beside it. A recording without a monitor has its loss alone, and what is missing is said: alignments and ranks cannot be had from
+weights without the layers' inputs. At a site of gradients (`name:grad`) the length of each row, the norm of that parameter's gradient, is
+watched too. On the numbers of a monitor, with its limits, the events are those that it told, as long as every reading was recorded.
 
 A series is gradient norm, loss over its running minimum, not-finite share, and alignment and effective rank of each layer. Arrays, of
 steps in order (reading) and series: `step` (reading) its number; `value`; `threshold`, beyond which a value adds to the excess; `excess`,
 which exceeds `limit` where something begins; `raised` 1 from there until it is 0 again. NaN where nothing was measured.
 
 Steps that failed, as where a recorded parameter is not finite, have no rows and are not seen here: the live monitor tells of them. Memory:
-some hundred bytes for each step and series.
+the rows, and some hundred bytes for each step and series.
 """
 
 import math
@@ -25,10 +25,11 @@ from schemas.training import Limits, Monitor, TrainingEvent
 from tasks.methods import steps
 from tasks.methods.contract import Array, Arrays, Block, Inputs, RowsPort
 from tasks.methods.training_watch import GRADES, LOSS, NORM, NOT_FINITE, Reading, Series, TrainingWatch
+from tasks.numerics import moments
 
 VERSION = 1
 KIND = "whole"
-READS = {"x": RowsPort(values=False, labels=True)}
+READS = {"x": RowsPort(labels=True)}
 ARRAYS = {"step": ("reading",)} | dict.fromkeys(
     ("value", "threshold", "excess", "raised"), ("reading", "series")
 )
@@ -37,7 +38,7 @@ REFERENCE = (
     "direction. Page, Biometrika 41 (1954) 100: cumulative sums. Roy, Vetterli, EUSIPCO 2007: the effective rank"
 )
 SEEDS = (76,)
-MAX_ROWS = 1_000_000
+MAX_ROWS = 100_000
 TIMES = 3.0
 """A loss so many times that of the beginning has left: of ten classes from 2.3 to 6.9."""
 
@@ -56,7 +57,7 @@ class Watched(Frozen):
 
     monitor: Monitor
     layer: str | None
-    """Path of the module; None: the whole training."""
+    """Path of the module, or name of the parameter; None: the whole training."""
     readings: int
     """Steps with a number."""
     first: int | None
@@ -95,11 +96,11 @@ def solve(block: Block, inputs: Inputs, config: Config) -> tuple[Result, Arrays]
     """Go through the steps in order.
 
     Raises:
-        MethodError: for steps without numbers of their own that rise.
+        MethodError: for steps whose numbers do not rise, and rows that are not finite.
 
     Cost: two sorts of `window` numbers for each step and series.
     """
-    columns, number = _columns(block, config)
+    columns, number = _columns(block, inputs, config)
     watch = TrainingWatch(config)
     readings: list[list[Reading]] = []
     events: list[TrainingEvent] = []
@@ -110,25 +111,33 @@ def solve(block: Block, inputs: Inputs, config: Config) -> tuple[Result, Arrays]
     return _result(columns, number, readings, events, inputs.n_samples, config), _arrays(number, readings)
 
 
-def _columns(block: Block, config: Config) -> tuple[dict[str, Tensor], list[int]]:
+def _columns(block: Block, inputs: Inputs, config: Config) -> tuple[dict[str, Tensor], list[int]]:
     """Label to numbers, and the number of each step, in order; one row of each sample."""
+    if not bool(block["x"].isfinite().all()):
+        moments.refuse_not_finite(block["x"])
     order = torch.argsort(block.index)
     sample = block.sample[order]
     first = torch.ones_like(sample, dtype=torch.bool)
     first[1:] = sample[1:] != sample[:-1]
-    order = order[first].cpu()
-    number = steps.of_rows(block).cpu()[order]
-    if bool(number.isnan().any()) or not bool((number[1:] > number[:-1]).all()):
+    order = order[first]
+    number = steps.of_rows(block)[order].cpu()
+    if bool(number.isnan().all()):
+        number = torch.arange(len(order), dtype=torch.float64)
+    if not bool((number[1:] > number[:-1]).all()):
         raise MethodError(
-            f"the {len(order)} samples have no label {steps.LABEL!r} with whole numbers that rise; connect a capture of one recording"
+            f"the numbers of the {len(order)} steps, label {steps.LABEL!r}, do not rise; connect a capture of one recording"
         )
     columns = {
-        name: values.cpu().double()[order]
+        name: values[order].cpu().double()
         for name, values in block.labels.items()
         if values.is_floating_point() and name not in (steps.LABEL, LOSS, config.loss)
     }
     if config.loss in block.labels and block.labels[config.loss].is_floating_point():
-        columns[LOSS] = block.labels[config.loss].cpu().double()[order]
+        columns[LOSS] = block.labels[config.loss][order].cpu().double()
+    site = inputs.sites.get("x", "")
+    if site.endswith(":grad"):
+        lengths = torch.linalg.vector_norm(block["x"][order].double(), dim=1)
+        columns[f"{NORM}.{site.removesuffix(':grad')}"] = lengths.cpu()
     return columns, [int(n) for n in number]
 
 
