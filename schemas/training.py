@@ -34,8 +34,8 @@ class Limits(Frozen):
     """Readings before a reading that it is set against: their median, and their spread (1.4826 MAD)."""
     warmup: int = Field(default=20, ge=5)
     """Readings before the first that is judged."""
-    limit: float = Field(default=10.0, gt=0)
-    """Of the sum of spreads by which readings exceed their past by more than one; each adds 3 at most, so that with 10 four readings in a
+    limit: float = Field(default=8.0, gt=0)
+    """Of the sum of spreads by which readings exceed their past by more than 1.5; each adds 2.5 at most, so that with 8 four readings in a
     row exceed it at the earliest and no outlier alone does."""
     aligned: float = Field(default=0.95, gt=0.5, le=1)
-    """Share of rows on one side that is a notice where `warmup` readings in a row had a median below it less 0.1 before."""
+    """Share of rows on one side that a layer must have, beside leaving its past, for a notice."""

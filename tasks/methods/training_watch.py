@@ -6,6 +6,7 @@ NaN, which says that they were not measured; but a loss that was a number and is
 """
 
 import math
+import statistics
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -27,6 +28,8 @@ GRADES: dict[Monitor, Grade] = {
 }
 SHARE_FLOOR = 0.05
 """Least spread of an alignment."""
+GIVEN_BACK = 0.5
+"""Share of the loss of the beginning that a loss must have reached again to count: a training at a large rate wavers below it."""
 
 
 class Series(NamedTuple):
@@ -62,6 +65,7 @@ class TrainingWatch:
         self._limits = limits
         self._rule = Rule(limits.window, min(limits.warmup, limits.window), limit=limits.limit)
         self._watches: dict[Series, Watch] = {}
+        self._first: list[float] = []
         self._least = math.nan
         self._lost = False
 
@@ -93,7 +97,7 @@ class TrainingWatch:
         sign = -1.0 if series.monitor == RANK else 1.0
         rule = self._rule._replace(floor=SHARE_FLOOR) if series.monitor == ALIGNMENT else self._rule
         after, begins = taken(watch, sign * judged, rule)
-        if series.monitor == ALIGNMENT and after.raised and not watch.raised and value < self._limits.aligned:
+        if begins and not self._counts(series, number):
             after, begins = after._replace(raised=False), False
         self._watches[series] = after
         if not math.isfinite(judged):
@@ -101,10 +105,18 @@ class TrainingWatch:
         threshold = after.level if series.monitor == ALIGNMENT else math.exp(sign * after.level)
         return Reading(series, value, threshold, after.excess, after.raised, begins)
 
+    def _counts(self, series: Series, number: float) -> bool:
+        """Whether what left its past is far enough to be told."""
+        if series.monitor == LOSS:
+            return number >= GIVEN_BACK * statistics.median(self._first)
+        return series.monitor != ALIGNMENT or number >= self._limits.aligned
+
     def _over_least(self, loss: float) -> float:
         """A loss over the least before it; NaN for losses that are not positive, whose ratios say nothing."""
         if not math.isfinite(loss):
             return math.nan
+        if len(self._first) < self._limits.warmup:
+            self._first.append(loss)
         before = loss if math.isnan(self._least) else self._least
         self._least = min(before, loss)
         return loss / before if before > 0 and loss > 0 else math.nan

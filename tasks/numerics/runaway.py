@@ -24,14 +24,14 @@ class Rule(NamedTuple):
     """Values of the past that a value is set against."""
     warmup: int = 20
     """Values before the first that is judged."""
-    allowance: float = 1.0
+    allowance: float = 1.5
     """Spreads above the median that a value may lie without adding to the sum."""
     most: float = 4.0
     """Spreads above the median that count."""
-    limit: float = 10.0
+    limit: float = 8.0
     """Which the sum must exceed."""
-    floor: float = 0.1
-    """Least spread; in a series of logarithms 0.1 is a tenth of the value."""
+    floor: float = 0.3
+    """Least spread; in a series of logarithms 0.3 is a third of the value."""
 
 
 class Watch(NamedTuple):

@@ -48,7 +48,7 @@ def test_a_rise_is_one_alarm_and_an_outlier_none() -> None:
     outlier[100] = 1e6
     assert alarms(outlier) == []
     risen = noise + 8 * (np.arange(200) >= 100)
-    assert alarms(risen) == [103]  # three spreads a step from 100 on exceed ten at the fourth
+    assert alarms(risen) == [103]  # 2.5 a step from 100 on exceed eight at the fourth
     twice = noise + 8 * (np.arange(200) % 100 >= 90)
     assert len(alarms(twice)) == 2
 

@@ -144,7 +144,9 @@ def _columns(block: Block, inputs: Inputs, config: Config) -> tuple[dict[str, Te
 def _arrays(number: list[int], readings: list[list[Reading]]) -> Arrays:
     def grid(field: str) -> Tensor:
         values = [[float(getattr(reading, field)) for reading in some] for some in readings]
-        return torch.tensor(values, dtype=torch.float64).reshape(len(readings), -1)
+        return torch.tensor(values, dtype=torch.float64).reshape(
+            len(readings), len(readings[0]) if readings else 0
+        )
 
     found = {name: grid(name) for name in ("value", "threshold", "excess")}
     found |= {"step": torch.tensor(number, dtype=torch.int64), "raised": grid("raised").to(torch.uint8)}
