@@ -88,6 +88,7 @@ def train(
     growth: float,
     steps: int,
     width: int = 128,
+    layers: tuple[str, ...] = ("**",),
 ) -> Course:
     """Plain gradient descent, until the loss is lost where the rate grows."""
     x, y = data
@@ -96,7 +97,7 @@ def train(
     optimizer = torch.optim.SGD(model.parameters(), rate)
     draws = torch.Generator().manual_seed(seed + 100)
     losses: list[float] = []
-    with subspan.TrainingMonitor(model) as monitor:
+    with subspan.TrainingMonitor(model, layers) as monitor:
         for step in range(steps):
             some = torch.randint(0, len(x), (BATCH,), generator=draws)
             loss = nn.functional.cross_entropy(model(x[some]), y[some])
@@ -111,9 +112,9 @@ def train(
     return Course(losses, monitor.events)
 
 
-def failing(data: tuple[Tensor, Tensor], kind: str, seed: int, width: int = 128) -> dict[str, Any]:
+def failing(data: tuple[Tensor, Tensor], kind: str, seed: int, **options: Any) -> dict[str, Any]:
     """When the loss was lost, and how many steps before each monitor told."""
-    course = train(data, kind, seed, FAILING, GROWTH, 400, width)
+    course = train(data, kind, seed, FAILING, GROWTH, 400, **options)
     lost = len(course.losses) - 1
     leads = {
         name: None if (at := course.first(name)) is None else lost - at for name in (*MONITORS, "not_finite")

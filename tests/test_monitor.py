@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 import subspan
+from benchmarks.training_failure import KINDS, LOST, digits, failing
+from benchmarks.training_failure import train as descend
 from pipelines.serial import run_serial
 from schemas.errors import DataError, SpecError, UnknownNameError
 from schemas.training import Limits, TrainingEvent
@@ -252,3 +254,15 @@ def test_a_trainer_is_watched(tmp_path: Path) -> None:
     assert samples["rank.inner.2"].between(1, 3).all()  # of four rows about their mean
     assert not model._forward_hooks
     assert monitor.events == []
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_failures_are_told_before_the_loss_is_lost(kind: str) -> None:
+    """Residual networks on digits, the rate grows until the loss is lost; and the same with a rate that is large, but stays."""
+    found = failing(digits(), kind, seed=0, width=48, layers=("6",))
+    assert found["lead"] is not None
+    assert found["lead"] > 0
+    healthy = descend(digits(), kind, 0, 0.05, 1.0, 300, width=48, layers=("6",))
+    assert len(healthy.losses) == 300
+    assert max(healthy.losses) < LOST
+    assert [e for e in healthy.events if e.grade == "alarm"] == []

@@ -29,7 +29,11 @@ GRADES: dict[Monitor, Grade] = {
 SHARE_FLOOR = 0.05
 """Least spread of an alignment."""
 GIVEN_BACK = 0.5
-"""Share of the loss of the beginning that a loss must have reached again to count: a training at a large rate wavers below it."""
+"""Share of the loss of the beginning that the loss must have reached again for an alarm of the loss or the gradient's norm, where losses
+are known and positive: below it trainings at large rates waver and recover."""
+
+RISEN = 1.5
+"""Times its least so far that the loss must be as well: gradients may grow while the loss still falls."""
 
 
 class Series(NamedTuple):
@@ -66,7 +70,7 @@ class TrainingWatch:
         self._rule = Rule(limits.window, min(limits.warmup, limits.window), limit=limits.limit)
         self._watches: dict[Series, Watch] = {}
         self._first: list[float] = []
-        self._least = math.nan
+        self._last = self._least = math.nan
         self._lost = False
 
     def take(self, step: int, numbers: Mapping[str, float]) -> tuple[list[Reading], list[TrainingEvent]]:
@@ -107,14 +111,18 @@ class TrainingWatch:
 
     def _counts(self, series: Series, number: float) -> bool:
         """Whether what left its past is far enough to be told."""
-        if series.monitor == LOSS:
-            return number >= GIVEN_BACK * statistics.median(self._first)
-        return series.monitor != ALIGNMENT or number >= self._limits.aligned
+        if series.monitor == ALIGNMENT:
+            return number >= self._limits.aligned
+        if series.monitor == RANK or not self._first or not self._least > 0:
+            return True
+        back = self._last >= GIVEN_BACK * statistics.median(self._first)
+        return back and self._last >= RISEN * self._least
 
     def _over_least(self, loss: float) -> float:
         """A loss over the least before it; NaN for losses that are not positive, whose ratios say nothing."""
         if not math.isfinite(loss):
             return math.nan
+        self._last = loss
         if len(self._first) < self._limits.warmup:
             self._first.append(loss)
         before = loss if math.isnan(self._least) else self._least
