@@ -110,7 +110,7 @@ def test_a_loss_that_is_not_finite(value: float) -> None:
 
 
 def test_recorded_gradients_have_norms() -> None:
-    labels = {"train": series()["loss"][:BROKEN]}
+    labels = {"train": series(broken=60)["loss"][:BROKEN]}
     grown = torch.ones(BROKEN, 4)
     grown[60:] *= 2.0 ** torch.arange(BROKEN - 60)[:, None]
     result = told(labels, grown, "head.weight:grad", loss="train").result
@@ -119,8 +119,11 @@ def test_recorded_gradients_have_norms() -> None:
         ("gradient_norm", "head.weight"),
     ]
     assert result.series[2].first is not None
-    assert 600 <= result.series[2].first <= 640
-    assert told(labels, grown, "head.weight:weight", loss="train").result.events == ()
+    assert 600 <= result.series[2].first <= 660
+    falling = told({"loss": series()["loss"][:BROKEN]}, grown, "head.weight:grad").result
+    assert falling.events == ()  # gradients grow while the loss still falls
+    weights = told({"loss": series()["loss"][:BROKEN]}, grown, "head.weight:weight").result
+    assert [s.monitor for s in weights.series] == ["not_finite", "loss"]
 
 
 def test_losses_that_are_not_positive_say_nothing() -> None:
