@@ -13,6 +13,7 @@ import argparse
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
@@ -34,6 +35,14 @@ class Course(NamedTuple):
 
     losses: list[float]
     events: list[TrainingEvent]
+    numbers: list[dict[str, float]]
+    """Of each step."""
+
+    @property
+    def highest_alignment(self) -> float:
+        """Median over the steps, of the layer where it is highest."""
+        names = [name for name in self.numbers[0] if name.startswith("alignment.")]
+        return max(float(np.nanmedian([some[name] for some in self.numbers])) for name in names)
 
     def first(self, monitor: str) -> int | None:
         """Step of the first event of a monitor."""
@@ -97,6 +106,7 @@ def train(
     optimizer = torch.optim.SGD(model.parameters(), rate)
     draws = torch.Generator().manual_seed(seed + 100)
     losses: list[float] = []
+    numbers: list[dict[str, float]] = []
     with subspan.TrainingMonitor(model, layers) as monitor:
         for step in range(steps):
             some = torch.randint(0, len(x), (BATCH,), generator=draws)
@@ -104,12 +114,12 @@ def train(
             optimizer.zero_grad()
             loss.backward()
             losses.append(loss.item())
-            monitor.observe(step, losses[-1])
+            numbers.append(monitor.observe(step, losses[-1]))
             if not losses[-1] <= LOST:
                 break
             optimizer.param_groups[0]["lr"] = rate * growth**step
             optimizer.step()
-    return Course(losses, monitor.events)
+    return Course(losses, monitor.events, numbers)
 
 
 def failing(data: tuple[Tensor, Tensor], kind: str, seed: int, **options: Any) -> dict[str, Any]:
@@ -130,7 +140,8 @@ def healthy(data: tuple[Tensor, Tensor], kind: str, seed: int, rate: float, step
         grade: [f"{e.monitor} {e.layer or ''} {e.step}" for e in course.events if e.grade == grade]
         for grade in ("alarm", "notice")
     }
-    return {"steps": len(course.losses), "last_loss": course.losses[-1]} | told
+    about = {"steps": len(course.losses), "last_loss": course.losses[-1]}
+    return about | {"highest_alignment": course.highest_alignment} | told
 
 
 def main() -> None:

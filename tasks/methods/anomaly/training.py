@@ -49,7 +49,7 @@ class Config(Limits):
     loss: str = "loss"
     """Label that holds the loss."""
     lost: float | None = Field(default=None, gt=0)
-    """Loss above which the training is lost, from which leads are counted; None: three times the median of the first `warmup` losses."""
+    """Loss above which the training is lost, from which leads are counted; None: three times the first loss."""
 
 
 class Watched(Frozen):
@@ -198,8 +198,8 @@ def _watched(
 def _lost_above(loss: Tensor | None, config: Config) -> float | None:
     if config.lost is not None or loss is None:
         return config.lost
-    known = loss[loss.isfinite()][: config.warmup]
-    return TIMES * float(known.quantile(0.5)) if len(known) and float(known.quantile(0.5)) > 0 else None
+    known = loss[loss.isfinite()][:1].tolist()
+    return TIMES * known[0] if known and known[0] > 0 else None
 
 
 def _lost_at(
