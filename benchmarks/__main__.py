@@ -29,6 +29,7 @@ ON_CPU = (
     "coverage",
     "noop",
     "findings",
+    "training_failure",
 )
 
 

@@ -21,12 +21,15 @@ from tasks.readers import (
 
 if TYPE_CHECKING:
     from tasks.compressed.files import load_compressed
+    from tasks.monitor import TrainingMonitor
     from tasks.record import Recorder
-    from tasks.trainer import RecorderCallback
+    from tasks.trainer import MonitorCallback, RecorderCallback
 
 _LAZY = {
+    "MonitorCallback": "tasks.trainer",
     "Recorder": "tasks.record",
     "RecorderCallback": "tasks.trainer",
+    "TrainingMonitor": "tasks.monitor",
     "load_compressed": "tasks.compressed.files",
 }
 """What needs torch or transformers, and where it is."""
@@ -46,9 +49,11 @@ except importlib.metadata.PackageNotFoundError:  # run from a checkout that is n
 __all__ = [
     "ArtifactView",
     "Capture",
+    "MonitorCallback",
     "Recorder",
     "RecorderCallback",
     "RunSpec",
+    "TrainingMonitor",
     "__version__",
     "list_artifacts",
     "list_captures",

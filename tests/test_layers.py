@@ -24,6 +24,7 @@ ALLOWED = {
         "schemas",
         "tasks.readers",
         "tasks.compressed",
+        "tasks.monitor",
         "tasks.record",
         "tasks.trainer",
         "subspan",

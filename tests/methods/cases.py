@@ -65,6 +65,7 @@ SHORT: dict[str, dict[str, Any]] = {
     "compression.piecewise": {"nmse": 0.2},
     "anomaly.normal_rows": {"most": 100},
     "anomaly.reference": {"label": "side"},
+    "anomaly.training": {"loss": "size"},
     "compression.binary_rotation": {"bits": 8, "rounds": 4},
     "compression.attention_tucker": {"heads": 4},
     "compression.experts": {"experts": 40, "groups": 5, "biases": True},
