@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from examples import finetuning, training
+from pipelines.cli import main
 from pipelines.runfile import load_run
 from pipelines.serial import run_serial
 from schemas.outcome import RunOutcome
@@ -21,6 +22,7 @@ def run_example(name: str, root: Path, *overrides: str) -> RunOutcome:
 
 def test_every_example_is_covered() -> None:
     assert [p.stem for p in EXAMPLES] == [
+        "anomaly",
         "clusters",
         "compare",
         "compression",
@@ -29,7 +31,39 @@ def test_every_example_is_covered() -> None:
         "finetuning",
         "partitions",
         "training",
+        "watch",
     ]
+
+
+@pytest.mark.slow
+def test_anomaly(tmp_path: Path) -> None:
+    """At its own size: what is strange is found by every detector, in the middle of the network more than at its end."""
+    outcome = run_example("anomaly", tmp_path, "report.figures=[svg]")
+    assert outcome.exit_code == 0
+    found = {(a.stage, a.site): a.result for a in outcome.artifacts}
+    layer = "encoder.layer.{}:out:0".format
+    for stage in ("quality-outside", "quality-far", "quality-both"):
+        assert float(found[stage, layer(3)]["auroc"]) > 0.85 > float(found[stage, layer(5)]["auroc"])
+    assert float(found["quality-texts", layer(2)]["auroc"]) > 0.9
+    assert float(found["quality-class", "readout:in:0"]["auroc"]) > 0.98
+    assert float(found["quality-virtual", "readout:in:0"]["auroc"]) > 0.9
+    assert (found["judge-texts", layer(2)]["of"], found["judge-texts", layer(2)]["n_rows"]) == ("sample", 240)
+    assert float(found["judge-class", "readout:in:0"]["discovered"]) > 100
+    assert outcome.report is not None
+
+
+def test_watch(tmp_path: Path) -> None:
+    """Days of other things than docstrings are told, once; those of the reference are not made by a watch."""
+    path = next(p for p in EXAMPLES if p.stem == "watch")
+    small = ("captures.normal.data.source.arguments.n=150", "captures.known.data.source.arguments.n=99")
+    given = [str(path), "--serial", "--set", f"root={tmp_path}", *(f"--set={one}" for one in small)]
+    assert main(["watch", *given]) == 1
+    assert main(["run", *given]) == 0
+    assert main(["watch", *given]) == 3
+    told = len(list((tmp_path / "alerts" / "watch").glob("*.json")))
+    assert told >= 2
+    assert main(["watch", *given]) == 0
+    assert len(list((tmp_path / "alerts" / "watch").glob("*.json"))) == told
 
 
 def test_digits(tmp_path: Path) -> None:
