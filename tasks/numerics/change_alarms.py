@@ -94,7 +94,7 @@ def _level(score: Tensor, before: Tensor, uniform: Tensor, run_length: float, sh
     known, r = before.sort().values, [0.0] * len(shifts)
     statistic: list[float] = []
     normal: list[Tensor] = []
-    for some, u in zip(score.split(BLOCK), uniform.split(BLOCK), strict=True):
+    for some, u in zip(torch.split(score, BLOCK), torch.split(uniform, BLOCK), strict=True):
         z = -torch.special.ndtri(smoothed_p(some, known, u))
         statistic += _run(z, r, shifts, run_length)
         normal.append(z)
