@@ -129,7 +129,7 @@ def frame(centred: Float64[Tensor, "row feature"]) -> Float64[Tensor, "direction
     values, vectors = torch.linalg.eigh(centred @ centred.T if wide else centred.T @ centred)
     kept = values > TINY * values[-1].clamp(min=torch.finfo(torch.float64).tiny)
     kept[: max(0, len(values) - FRAME)] = False
-    found = vectors[:, kept].flip(1)
+    found: Tensor = vectors[:, kept].flip(1)
     if wide:
         found = torch.linalg.qr(centred.T @ found).Q
     return found.T.contiguous()
