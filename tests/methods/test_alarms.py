@@ -93,6 +93,13 @@ def test_a_change_is_told_once_with_its_place() -> None:
     assert found["start"].tolist() == [result.first_start]
     assert found["up"].tolist() == [1]
     assert 600 <= (result.first_alarm or 0) < 615
+    (alert,) = result.alerts
+    assert (
+        f"larger: told at sample {result.first_alarm}, most likely from sample {result.first_start}"
+        in alert.message
+    )
+    assert alert.key == f"row {result.first_alarm}"
+    assert alert.value == float(found["statistic"][result.first_alarm]) >= alert.threshold == 100_000
     assert abs((result.first_start or 0) - 600) <= 3
     assert result.expected_false == 900 / 100_000
     assert result.caveats[1:] == ()
@@ -101,8 +108,9 @@ def test_a_change_is_told_once_with_its_place() -> None:
 
 def test_rows_that_came_later_change_nothing_before() -> None:
     score, calibration = drawn(300, at=200), drawn(100, 1)
-    _, whole = run(score, calibration, run_length=100)
-    _, part = run(score[:250], calibration, run_length=100)
+    later, whole = run(score, calibration, run_length=100)
+    sooner, part = run(score[:250], calibration, run_length=100)
+    assert later.alerts[: len(sooner.alerts)] == sooner.alerts != ()
     assert torch.equal(whole["statistic"][:250], part["statistic"])
     _, other = run(score, calibration, run_length=100, seed=1)
     assert not torch.equal(whole["statistic"], other["statistic"])

@@ -65,6 +65,9 @@ def test_the_member_that_drifts_is_told() -> None:
     assert result.drifted_by["mean"] == 1
     assert result.drifted_by["mmd"] == 1
     assert result.largest_shift_at == "window2 a"
+    (alert,) = result.alerts
+    assert (alert.key, alert.threshold) == ("window2 a", 0.05)
+    assert "window2 a are not of the law of the reference, by mean" in alert.message
     assert (result.n_tests, result.deals) == (18, 1800)
     assert not result.by_sample
     assert torch.equal(found["adjusted"], drift.holm(found["p_value"]))

@@ -24,6 +24,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from schemas.alert import Alert
 from schemas.base import Frozen
 from tasks.methods import anomaly_calibration
 from tasks.methods.anomaly_scores import scores_of, scores_port
@@ -88,6 +89,8 @@ class Result(Frozen):
     neighbours: float | None
     """Correlation of neighbouring scores inside levels: 0 where order says nothing, as the run length asks for. None for less than
     three."""
+    alerts: tuple[Alert, ...]
+    """One for each alarm, told once however many scores follow."""
     caveats: tuple[str, ...]
 
 
@@ -151,8 +154,20 @@ def _result(found: Watched, stream: _Stream, calibration: int, inputs: Inputs, c
         first_start=int(stream.sample[alarms[0].start]) if alarms else None,
         last_statistic=0.0 if alarms and alarms[-1].at == n - 1 else last,
         neighbours=beside,
+        alerts=_alerts(found, stream, config),
         caveats=_caveats(inputs, n, calibration, beside),
     )
+
+
+def _alerts(found: Watched, stream: _Stream, config: Config) -> tuple[Alert, ...]:
+    """By the sample with which a change was told: what follows it moves no alarm."""
+    told = []
+    for alarm in found.alarms:
+        at, start = int(stream.sample[alarm.at]), int(stream.sample[alarm.start])
+        message = f"scores became {'larger' if alarm.up else 'smaller'}: told at sample {at}, most likely from sample {start} on"
+        value, key = float(found.statistic[alarm.at]), f"row {int(stream.row[alarm.at])}"
+        told.append(Alert(kind="change", message=message, value=value, threshold=config.run_length, key=key))
+    return tuple(told)
 
 
 def _caveats(inputs: Inputs, n: int, calibration: int, beside: float | None) -> tuple[str, ...]:

@@ -26,6 +26,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from schemas.alert import Alert
 from schemas.base import Frozen
 from schemas.errors import MethodError
 from tasks.methods.contract import Array, Arrays, ArtifactPort, Inputs
@@ -97,6 +98,8 @@ class Result(Frozen):
     largest_shift: float
     """Largest distance of means, in standard deviations of all features together."""
     largest_shift_at: str
+    alerts: tuple[Alert, ...]
+    """One for each member that is told to differ, by its smallest adjusted p-value."""
     caveats: tuple[str, ...]
 
 
@@ -230,8 +233,19 @@ def _result(
         drifted_by=dict(zip(STATISTICS, told.sum(0).tolist(), strict=True)),
         largest_shift=float(shift.max()),
         largest_shift_at=labels[int(shift.argmax())],
+        alerts=_alerts(labels, arrays["adjusted"].values, config.alpha),
         caveats=_caveats(inputs, reference, members),
     )
+
+
+def _alerts(labels: list[str], adjusted: Tensor, alpha: float) -> tuple[Alert, ...]:
+    told = []
+    for label, p in zip(labels, adjusted.tolist(), strict=True):
+        names = [name for name, value in zip(STATISTICS, p, strict=True) if value <= alpha]
+        if names:
+            message = f"rows of {label} are not of the law of the reference, by {', '.join(names)}"
+            told.append(Alert(kind="drift", message=message, value=min(p), threshold=alpha, key=label))
+    return tuple(told)
 
 
 def _by_sample(all_rows: tuple[_Rows, ...]) -> bool:
