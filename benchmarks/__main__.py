@@ -25,6 +25,7 @@ ON_CPU = (
     "encoding",
     "store_codecs",
     "compression_peers",
+    "drift_peers",
     "gradients",
     "coverage",
     "noop",

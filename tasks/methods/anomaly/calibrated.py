@@ -23,15 +23,14 @@ from torch import Tensor
 from schemas.alert import Alert
 from schemas.base import Frozen
 from schemas.errors import MethodError
-from tasks.methods.anomaly_scores import checked_scores, rows_of, scores_of, scores_port
+from tasks.methods import anomaly_calibration
+from tasks.methods.anomaly_scores import scores_of, scores_port
 from tasks.methods.classes import carried, class_label, codes_of
 from tasks.methods.contract import (
     Array,
     Arrays,
     Block,
     Inputs,
-    Made,
-    MadeOver,
     RowOutput,
     RowsPort,
     State,
@@ -130,11 +129,7 @@ def check(inputs: Inputs, config: Config) -> None:
         MethodError: if the calibration is of another detector, of other options, of another reference or at another site; if it has no
             rows; if there is no such label, or one of its classes has no calibration rows.
     """
-    _same(inputs.made["scores"], inputs.made["calibration"], inputs.sites.get("x", ""))
-    if not len(_calibration(inputs, None).score):
-        raise MethodError(
-            "found no calibration rows; connect at `calibration` the detector's stage over rows that did not fail"
-        )
+    anomaly_calibration.check(inputs)
     if config.by_class is None:
         return
     class_label(inputs, config.by_class)
@@ -204,10 +199,14 @@ def finish(state: State, carry: State, inputs: Inputs, config: Config) -> tuple[
     n, least = sum(rows), int(size.min())
     fewest = conformal.fewest_discoveries(n, least, config.q, config.procedure)
     only = None if by_class else found[0]
-    chance = None if _alike(inputs) or not n else _chance(flagged, rows, found, size.tolist())
+    chance = (
+        None
+        if anomaly_calibration.rows_alike(inputs) or not n
+        else _chance(flagged, rows, found, size.tolist())
+    )
     result = Result(
         detector=inputs.made["scores"].method,
-        of="sample" if _of_samples(inputs) else "row",
+        of="sample" if anomaly_calibration.of_samples(inputs) else "row",
         n_rows=n,
         n_unlabelled=int(state["unlabelled"]),
         n_calibration=int(size.sum()),
@@ -246,22 +245,13 @@ class _Calibration(NamedTuple):
     """int64 [row]: as the rows at x count classes; 0 without."""
 
 
-def _over(inputs: Inputs) -> MadeOver:
-    over = inputs.made["calibration"].over
-    assert over is not None  # its port asks for it
-    return over
-
-
 def _calibration(inputs: Inputs, label: str | None) -> _Calibration:
     """Rows that have a class of the rows at x.
 
     Raises:
         MethodError: if they have no such label, or a score is NaN.
     """
-    over, arrays = _over(inputs), rows_of(inputs.made["calibration"], inputs.artifacts["calibration"])
-    score = checked_scores(arrays, over.block.index)
-    there = ~score.isnan()
-    score = score[there]
+    over, (score, there) = anomaly_calibration.over_of(inputs), anomaly_calibration.scored(inputs)
     if label is None:
         return _Calibration(score, torch.zeros_like(score, dtype=torch.int64))
     if label not in over.categories:
@@ -280,31 +270,6 @@ def _codes(block: Block, carry: State) -> Tensor:
 
 def _by_class(carry: State) -> tuple[Tensor, ...]:
     return torch.split(carry["score"], carry["size"].tolist())
-
-
-def _same(scores: Made, calibration: Made, site: str) -> None:
-    """Refuse a calibration whose scores are not of the same function of a row."""
-    differ = {
-        "method": (scores.method, calibration.method),
-        "version": (scores.version, calibration.version),
-        "site": (site or scores.site, calibration.site),
-        **{
-            f"option {name!r}": (scores.config.get(name), calibration.config.get(name))
-            for name in sorted({*scores.config, *calibration.config})
-        },
-        **{
-            f"port {name!r}": (
-                "+".join(scores.reads.get(name, ())) or None,
-                "+".join(calibration.reads.get(name, ())) or None,
-            )
-            for name in sorted({*scores.reads, *calibration.reads})
-        },
-    }
-    if found := [f"{name}: {a} and {b}" for name, (a, b) in differ.items() if a != b]:
-        raise MethodError(
-            f"the scores and their calibration are not of one detector, found {'; '.join(found)}; connect at `calibration` a stage of the "
-            "method, options and artifacts that `scores` is of, at the same site, over other rows"
-        )
 
 
 def _chance(flagged: list[int], rows: list[int], found: list[conformal.Threshold], sizes: list[int]) -> float:
@@ -327,19 +292,6 @@ def _discovered(found: conformal.Discoveries, rows: int, config: Config) -> tupl
     return (Alert(kind="discoveries", message=told, value=found.threshold, threshold=config.q),)
 
 
-def _alike(inputs: Inputs) -> bool:
-    """Whether rows, or calibration rows, share samples."""
-    over = _over(inputs)
-    together = len(over.block) > len(torch.unique(over.block.sample)) or inputs.n_rows > inputs.n_samples
-    return together and not _of_samples(inputs)
-
-
-def _of_samples(inputs: Inputs) -> bool:
-    """Whether scores are of samples, not of each of their rows."""
-    first = rows_of(inputs.made["calibration"], inputs.artifacts["calibration"]).get("first")
-    return first is not None and not bool(first.all())
-
-
 def _too_few(least: int, rows: int, fewest: int, discovered: int, config: Config) -> tuple[str, ...]:
     """What cannot be found with so few calibration rows."""
     notes, of = [], " in the smallest class" if config.by_class else ""
@@ -359,21 +311,9 @@ def _too_few(least: int, rows: int, fewest: int, discovered: int, config: Config
 
 def _not_exchangeable(inputs: Inputs) -> tuple[str, ...]:
     """Why p-values may be too small, as far as is known."""
-    notes, over = [], _over(inputs)
-    samples = len(torch.unique(over.block.sample))
-    if _alike(inputs):
-        notes.append(
-            f"{len(over.block)} calibration rows are of {samples} samples, {inputs.n_rows} rows of {inputs.n_samples}: rows of one sample "
-            "are alike, so that the rate of false alarms spreads more than its interval says and Benjamini-Hochberg may not hold; make one "
-            "score of each sample with anomaly.pooled, or take `by`"
-        )
-    if over.shared:
-        notes.append(
-            f"{over.shared} of the calibration's samples are among those that are judged: calibrate with others"
-        )
-    if over.reference:
-        notes.append(
-            f"the detector's reference was made from {over.reference} of the calibration's samples, whose scores are too small for others: "
-            "false alarms come more often than `alpha`"
-        )
-    return tuple(notes)
+    alike = anomaly_calibration.rows_alike(inputs)
+    notes = (
+        f"{alike}: rows of one sample are alike, so that the rate of false alarms spreads more than its interval says and "
+        "Benjamini-Hochberg may not hold; make one score of each sample with anomaly.pooled, or take `by`",
+    )
+    return (notes if alike else ()) + anomaly_calibration.not_others(inputs, "`alpha`")

@@ -2,7 +2,7 @@
 
 Connect normal rows alone. Rows are drawn by a hash of their places, the same for any workers; while there are no more than `most` all are
 kept and what is found among them is exact. Arrays: `rows` (point, feature), float64, in the order of their hashes,
-each over its length where that is asked for.
+each over its length where that is asked for; `sample` (point), which sample each is of, counted in its own capture.
 """
 
 import torch
@@ -14,10 +14,10 @@ from schemas.errors import MethodError
 from tasks.methods.contract import Array, Arrays, Block, Inputs, RowsPort, State
 from tasks.numerics import moments, row_sample
 
-VERSION = 1
+VERSION = 2
 KIND = "reduce"
 READS = {"x": RowsPort()}
-ARRAYS = {"rows": ("point", "feature")}
+ARRAYS = {"rows": ("point", "feature"), "sample": ("point",)}
 REFERENCE = "Bottom-k sampling: Cohen, Kaplan, Summarizing data using bottom-k sketches, PODC (2007)"
 SEEDS = ()
 MOST_BYTES = 1 << 31
@@ -49,11 +49,11 @@ def check(inputs: Inputs, config: Config) -> None:
     Raises:
         MethodError: if the kept rows take more than 2 GiB.
     """
-    needed = 8 * _places(inputs, config) * inputs.widths["x"]
+    needed = 8 * _places(inputs, config) * (inputs.widths["x"] + 1)
     if needed > MOST_BYTES:
         raise MethodError(
             f"{_places(inputs, config):,} rows of {inputs.widths['x']} features take {needed:,} bytes, at most {MOST_BYTES:,} are used; "
-            f"ask for at most {MOST_BYTES // (8 * inputs.widths['x']):,} rows"
+            f"ask for at most {MOST_BYTES // (8 * (inputs.widths['x'] + 1)):,} rows"
         )
 
 
@@ -72,7 +72,8 @@ def partial(block: Block, carry: State, config: Config) -> State:
     if not bool(x.isfinite().all()):
         moments.refuse_not_finite(x)
     rows = unit_length(x.double()) if config.unit_length else x.double()
-    drawn = row_sample.of_rows(block.index, rows, int(carry["most"]))
+    with_sample = torch.cat([rows, block.sample[:, None].double()], 1)
+    drawn = row_sample.of_rows(block.index, with_sample, int(carry["most"]))
     return drawn | {"n": torch.tensor(len(x), device=x.device)}
 
 
@@ -87,7 +88,8 @@ def finish(state: State, carry: State, inputs: Inputs, config: Config) -> tuple[
     Raises:
         MethodError: without rows.
     """
-    rows, seen = row_sample.values(state), int(state["n"])
+    kept, seen = row_sample.values(state), int(state["n"])
+    rows, sample = kept[:, :-1], kept[:, -1].long()
     if not len(rows):
         raise MethodError("found no rows, expected at least one; capture more samples")
     notes = (
@@ -98,7 +100,10 @@ def finish(state: State, carry: State, inputs: Inputs, config: Config) -> tuple[
         ]
     )
     result = Result(n_rows=len(rows), n_seen=seen, unit_length=config.unit_length, caveats=tuple(notes))
-    return result, {"rows": Array(rows.contiguous(), ARRAYS["rows"])}
+    return result, {
+        "rows": Array(rows.contiguous(), ARRAYS["rows"]),
+        "sample": Array(sample, ARRAYS["sample"]),
+    }
 
 
 def unit_length(x: Tensor) -> Tensor:
