@@ -94,7 +94,7 @@ def _measure_table(
         cells += [Cell(row.stage or "–", numeric=False)] if stages else []
         pair = None if row.further else pairs.get((row.name, row.capture))
         body.append((*cells, *(_measure_cell(row, m, spans[m.key], pair) for m in measures)))
-    stage_heading = (("Stage", "whose classes these are"),)
+    stage_heading = (("Stage", "whose classes, or scores, these are"),)
     first = (
         ("Site", ""),
         *((("Capture", ""),) if captures else ()),
