@@ -120,8 +120,8 @@ def site_rows(artifacts: Sequence[StageArtifact], names: Mapping[str, str] | Non
 
 
 def _by_stages(group: list[StageArtifact]) -> list[tuple[str, list[StageArtifact]]]:
-    """What is known of a site, in parts where a method of classes, or of strange rows, measured there several times: one for each label, and
-    each stage of a method with one label, named by their stages. The first has all else too; an unnamed one is all there is.
+    """What is known of a site, in parts where a method of classes, or of strange rows, measured there several times: one for each label,
+    and each stage of a method with one label, named by their stages. The first has all else too; an unnamed one is all there is.
     """
     split = [part for of in NAMED for part in _parts([a for a in group if _group_of(a) == of])]
     if not split:
