@@ -28,7 +28,7 @@ def _finding(made: StageArtifact, n_sites: int) -> Finding:
     said = f"{found} are strange at a false discovery rate of {share:g} %{most}"
     if not result["discovered"]:
         said = f"None of {result['n_rows']:,} rows at {short_site(made.site)} is strange at a false discovery rate of {share:g} %"
-        said += f", nor at {n_sites - 1} other sites" if n_sites > 1 else ""
+        said += ", nor at any other site" if n_sites > 1 else ""
     flagged = f"; {percent(result['flagged'])} exceed the threshold, {100 * float(str(config['alpha'])):g} % of normal rows would"
     doubt = ". The stage says where this may not hold" if result["caveats"] else ""
     return Finding(

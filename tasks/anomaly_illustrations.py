@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from tasks.figures import WIDTH, Vector, frame, short
 from tasks.illustrations import Illustration
-from tasks.palette import CATEGORY, GREY, GRID, INK
+from tasks.palette import CATEGORY, GREY, GRID, INK, MUTED
 from tasks.strange_illustrations import STRANGE, STRANGER, StrangeSamples, strange_illustrations
 from tasks.tables import short_site
 
@@ -58,6 +58,8 @@ def _histograms(stage: str, group: Sequence[ScoreHistogram]) -> Illustration:
     places = list(figure.subplots(lines, columns, squeeze=False).flat)
     for axes, made in zip(places, group, strict=False):
         _histogram(axes, made)
+    for axes in places[::columns]:
+        axes.set_ylabel("share of rows", color=MUTED)
     for axes in places[len(group) :]:
         axes.set_axis_off()
     handles = {
@@ -112,7 +114,8 @@ def _histogram(axes: Axes, made: ScoreHistogram) -> None:
     axes.stairs(
         normal, made.edges, color=NORMAL, linewidth=1.4, baseline=None, label="normal rows of the calibration"
     )
-    axes.set_yscale("log")
+    if made.scores.any() or made.calibration.any():
+        axes.set_yscale("log")
     axes.set_xscale("log" if made.log else "linear")
     _threshold(axes, made.thresholds)
     rate = ""

@@ -20,7 +20,7 @@ from tasks.store.location import Location
 
 CALIBRATED = "anomaly.calibrated"
 MOST_ROWS, PIECE = 1 << 22, 1 << 16
-MOST_SITES, BINS = 4, 60
+MOST_SITES, LEAST_BINS, MOST_BINS = 4, 12, 60
 DECADES = 50
 """Times the median that the largest of positive scores are, for a logarithmic axis."""
 SEED = 0
@@ -151,10 +151,11 @@ def _histogram(root: Location, made: StageArtifact) -> ScoreHistogram:
 def _edges(scores: Vector) -> tuple[Vector, bool]:
     """Of bins that hold all scores, and whether they are as wide as each other on a logarithmic axis."""
     if not len(scores):
-        return np.linspace(0, 1, BINS + 1), False
+        return np.linspace(0, 1, LEAST_BINS + 1), False
+    bins = min(MOST_BINS, max(LEAST_BINS, round(2 * len(scores) ** (1 / 3))))
     low, high = float(scores.min()), float(scores.max())
     if low > 0 and high > DECADES * float(np.median(scores)):
-        edges = np.geomspace(low, high, BINS + 1)
+        edges = np.geomspace(low, high, bins + 1)
         edges[0], edges[-1] = low, high  # which the logarithm rounds
         return edges, True
-    return np.histogram_bin_edges(scores, BINS), False
+    return np.histogram_bin_edges(scores, bins), False

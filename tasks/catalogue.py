@@ -236,6 +236,10 @@ MEASURES = (
         "share of normal rows that score as high as the threshold that finds 95 % of strange rows", share=True,
     ),
     Measure(
+        "aupro", "strange", "AUPRO", _one("anomaly.map_quality", "aupro"),
+        "area under the overlap of each strange region, up to so many false alarms as the stage says", decimals=4,
+    ),
+    Measure(
         "utilisation", "weights", "Utilised rank",
         _one("spectrum.utilised_rank", "fractional_utilisation", "utilisation_alike"),
         "share of a layer's rank that its inputs and outputs use", share=True, null="even inputs", drawn=True,

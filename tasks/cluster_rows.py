@@ -1,6 +1,6 @@
 """Rows of clusters, read for a page: a choice of a site's rows with their samples, and what these samples are."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -154,11 +154,12 @@ def _value(source: Any, key: str, index: int) -> object | None:
 
 
 def shown(key: str, value: object | None) -> Shown:
-    """A sample by its name and what the data hold, texts cut."""
+    """A sample by its name and what the data hold: texts cut, of several inputs the first that is an image."""
     if isinstance(value, str):
         text = " ".join(value.split())
         return Shown(key, text if len(text) <= LONGEST_TEXT else f"{text[: LONGEST_TEXT - 1]}…")
-    return Shown(key, image=image_of(value))
+    inputs = value.values() if isinstance(value, Mapping) else (value,)
+    return Shown(key, image=next((image for each in inputs if (image := image_of(each)) is not None), None))
 
 
 def image_of(value: object) -> npt.NDArray[np.float64] | None:

@@ -73,12 +73,16 @@ def findings(
         _compression(told_rows),
         _collapse(told_rows),
         _probe(told_rows),
-        _detection([row for row in every if row.capture not in others]),
     ]
     if compared:
         found = [_of(compared[0].first, finding) for finding in found if finding is not None]
     found += [_difference(one) for one in compared]
-    found += [_alignment(rows), _outliers(counts, n_samples), _samples(n_samples, n_failed)]
+    found += [
+        _detection(every),
+        _alignment(rows),
+        _outliers(counts, n_samples),
+        _samples(n_samples, n_failed),
+    ]
     return [finding for finding in found if finding is not None]
 
 
@@ -368,8 +372,11 @@ def _detection(rows: Sequence[SiteRow]) -> Finding | None:
         return None
     best, worst = (pick(having, key=lambda row: row.values["auroc"]) for pick in (max, min))
 
+    captures = len({row.capture for row in having}) > 1
+
     def said(row: SiteRow) -> str:
-        return f"{_told(row, 'auroc')} at {_at(row)}{f' ({row.stage})' if row.stage else ''}"
+        by = ", ".join([row.stage] * bool(row.stage) + [row.capture] * captures)
+        return f"{_told(row, 'auroc')} at {_at(row)}{f' ({by})' if by else ''}"
 
     rivals = sum(row is not best and _overlap(best, row, "auroc") for row in having)
     rest = f"; the samples do not tell it from {rivals} of {len(having) - 1} others" if rivals else ""

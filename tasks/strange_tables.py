@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 
-from tasks.figures import short, shortened
+from tasks.figures import cut, short
 from tasks.numerics.score_maps import image_scores
 from tasks.strange_illustrations import Piece, Strange, StrangeSamples, notes_of, opacity, patch_map
 from tasks.tables import Cell, Mark, Table, short_site
@@ -75,6 +75,4 @@ def _tip(piece: Piece) -> str:
 
 def _loudest(sample: Strange) -> str:
     scored = sorted((p for p in sample.pieces if p.score is not None), key=lambda p: -(p.score or 0.0))
-    return (
-        ", ".join(f"{shortened(p.text.strip(), 16)} {short(p.score or 0.0)}" for p in scored[:LOUDEST]) or "–"
-    )
+    return ", ".join(f"{cut(p.text.strip(), 16)} {short(p.score or 0.0)}" for p in scored[:LOUDEST]) or "–"
