@@ -54,11 +54,10 @@ def _of_stage(
     label = label_of(open_group(root, members[0].id), color_by)
     samples: dict[int, Strange] = {}
     for number, capture in enumerate(members):
-        mine = [n for n, (member, _) in enumerate(places) if member == number]
+        mine = {n: sample for n, (member, sample) in enumerate(places) if member == number}
         first = sum(_space(m, made.site).n_rows for m in members[:number])
-        samples |= _of_capture(
-            root, capture, made.site, scores, first, {n: places[n][1] for n in mine}, label
-        )
+        if mine:
+            samples |= _of_capture(root, capture, made.site, scores, first, mine, label)
     found = tuple(
         samples[n]._replace(
             score=float(rows.score[row]),
@@ -66,7 +65,8 @@ def _of_stage(
         )
         for n, row in enumerate(best)
     )
-    low, high = np.quantile(rows.score, SCALE) if len(rows.score) else (0.0, 1.0)
+    finite = rows.score[np.isfinite(rows.score)]
+    low, high = np.quantile(finite, SCALE) if len(finite) else (0.0, 1.0)
     return StrangeSamples(
         made.stage,
         made.site,

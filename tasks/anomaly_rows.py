@@ -93,7 +93,7 @@ def scored_rows(root: Location, scores: Artifact, calibrated: Artifact | None = 
         for name, parts in found.items()
     }
     row = np.concatenate([np.arange(a, b) for a, b in pieces] or [np.zeros(0, dtype=np.int64)])
-    good = np.isfinite(read["score"])
+    good = ~np.isnan(read["score"])
     return Scored(row[good], read["score"][good], read["p"][good] if "p" in read else None, n_rows, len(row))
 
 
@@ -135,9 +135,9 @@ def _histogram(root: Location, made: StageArtifact) -> ScoreHistogram:
     scores, calibration = scores_of(root, made)
     assert calibration is not None  # of a stage that calibrated
     judged, normal = scored_rows(root, scores), scored_rows(root, calibration)
-    every = np.concatenate([judged.score, normal.score])
-    edges, log = _edges(every)
-    counts, normal_counts = (np.histogram(part.score, edges)[0].astype(np.int64) for part in (judged, normal))
+    finite = [part.score[np.isfinite(part.score)] for part in (judged, normal)]
+    edges, log = _edges(np.concatenate(finite))
+    counts, normal_counts = (np.histogram(some, edges)[0].astype(np.int64) for some in finite)
     result: Mapping[str, Any] = made.artifact.result
     thresholds = np.asarray(made.arrays.get("threshold", np.zeros(0)), dtype=np.float64)
     low, high = number(result.get("rate_low")), number(result.get("rate_high"))

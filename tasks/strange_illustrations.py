@@ -21,6 +21,8 @@ STRANGE = "strange-"
 STRANGER = CATEGORY[1]
 MOST_OPAQUE = 0.8
 """Of the colour that lies over an image, at the upper end of the scale."""
+LIGHTER = 0.35
+"""How grey black becomes under a colour, which shows little on black."""
 COLUMNS, ENLARGED = 8, 64
 """Images of a line; pixels of the longer side at which the map of a sample without an image is drawn, at least."""
 
@@ -101,10 +103,11 @@ def patch_map(sample: Strange) -> Vector | None:
         return None
     size = sample.patches.shape
     if sample.shown.image is not None:
-        size = max(sample.shown.image.shape[:2], size)
+        size = tuple(map(max, sample.shown.image.shape[:2], size))
     elif max(size) < ENLARGED:
         size = tuple(n * -(-ENLARGED // max(size)) for n in size)
-    whole = np.where(np.isfinite(sample.patches), sample.patches, np.nanmin(sample.patches))
+    finite = sample.patches[np.isfinite(sample.patches)]
+    whole = np.nan_to_num(sample.patches, nan=finite.min(), neginf=finite.min(), posinf=finite.max())
     made = resized(torch.from_numpy(whole)[None], size[0], size[1])
     found: Vector = (blurred(made) if min(size) > 1 else made)[0].numpy()
     return found
@@ -147,7 +150,9 @@ def _picture(axes: Axes, sample: Strange, scale: tuple[float, float] | None) -> 
     """The image, grey and under its map where there is a scale."""
     image, made = sample.shown.image, None if scale is None else patch_map(sample)
     if image is not None:
-        grey = image if image.ndim == 2 or made is None else image.mean(2)
+        grey = (
+            image if made is None else LIGHTER + (1 - LIGHTER) * (image if image.ndim == 2 else image.mean(2))
+        )
         axes.imshow(
             grey,
             cmap="gray",

@@ -102,6 +102,9 @@ def test_images_without_maps_and_maps_without_images() -> None:
     holes = np.where(PATCHES == 5, np.nan, PATCHES)
     (mapped,) = strange_illustrations([strange(Strange(Shown("a"), 2.0, patches=holes))])
     assert mapped.figure.axes[0].images[0].get_array().shape == (64, 64, 4)
+    wide = Strange(Shown("a", image=np.ones((9, 6))), 2.0, patches=np.arange(14.0).reshape(2, 7))
+    (larger,) = strange_illustrations([strange(wide)])
+    assert larger.figure.axes[8].images[1].get_array().shape == (9, 7, 4)
     (thin,) = strange_illustrations([strange(Strange(Shown("a", image=IMAGE), 2.0, patches=np.ones((1, 1))))])
     assert draw(thin.figure, "png")
     assert not [*strange_illustrations([strange(Strange(Shown("a", "text"), 2.0))])]
