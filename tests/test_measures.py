@@ -262,7 +262,7 @@ def test_every_detector_has_a_row_and_a_line_beside_chance() -> None:
     assert {r.stage for r in site_rows(alone)} == {""}
     (told,) = [f for f in findings(site_rows(alone[:2]), [], 0, 0) if "AUROC" in f.sentence]
     assert told.sentence.startswith(
-        "Strange rows are told from normal ones with an AUROC of 0.60 [0.57, 0.63] at h.0"
+        "Strange rows are told from normal ones with an AUROC of 0.600 [0.570, 0.630]"
     )
 
 

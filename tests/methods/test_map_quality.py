@@ -1,5 +1,6 @@
 """anomaly.map_quality: a planted block, figures beside scikit-learn, and grids that are none."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,8 +9,13 @@ import torch
 from sklearn import metrics
 
 from schemas.errors import MethodError
+from tasks.drive import serial
+from tasks.engine import run_stages
 from tasks.methods.anomaly import map_quality
 from tasks.methods.contract import Block, Inputs
+from tasks.store.artifacts import artifact_arrays
+from tasks.store.location import Location
+from tests.helpers import make_capture, rows_ref, stage_of
 from tests.methods.cases import Answer, Case, run_whole
 
 
@@ -116,3 +122,39 @@ def test_places_that_make_no_square_are_told_with_the_cure() -> None:
         run(np.zeros((2, 4, 4)), mask[..., :16], order=np.arange(31))
     with pytest.raises(MethodError, match="row 5 has the score NaN"):
         run(np.where(np.arange(16.0).reshape(1, 4, 4) == 5, np.nan, 0), mask[:1, :, :16])
+
+
+def test_masks_come_from_another_capture_of_the_same_samples(tmp_path: Path) -> None:
+    """In another order, and without the one that failed."""
+    root, rng = Location(str(tmp_path)), np.random.default_rng(4)
+    mask = rng.random((6, 3, 3)) < 0.2
+    rows = rng.standard_normal((6, 9, 4)) + 3 * mask.reshape(6, 9, 1)
+    sample, keys = np.repeat(np.arange(6), 9), [f"image-{n}" for n in range(6)]
+    specs = [
+        make_capture(
+            root,
+            {name: values.reshape(54, -1)},
+            sample,
+            keys=names,
+            failed=failed,
+            space="grid3x3",
+            name=name,
+        )
+        for name, values, names, failed in (
+            ("layer", rows, keys, (2,)),
+            ("mask", mask[::-1].astype(float), keys[::-1], ()),
+            ("normal", rng.standard_normal((6, 9, 4)), [f"other-{n}" for n in range(6)], ()),
+        )
+    ]
+    basis = stage_of("spectrum.pca", {"x": rows_ref(specs[2])})
+    scores = stage_of("anomaly.residual", {"x": rows_ref(specs[0])}, {"basis": basis.id}, components=0)
+    ports = {"x": rows_ref(specs[0]), "mask": rows_ref(specs[1])}
+    last = stage_of("anomaly.map_quality", ports, {"scores": scores.id})
+    found = run_stages(root, [basis, scores, last], serial)[last.id].result
+    good = [n for n in range(6) if n != 2]
+    score = artifact_arrays(root, scores.id)["score"].reshape(6, -1)[good]
+    assert found["n_images"] == 5
+    assert found["n_strange"] == mask[good].sum()
+    assert found["auroc"] == pytest.approx(
+        metrics.roc_auc_score(mask[good].ravel(), score.ravel()), abs=1e-12
+    )
