@@ -11,7 +11,7 @@ from schemas.artifact import Artifact
 from schemas.errors import SubspanError
 from schemas.layout import Space
 from schemas.model import Model
-from tasks.anomaly_rows import Scored, rows_between, scored_rows, scores_of, shown_stages
+from tasks.anomaly_rows import Scored, rows_between, scored_rows, scores_of, shown_stages, unpooled
 from tasks.cluster_rows import Indices, sample_values, shown, site_layout
 from tasks.figures import Vector
 from tasks.measures import StageArtifact
@@ -50,6 +50,7 @@ def _of_stage(
 ) -> StrangeSamples:
     scores, calibration = scores_of(root, made)
     rows = scored_rows(root, scores, None if calibration is None else made.artifact)
+    own = unpooled(root, scores)
     best, places = _strangest(root, rows, members, made.site)
     label = label_of(open_group(root, members[0].id), color_by)
     samples: dict[int, Strange] = {}
@@ -57,7 +58,7 @@ def _of_stage(
         mine = {n: sample for n, (member, sample) in enumerate(places) if member == number}
         first = sum(_space(m, made.site).n_rows for m in members[:number])
         if mine:
-            samples |= _of_capture(root, capture, made.site, scores, first, mine, label)
+            samples |= _of_capture(root, capture, made.site, own, first, mine, label)
     found = tuple(
         samples[n]._replace(
             score=float(rows.score[row]),
@@ -65,7 +66,8 @@ def _of_stage(
         )
         for n, row in enumerate(best)
     )
-    finite = rows.score[np.isfinite(rows.score)]
+    of_rows = rows if own.id == scores.id else scored_rows(root, own)
+    finite = of_rows.score[np.isfinite(of_rows.score)]
     low, high = np.quantile(finite, SCALE) if len(finite) else (0.0, 1.0)
     return StrangeSamples(
         made.stage,
@@ -128,7 +130,7 @@ def _of_capture(
         root: where captures lie.
         capture: of them.
         site: that was scored.
-        scores: what holds the scores.
+        scores: what holds the scores of rows.
         first: the capture's first row over all captures.
         wanted: place among the strangest to sample.
         label: shown beside.
@@ -142,8 +144,9 @@ def _of_capture(
         a, b = int(starts[sample]), int(starts[sample + 1])
         own = rows_between(root, scores, first + a, first + b)
         position, token = (_column(root, capture, space, each, a, b) for each in ("position", "token_id"))
-        pieces = _pieces(capture, value, position, token, own) if isinstance(value, str) and b > a + 1 else ()
-        patches = patch_grid(space.name, position, own)
+        several = int(np.isfinite(own).sum()) > 1  # else it is the sample's
+        pieces = _pieces(capture, value, position, token, own) if isinstance(value, str) and several else ()
+        patches = patch_grid(space.name, position, own) if several else None
         found[place] = Strange(shown(key, value), 0.0, None, name, pieces, patches)
     return found
 

@@ -13,7 +13,7 @@ from tasks.anomaly_illustrations import ScoreHistogram
 from tasks.cluster_rows import Indices
 from tasks.figures import Vector
 from tasks.measures import StageArtifact, number
-from tasks.methods.anomaly_scores import SCORES
+from tasks.methods.anomaly_scores import POOLED, SCORES
 from tasks.point_maps import evenly, in_order
 from tasks.store.artifacts import open_arrays, read_artifact
 from tasks.store.location import Location
@@ -27,7 +27,7 @@ SEED = 0
 
 
 class Scored(NamedTuple):
-    """Rows with a score, those of failed samples left out."""
+    """Rows with a score, those of failed samples left out, as are those whose sample has one score at another row."""
 
     row: Indices
     """[row]: over all captures laid end to end, rising."""
@@ -55,12 +55,13 @@ def score_histograms(root: Location, artifacts: Sequence[StageArtifact]) -> Iter
 def shown_stages(artifacts: Sequence[StageArtifact]) -> list[tuple[StageArtifact, int]]:
     """One site of each stage whose strangest samples are shown, with the number of its sites.
 
-    Stages that calibrated scores, and detectors that none of these reads. Of the sites the one with most discoveries; of equals the last.
+    Stages that calibrated scores, and detectors that none of these, nor another detector, reads. Of the sites the one with most
+    discoveries; of equals the last.
     """
     of_scores = [a for a in artifacts if a.artifact.stage.method == CALIBRATED]
-    read = {ref.artifact for a in of_scores for ref in a.artifact.stage.artifacts.values()}
-    plain = [a for a in artifacts if a.artifact.stage.method in SCORES and a.artifact.id not in read]
-    ours = [*of_scores, *plain]
+    plain = [a for a in artifacts if a.artifact.stage.method in (*SCORES, POOLED)]
+    read = {needed for a in (*of_scores, *plain) for needed in a.artifact.stage.needs}
+    ours = [*of_scores, *(a for a in plain if a.artifact.id not in read)]
     found = []
     for stage in dict.fromkeys(made.stage for made in ours):
         members = in_order([made for made in ours if made.stage == stage])
@@ -79,6 +80,13 @@ def scores_of(root: Location, made: StageArtifact) -> tuple[Artifact, Artifact |
         for port in ("scores", "calibration")
     )
     return scores, calibration
+
+
+def unpooled(root: Location, scores: Artifact) -> Artifact:
+    """What holds scores of the rows themselves, where samples have one each."""
+    while scores.stage.method == POOLED:
+        scores = read_artifact(root, scores.stage.artifacts["scores"].artifact)
+    return scores
 
 
 def scored_rows(root: Location, scores: Artifact, calibrated: Artifact | None = None) -> Scored:

@@ -36,7 +36,7 @@ class Piece(NamedTuple):
 
 
 class Strange(NamedTuple):
-    """A sample with the score of its strangest row."""
+    """A sample with its score, or that of its strangest row."""
 
     shown: Shown
     score: float
@@ -133,8 +133,8 @@ def _pictures(found: StrangeSamples) -> Illustration:
     what = [found.label] * bool(found.label) + ["score"] + ["p"] * any(s.p is not None for s in samples)
     return Illustration(
         f"{STRANGE}samples-{found.stage}", f"Strangest samples ({found.stage}, {short_site(found.site)})", figure,
-        f"By their strangest row, strangest first; above each its {', '.join(what)}. {under}{' '.join(notes_of(found))}",
-        f"Samples and the scores of their strangest rows: {told}.",
+        f"Strangest first, by the score of their strangest row; above each its {', '.join(what)}. {under}{' '.join(notes_of(found))}",
+        f"Samples and their scores: {told}.",
     )  # fmt: skip
 
 

@@ -38,7 +38,9 @@ def _columns(found: StrangeSamples) -> list[Column]:
         columns.append(
             (found.label, "label of the sample", [Cell(s.label or "–", numeric=False) for s in samples])
         )
-    columns.append(("Score", "of its strangest row", [Cell(short(s.score)) for s in samples]))
+    columns.append(
+        ("Score", "of the sample, or of its strangest row", [Cell(short(s.score)) for s in samples])
+    )
     if any(s.p is not None for s in samples):
         meaning = "share of normal rows that score as high, with one more counted"
         columns.append(("p", meaning, [Cell("–" if s.p is None else f"{s.p:.2g}") for s in samples]))

@@ -211,6 +211,23 @@ def test_images_have_maps_of_their_patches(root: Location) -> None:
             assert sample.shown.image is None  # the data hold another sample there
 
 
+def test_samples_with_one_score_have_maps_of_their_rows(root: Location) -> None:
+    """What pools, and what it pooled, are one detector."""
+    ran = Ran(root, [capture(root, 3, 7, 64, space="grid8x8")], capture(root, 2, 100))
+    pooled = stage_of("anomaly.pooled", dict(ran.scores.rows), {"scores": ran.scores.id})
+    run_stages(root, [pooled], serial)
+    made = [*ran.made[:2], stage_artifact(root, "pooled", pooled.id)]
+    assert [each.stage for each, _ in shown_stages(made)] == ["pooled"]
+    (found,) = strange_samples(root, made, ran.captures, None)
+    score = ran.array(ran.scores, "score").reshape(7, 8, 8)
+    largest = score.reshape(7, -1).max(1)
+    assert [s.score for s in found.samples] == np.sort(largest[~np.isnan(largest)])[::-1].tolist()
+    for sample in found.samples:
+        assert sample.patches is not None
+        assert sample.score == sample.patches.max()
+    np.testing.assert_allclose(found.scale, np.nanquantile(score, [0.5, 0.999]))
+
+
 @pytest.mark.parametrize(
     ("space", "rows", "shape"),
     [

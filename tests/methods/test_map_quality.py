@@ -20,7 +20,12 @@ from tests.methods.cases import Answer, Case, run_whole
 
 
 def run(
-    score: np.ndarray, mask: np.ndarray, leading: int = 0, order: np.ndarray | None = None, **options: Any
+    score: np.ndarray,
+    mask: np.ndarray,
+    leading: int = 0,
+    order: np.ndarray | None = None,
+    first: np.ndarray | None = None,
+    **options: Any,
 ) -> Answer:
     """Of maps [image, row, column], with places before them."""
     n, places = len(score), score[0].size + leading
@@ -29,12 +34,15 @@ def run(
     marked = np.concatenate([np.zeros((n, leading)), mask.reshape(n, -1)], 1).ravel()
     order = np.arange(len(flat)) if order is None else order
     rows = {"x": torch.empty(len(order), 3), "mask": torch.from_numpy(marked[order, None].astype(np.float32))}
+    scores = {"score": torch.from_numpy(flat[order])}
+    if first is not None:
+        scores["first"] = torch.from_numpy(first.ravel()[order])
     block = Block(
         rows,
         sample[order],
         position[order],
         torch.arange(len(order)),
-        aligned={"scores": {"score": torch.from_numpy(flat[order])}},
+        aligned={"scores": scores},
     )
     inputs = Inputs({"x": 3, "mask": 1}, n_rows=len(flat), n_samples=n)
     config = map_quality.Config.model_validate({"leading": leading} | options)
@@ -122,6 +130,13 @@ def test_places_that_make_no_square_are_told_with_the_cure() -> None:
         run(np.zeros((2, 4, 4)), mask[..., :16], order=np.arange(31))
     with pytest.raises(MethodError, match="row 5 has the score NaN"):
         run(np.where(np.arange(16.0).reshape(1, 4, 4) == 5, np.nan, 0), mask[:1, :, :16])
+
+
+def test_scores_of_samples_are_refused() -> None:
+    score, first = np.full((2, 4, 4), np.nan), np.zeros((2, 4, 4))
+    score[:, 0, 0] = first[:, 0, 0] = 1
+    with pytest.raises(MethodError, match="one for each, found places without one"):
+        run(score, np.eye(4)[None].repeat(2, 0), first=first)
 
 
 def test_masks_come_from_another_capture_of_the_same_samples(tmp_path: Path) -> None:

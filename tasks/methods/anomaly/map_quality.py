@@ -161,6 +161,10 @@ def _images(block: Block, config: Config) -> tuple[Tensor, Tensor, Tensor]:
         raise MethodError(
             f"found {len(block)} rows, none of them at place {config.leading} or later; look at `leading`"
         )
+    if bool(score.isnan().any()):
+        raise MethodError(
+            "the scores are of samples, one for each, found places without one; connect at `scores` the stage that `anomaly.pooled` read"
+        )
     which, image = torch.unique(sample, return_inverse=True)
     height, width = _shape(int(place.max()) + 1, config)
     at = image * (height * width) + place
