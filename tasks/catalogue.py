@@ -30,6 +30,7 @@ GROUPS = (
     Group("evenness", "Evenness of directions", "Do rows point everywhere alike?"),
     Group("spread", "Spread of rows", "How far apart are rows, as points?"),
     Group("classes", "Classes", "How far do rows of one class fall together, and classes apart?"),
+    Group("strange", "Strange rows", "How well do detectors' scores tell strange rows from normal ones?"),
     Group("weights", "Use of the weights", "How much of what a layer could use is used?"),
     Group("alignment", "Sites or captures in pairs", "How alike do both arrange the same rows?"),
 )
@@ -48,6 +49,8 @@ class Measure(NamedTuple):
     """Shown as a percentage."""
     null: str = ""
     """What its null value is of."""
+    chance: float | None = None
+    """Its null value, where that is the same for all rows."""
     drawn: bool = False
     """Over depth."""
     log: bool = False
@@ -219,6 +222,22 @@ MEASURES = (
         "information", "classes", "Class information",
         _one("geometry.diffusion_entropy", "information", "information_chance"),
         "bits of diffusion entropy that classes tell", null="chance",
+    ),
+    Measure(
+        "auroc", "strange", "AUROC", _one("anomaly.quality", "auroc"),
+        "chance that a strange row scores higher than a normal one", null="chance", chance=0.5, drawn=True, from_zero=False, decimals=4,
+    ),
+    Measure(
+        "aupr", "strange", "AUPR", _one("anomaly.quality", "aupr_anomalous_positive"),
+        "average precision in finding strange rows; chance is their share", share=True,
+    ),
+    Measure(
+        "fpr95", "strange", "FPR95", _one("anomaly.quality", "fpr95_anomalous_positive"),
+        "share of normal rows that score as high as the threshold that finds 95 % of strange rows", share=True,
+    ),
+    Measure(
+        "aupro", "strange", "AUPRO", _one("anomaly.map_quality", "aupro"),
+        "area under the overlap of each strange region, up to so many false alarms as the stage says", decimals=4,
     ),
     Measure(
         "utilisation", "weights", "Utilised rank",

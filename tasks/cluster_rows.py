@@ -1,6 +1,6 @@
 """Rows of clusters, read for a page: a choice of a site's rows with their samples, and what these samples are."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -76,12 +76,19 @@ def shown_samples(root: Location, capture: CaptureData, samples: Sequence[int]) 
 
     Names are read, and the data opened, once for all of them.
     """
+    return {sample: shown(*found) for sample, found in sample_values(root, capture, samples).items()}
+
+
+def sample_values(
+    root: Location, capture: CaptureData, samples: Sequence[int]
+) -> dict[int, tuple[str, object | None]]:
+    """Names of samples of a capture, each with what the data hold under it; None where they can be read no more."""
     wanted = np.unique(np.asarray(samples, dtype=np.int64))
     group: Any = open_group(root, capture.id)["samples"]
     keys, places = (group[name].oindex[wanted] for name in ("key", "source_index"))
     source = _source(capture)
     named = zip(wanted.tolist(), map(str, keys), map(int, places), strict=True)
-    return {sample: _shown(source, key, place) for sample, key, place in named}
+    return {sample: (key, _value(source, key, place)) for sample, key, place in named}
 
 
 def samples_of_rows(
@@ -138,17 +145,21 @@ def _source(capture: CaptureData) -> Any:
         return None
 
 
-def _shown(source: Any, key: str, index: int) -> Shown:
+def _value(source: Any, key: str, index: int) -> object | None:
     try:
         found = None if source is None else source[index]
     except (SubspanError, OSError, IndexError, ImportError):
         found = None
-    if found is None or found.key != key:
-        return Shown(key)
-    if isinstance(found.value, str):
-        text = " ".join(found.value.split())
+    return None if found is None or found.key != key else found.value
+
+
+def shown(key: str, value: object | None) -> Shown:
+    """A sample by its name and what the data hold: texts cut, of several inputs the first that is an image."""
+    if isinstance(value, str):
+        text = " ".join(value.split())
         return Shown(key, text if len(text) <= LONGEST_TEXT else f"{text[: LONGEST_TEXT - 1]}…")
-    return Shown(key, image=image_of(found.value))
+    inputs = value.values() if isinstance(value, Mapping) else (value,)
+    return Shown(key, image=next((image for each in inputs if (image := image_of(each)) is not None), None))
 
 
 def image_of(value: object) -> npt.NDArray[np.float64] | None:

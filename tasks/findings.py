@@ -61,7 +61,7 @@ def findings(
         counts: rows and outliers of each capture.
         n_samples, n_failed: samples of all captures, and those without rows.
     """
-    rows = [row for row in rows if not row.further]
+    every, rows = rows, [row for row in rows if not row.further]
     compared = comparisons(rows)
     others = {found.second for found in compared}
     told_rows = [row for row in rows if row.capture not in others]
@@ -77,7 +77,12 @@ def findings(
     if compared:
         found = [_of(compared[0].first, finding) for finding in found if finding is not None]
     found += [_difference(one) for one in compared]
-    found += [_alignment(rows), _outliers(counts, n_samples), _samples(n_samples, n_failed)]
+    found += [
+        _detection(every),
+        _alignment(rows),
+        _outliers(counts, n_samples),
+        _samples(n_samples, n_failed),
+    ]
     return [finding for finding in found if finding is not None]
 
 
@@ -358,6 +363,26 @@ def _probe(rows: Sequence[SiteRow]) -> Finding | None:
     most = f", the best of {len(having)} sites" if len(having) > 1 else ""
     most += f"; the samples do not tell it from {rivals} of the others" if rivals else ""
     return Finding(share, f"A linear map finds the class of {share} of unseen rows at {best.site}{most}.")
+
+
+def _detection(rows: Sequence[SiteRow]) -> Finding | None:
+    """Where, and by which stage, strange rows are told best from normal ones, and where worst."""
+    having = [row for row in rows if "auroc" in row.values]
+    if not having:
+        return None
+    best, worst = (pick(having, key=lambda row: row.values["auroc"]) for pick in (max, min))
+
+    captures = len({row.capture for row in having}) > 1
+
+    def said(row: SiteRow) -> str:
+        by = ", ".join([row.stage] * bool(row.stage) + [row.capture] * captures)
+        return f"{_told(row, 'auroc')} at {_at(row)}{f' ({by})' if by else ''}"
+
+    rivals = sum(row is not best and _overlap(best, row, "auroc") for row in having)
+    rest = f"; the samples do not tell it from {rivals} of {len(having) - 1} others" if rivals else ""
+    rest += f"; least {said(worst)}" if best.values["auroc"] > worst.values["auroc"] else ""
+    sentence = f"Strange rows are told from normal ones with an AUROC of {said(best)}{rest}; chance is 0.5."
+    return Finding(short(best.values["auroc"]), sentence)
 
 
 def _outliers(counts: Sequence[RowCounts], n_samples: int) -> Finding | None:

@@ -9,6 +9,8 @@ import zarr
 from schemas.artifact import ArrayInfo
 from schemas.outcome import RunOutcome
 from schemas.run import RunSpec
+from tasks.anomaly_examples import strange_samples
+from tasks.anomaly_rows import score_histograms
 from tasks.cluster_examples import cluster_examples
 from tasks.cluster_maps import cluster_maps
 from tasks.findings import RowCounts
@@ -32,7 +34,8 @@ MOST_STEPS = 1 << 12
 def gather(root: Location, outcome: RunOutcome, run: RunSpec) -> ReportData:
     """Everything that the page of a run needs.
 
-    Costs one read of each small array, of the outlier flags, and of at most 2 GB of a site for the map of samples and for each of clusters.
+    Costs one read of each small array, of the outlier flags, of at most 2 GB of a site for the map of samples and for each of clusters, and
+    of at most four million scores of each detector at a few sites.
 
     Raises:
         NotFoundError: if an artifact or capture of the outcome is gone.
@@ -45,7 +48,11 @@ def gather(root: Location, outcome: RunOutcome, run: RunSpec) -> ReportData:
     clusters = tuple(cluster_maps(root, artifacts, captures, color_by))
     examples = tuple(cluster_examples(root, artifacts, captures))
     samples = map_of(root, artifacts, captures, color_by)
-    return ReportData(run, outcome, artifacts, captures, samples, maps, clusters, examples)
+    histograms = tuple(score_histograms(root, artifacts))
+    strange = tuple(strange_samples(root, artifacts, captures, color_by))
+    return ReportData(
+        run, outcome, artifacts, captures, samples, maps, clusters, examples, histograms, strange
+    )
 
 
 def stage_artifact(root: Location, stage: str, artifact_id: str) -> StageArtifact:

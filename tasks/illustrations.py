@@ -9,7 +9,7 @@ from tasks import figures, profiles
 from tasks.catalogue import KEYS, MEASURES, Group, Measure, groups_of, lowered
 from tasks.figures import Curve, Point
 from tasks.findings import main_line
-from tasks.measures import SiteRow
+from tasks.measures import NAMED, SiteRow
 from tasks.profiles import Panel
 from tasks.scatter import Dots
 from tasks.scatter import sample_map as draw_map
@@ -66,8 +66,9 @@ def _points(rows: Sequence[SiteRow], key: str) -> list[Point]:
     ):  # a site in several pairs is no line
         having = [row for row in having if not row.partner]
     several = len({row.capture for row in having}) > 1
-    classes = KEYS[key].group == "classes"
-    names = [[row.capture] * several + [row.stage] * (classes and bool(row.stage)) for row in having]
+    stages = len({row.stage for row in rows if any(KEYS[k].group == KEYS[key].group for k in row.values)}) > 1
+    named = stages and KEYS[key].group in NAMED
+    names = [[row.capture] * several + [row.stage] * (named and bool(row.stage)) for row in having]
     return [_point(row, key, ", ".join(name)) for row, name in zip(having, names, strict=True)]
 
 

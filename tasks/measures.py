@@ -69,7 +69,7 @@ class SiteRow(NamedTuple):
     partner: str = ""
     """The site that it is measured against, where that is another."""
     stage: str = ""
-    """Whose measures of classes these are, where a method measured classes in several stages."""
+    """Whose measures of classes, or of strange rows, these are, where a method measured them in several stages."""
     of: tuple[str, ...] = ()
     """The ids of its captures."""
     further: bool = False
@@ -81,8 +81,10 @@ class SiteRow(NamedTuple):
         return f"{self.site} | {self.partner}" if self.partner else self.site
 
 
-OF_CLASSES = {s.method for m in MEASURES if m.group == "classes" for s in m.sources if s.method}
-"""Methods that measure classes."""
+NAMED = ("classes", "strange")
+"""Groups whose measures depend on more than the rows, so that a method may measure one site in several stages."""
+GROUP_OF = {s.method: m.group for m in MEASURES if m.group in NAMED for s in m.sources if s.method}
+"""Their methods."""
 SPECTRUM = "eigenvalue"
 """Name of the array of eigenvalues in the artifacts of spectra; NaN where rounding hides them."""
 NO_VARIANCES = ("geometry.", "clustering.")
@@ -109,7 +111,7 @@ def site_rows(artifacts: Sequence[StageArtifact], names: Mapping[str, str] | Non
             partner=partner, stage=stage, further=n > 0, of=key[1]
         )
         for (key, partner), group in groups.items()
-        for n, (stage, members) in enumerate(_by_classes(group))
+        for n, (stage, members) in enumerate(_by_stages(group))
     ]
     rows = [row for row in rows if row.values or row.spectrum is not None]
     kinds, captures = ({name: n for n, name in enumerate(dict.fromkeys(found))} for found in
@@ -117,22 +119,32 @@ def site_rows(artifacts: Sequence[StageArtifact], names: Mapping[str, str] | Non
     return sorted(rows, key=lambda r: (r.place.order, kinds[r.place.kind], captures[r.capture]))
 
 
-def _by_classes(group: list[StageArtifact]) -> list[tuple[str, list[StageArtifact]]]:
-    """What is known of a site, in parts where a method measured classes there several times: one for each label, and each stage of a
-    method with one label, named by their stages. The first has all else too; an unnamed one is all there is.
+def _by_stages(group: list[StageArtifact]) -> list[tuple[str, list[StageArtifact]]]:
+    """What is known of a site, in parts where a method of classes, or of strange rows, measured there several times: one for each label,
+    and each stage of a method with one label, named by their stages. The first has all else too; an unnamed one is all there is.
     """
+    split = [part for of in NAMED for part in _parts([a for a in group if _group_of(a) == of])]
+    if not split:
+        return [("", group)]
+    first, *further = split
+    rest = [a for a in group if a in first or not any(a in part for part in split)]
+    return [(", ".join(a.stage for a in part), rest if part is first else part) for part in (first, *further)]
+
+
+def _group_of(a: StageArtifact) -> str | None:
+    return GROUP_OF.get(a.artifact.stage.method)
+
+
+def _parts(group: list[StageArtifact]) -> list[list[StageArtifact]]:
+    """Those of one group of measures, so that each part has a method once; none where one part holds all."""
     parts: dict[tuple[str, int], list[StageArtifact]] = {}
-    for a in (a for a in group if a.artifact.stage.method in OF_CLASSES):
+    for a in group:
         label, n = str(a.artifact.stage.config.get("label") or ""), 0
         while any(b.artifact.stage.method == a.artifact.stage.method for b in parts.get((label, n), ())):
             n += 1
         parts.setdefault((label, n), []).append(a)
-    methods = [a.artifact.stage.method for part in parts.values() for a in part]
-    if len(set(methods)) == len(methods):
-        return [("", group)]
-    first, *further = parts.values()
-    rest = [a for a in group if a in first or a.artifact.stage.method not in OF_CLASSES]
-    return [(", ".join(a.stage for a in part), rest if part is first else part) for part in (first, *further)]
+    methods = [a.artifact.stage.method for a in group]
+    return [] if len(set(methods)) == len(methods) else list(parts.values())
 
 
 def _home(artifact: StageArtifact) -> str | None:
@@ -218,7 +230,8 @@ def _measured(measure: Measure, group: list[StageArtifact]) -> _Reading | None:
     """A measure from its best source. An interval that is of the sample's own number is moved to that without bias, in proportion."""
     found = next((reading for source in measure.sources for reading in _readings(source, group)), None)
     if found is not None and found.null is None:
-        found = found._replace(null=_null(found.value, measure, group))
+        null = _null(found.value, measure, group) if measure.chance is None else measure.chance
+        found = found._replace(null=null)
     if found is None or found.interval is not None or measure.interval_of is None:
         return found
     other = next(_readings(measure.interval_of, group), None)

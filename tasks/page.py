@@ -11,6 +11,8 @@ from schemas.capture import CaptureSpec
 from schemas.outcome import RunOutcome
 from schemas.receipts import Failure, Fingerprint, Manifest, Receipt
 from schemas.run import RunSpec
+from tasks.anomaly_findings import anomaly_findings
+from tasks.anomaly_illustrations import ScoreHistogram, anomaly_illustrations
 from tasks.cluster_illustrations import CLUSTERS, cluster_illustrations
 from tasks.cluster_map_illustrations import CLUSTER_MAP, ClusterMap, cluster_map_illustrations
 from tasks.comparison import comparisons
@@ -25,6 +27,8 @@ from tasks.measures import SiteRow, StageArtifact, site_rows
 from tasks.palette import css
 from tasks.series_illustrations import series_illustrations
 from tasks.store.location import Location
+from tasks.strange_illustrations import STRANGE, StrangeSamples
+from tasks.strange_tables import strange_tables
 from tasks.tables import comparison_table, measure_notes, measure_tables, stage_tables
 from tasks.training_findings import training_findings
 from tasks.training_illustrations import NAMES as TRAINING
@@ -73,6 +77,8 @@ class ReportData(NamedTuple):
     maps: tuple[StageMaps, ...] = ()
     cluster_maps: tuple[ClusterMap, ...] = ()
     examples: tuple[StageExamples, ...] = ()
+    histograms: tuple[ScoreHistogram, ...] = ()
+    strange: tuple[StrangeSamples, ...] = ()
 
 
 class HasRun(Protocol):
@@ -127,7 +133,9 @@ def render(data: ReportData) -> dict[str, bytes]:
         *example_illustrations(data.examples),
     )
     smaller = compression_illustrations(data.artifacts)
-    for made in (*illustrations(rows, data.sample_map), *maps, *series, *training, *clusters, *smaller):
+    strange = anomaly_illustrations(data.histograms, data.strange)
+    every = (*illustrations(rows, data.sample_map), *maps, *series, *training, *clusters, *smaller, *strange)
+    for made in every:
         svg = draw(made.figure, "svg")
         for file_format in formats:
             drawn = svg if file_format == "svg" else draw(made.figure, file_format)
@@ -175,7 +183,11 @@ def html(
         run=data.run,
         outcome=data.outcome,
         n_sites=len({site for a in data.artifacts for _, site in a.artifact.stage.places}),
-        findings=[*training_findings(data.artifacts), *findings(rows, counts, n_samples, n_failed)],
+        findings=[
+            *training_findings(data.artifacts),
+            *anomaly_findings(data.artifacts),
+            *findings(rows, counts, n_samples, n_failed),
+        ],
         figures=shown,
         training=[name for name in TRAINING if name in shown],
         formats=formats,
@@ -185,6 +197,8 @@ def html(
         clusters=[name for name in shown if name.startswith((CLUSTERS, CLUSTER_MAP, EXAMPLES))],
         smaller=[name for name in shown if name.startswith(FRONTIER)],
         examples=[*example_tables(data.examples)],
+        strange=[name for name in shown if name.startswith(STRANGE)],
+        strange_samples=[*strange_tables(data.strange)],
         measures=measure_tables(rows),
         notes=measure_notes(rows),
         compared=[comparison_table(found) for found in comparisons(rows)],

@@ -37,19 +37,21 @@ def point_maps(
     """
     of_maps = [a for a in artifacts if a.artifact.stage.method == METHOD]
     for stage in dict.fromkeys(a.stage for a in of_maps):
-        members = _in_order([a for a in of_maps if a.stage == stage])
-        chosen = [members[int(n)] for n in np.unique(_evenly(len(members)))]
+        members = in_order([a for a in of_maps if a.stage == stage])
+        chosen = [members[n] for n in evenly(len(members), MOST_SITES)]
         made = [_read(root, a, captures, color_by) for a in chosen]
         maps = tuple(each for each, _ in made)
         labels = dict.fromkeys(label for _, label in made)
         yield StageMaps(stage, _alike(maps), next(iter(labels)) if len(labels) == 1 else None, len(members))
 
 
-def _evenly(n: int) -> npt.NDArray[np.float64]:
-    return np.round(np.linspace(0, n - 1, MOST_SITES))
+def evenly(n: int, most: int) -> npt.NDArray[np.int64]:
+    """At most so many of 0..n-1, the first and the last among them."""
+    return np.unique(np.round(np.linspace(0, n - 1, most)).astype(np.int64))
 
 
-def _in_order(artifacts: Sequence[StageArtifact]) -> list[StageArtifact]:
+def in_order(artifacts: Sequence[StageArtifact]) -> list[StageArtifact]:
+    """By kind of site, then shallow to deep."""
     sites = list(dict.fromkeys(a.site for a in artifacts))
     at = along_network(sites, places(sites))
     return sorted(artifacts, key=lambda a: (at[a.site].kind, at[a.site].order))

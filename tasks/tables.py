@@ -18,6 +18,16 @@ MOST_UNNAMED = 2
 _OWN = frozenset({"width", "caveats"})
 
 
+class Mark(NamedTuple):
+    """Part of a text in a cell."""
+
+    text: str
+    weight: float | None = None
+    """0..1: how strong its background is; None for none."""
+    tip: str = ""
+    """Shown when pointed at."""
+
+
 class Cell(NamedTuple):
     """What a cell says."""
 
@@ -31,6 +41,8 @@ class Cell(NamedTuple):
     """0..1: where the value stands in its column, for a bar behind it."""
     apart: str = ""
     """What it differs from beyond both intervals."""
+    marks: tuple[Mark, ...] = ()
+    """The whole text in parts that have backgrounds, in the place of `text`, which is shortened."""
 
 
 EMPTY = Cell("–")
@@ -94,7 +106,7 @@ def _measure_table(
         cells += [Cell(row.stage or "–", numeric=False)] if stages else []
         pair = None if row.further else pairs.get((row.name, row.capture))
         body.append((*cells, *(_measure_cell(row, m, spans[m.key], pair) for m in measures)))
-    stage_heading = (("Stage", "whose classes these are"),)
+    stage_heading = (("Stage", "whose classes, or scores, these are"),)
     first = (
         ("Site", ""),
         *((("Capture", ""),) if captures else ()),

@@ -8,6 +8,7 @@ import pytest
 from tasks.catalogue import GROUPS, KEYS, MEASURES, groups_of
 from tasks.comparison import comparisons
 from tasks.depth import RESIDUAL
+from tasks.findings import findings
 from tasks.illustrations import illustrations
 from tasks.measures import SiteRow, StageArtifact, site_rows
 from tasks.methods.contract import load_method
@@ -228,6 +229,41 @@ def test_every_stage_that_measures_classes_has_a_row_and_a_line() -> None:
     assert [r.stage for r in site_rows([a for a in made if a.stage in ("s", "by-topic", "probe")])] == [
         ""
     ] * 3
+
+
+def test_every_detector_has_a_row_and_a_line_beside_chance() -> None:
+    """Beside a probe by the same label, which is no detector and stays with all else."""
+    sites = [f"h.{n}:out:0" for n in range(3)]
+    config = {"label": "kind"}
+    made = [
+        part
+        for n, site in enumerate(sites)
+        for part in (
+            artifact("probe", "probe.linear", site, {"accuracy": 0.5}, config=config),
+            artifact("far", "anomaly.quality", site, {"auroc": interval(0.6 + 0.1 * n, 0.05)}, config=config),
+            artifact("near", "anomaly.quality", site, {"auroc": interval(0.5, 0.05)}, config=config),
+        )
+    ]
+    rows = site_rows(made)
+    assert [(r.stage, r.further, sorted(r.values)) for r in rows[:2]] == [
+        ("far", False, ["accuracy", "auroc"]),
+        ("near", True, ["auroc"]),
+    ]
+    assert rows[0].nulls == {"auroc": 0.5}
+    (drawn,) = [made for made in illustrations(rows, None) if made.name == "profiles"]
+    assert {text.get_text() for text in drawn.figure.legends[0].get_texts()} >= {"far", "near"}
+    (told,) = [f for f in findings(rows, [], 0, 0) if "AUROC" in f.sentence]
+    assert told == (
+        "0.80",
+        "Strange rows are told from normal ones with an AUROC of 0.80 [0.76, 0.84] at layer 2 (far); least 0.500 [0.475, 0.525] at layer 0 "
+        "(near); chance is 0.5.",
+    )
+    alone = [a for a in made if a.stage != "near"]
+    assert {r.stage for r in site_rows(alone)} == {""}
+    (told,) = [f for f in findings(site_rows(alone[:2]), [], 0, 0) if "AUROC" in f.sentence]
+    assert told.sentence.startswith(
+        "Strange rows are told from normal ones with an AUROC of 0.600 [0.570, 0.630]"
+    )
 
 
 def test_pairs_of_sites_of_one_capture_have_rows_that_name_both() -> None:

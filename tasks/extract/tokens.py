@@ -61,6 +61,22 @@ def tokenise(source: Source, indices: np.ndarray, model: Model, request: Capture
     )
 
 
+def spans(model: Model, text: str) -> list[tuple[int, int, int]]:
+    """Each token of a text, special ones too: its id, its first letter, and one past its last; none where the tokenizer does not tell.
+
+    Raises:
+        DataError: if the network has no tokenizer that loads.
+    """
+    tokenizer = load_tokenizer(model)
+    if not tokenizer.is_fast:
+        return []
+    with _ONE_AT_A_TIME:
+        found = tokenizer(text, truncation=False, padding=False, return_offsets_mapping=True, verbose=False)
+    return [
+        (int(token), *ends) for token, ends in zip(found["input_ids"], found["offset_mapping"], strict=True)
+    ]
+
+
 def _blocks(indices: np.ndarray) -> list[np.ndarray]:
     return np.array_split(indices, max(1, -(-len(indices) // BLOCK_TEXTS)))
 

@@ -39,6 +39,7 @@ FEW = {"groups": 5, "halves": 4}
 """For any method with such an option: repetitions that intervals are made of."""
 SHORT: dict[str, dict[str, Any]] = {
     "anomaly.quality": {"anomalous": ("right",)},
+    "anomaly.map_quality": {"above": 17.0},
     "geometry.euclidicity": {"points": 4, "landmarks": 16},
     "geometry.spanning_tree": {"uniform_draws": 2, "draws": 2},
     "geometry.dimension": {"fit_rows": 200},
