@@ -162,7 +162,7 @@ def _tensor(rows: Any, device: str) -> Tensor:
         raise MethodError(
             f"expected rows as [row, feature], found the shape {tuple(x.shape)}; write `rows[None]` for a single one"
         )
-    return x
+    return x if x.is_floating_point() else x.double()
 
 
 def _dataset(module: ModuleType, found: dict[str, Tensor]) -> xr.Dataset:

@@ -162,6 +162,31 @@ def test_the_artifact_says_what_it_is(root: Location) -> None:
     assert normal.stage.rows["x"][0].capture != stage.rows["x"][0].capture
 
 
+@pytest.mark.parametrize("method", ["anomaly.residual", "anomaly.mahalanobis", "anomaly.neighbours"])
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "int64", "float16"])
+def test_whole_numbers_whose_squares_overflow(root: Location, method: str, dtype: str) -> None:
+    """Captured, and given to `score`: what their float64 casts get; the residual beside NumPy."""
+    scale = {"uint8": 20, "int16": 3000, "int64": 3000, "float16": 1}[dtype]
+    normal, new = (
+        (rows_of(seed, 60) * scale).clip(0 if dtype == "uint8" else None, None).astype(dtype)
+        for seed in (0, 1)
+    )
+    port, maker, options, own = DETECTORS[method]
+    ref = rows_ref(make_capture(root, {SITE: normal}, labels={"kind": list("xy" * 30)}, model=NETWORK))
+    fit = stage_of(maker, {"x": ref}, **options)
+    of = stage_of(method, {"x": ref}, {port: fit.id}, **own)
+    view = open_artifact(root.url, run_stages(root, [fit, of], serial)[of.id].id)
+    assert np.array_equal(view.score(normal)["score"], view.arrays["score"])
+    found = view.score(new)["score"].values
+    assert np.array_equal(found, view.score(new.astype(np.float64))["score"])
+    assert np.isfinite(found).all()
+    if method == "anomaly.residual":
+        off = normal.astype(np.float64) - normal.astype(np.float64).mean(0)
+        v = np.linalg.svd(off)[2][: view.result["components"]]
+        off = new.astype(np.float64) - normal.astype(np.float64).mean(0)
+        np.testing.assert_allclose(found, np.square(off - off @ v.T @ v).sum(1), rtol=1e-4)
+
+
 def test_classes_of_new_rows(root: Location) -> None:
     made = Made(root, "anomaly.residual", by_class="kind")
     view, rows = open_artifact(root.url, made.calibrated.id), rows_of(2, 50)
