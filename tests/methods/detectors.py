@@ -25,7 +25,7 @@ class Fitted:
     ) -> None:
         config = module.Config.model_validate(options)
         labels = {} if code is None else {"class": torch.from_numpy(code)}
-        categories = {} if code is None else {"class": tuple("abcdefg")}
+        categories = {} if code is None else {"class": tuple("abcdefghij")}
         inputs = Inputs({"x": x.shape[1]}, len(x), len(x), categories=categories, weights=weights or {})
         if hasattr(module, "check"):
             module.check(inputs, config)
