@@ -25,6 +25,7 @@ from tasks.engine.prepare import Prepared, StageJob, places, prepare, start
 from tasks.engine.reduction import Counted, load_counted, save_counted, span_path
 from tasks.engine.source import Part, Rows, n_rows, read, shard_bounds
 from tasks.engine.spans import spans, tree
+from tasks.engine.stages import finished
 from tasks.methods.contract import Block, State
 from tasks.store.artifacts import ArtifactWriter, RowArray, RowGrid, write_artifact
 from tasks.store.paths import artifact_path
@@ -110,8 +111,10 @@ def fill_shards(job: ShardsJob) -> ShardsDone:
 
 
 def finish(job: StageJob) -> Artifact:
-    """The artifact of a stage whose shards are all written."""
+    """The artifact of a stage whose shards are all written; a worker may have died after it was, before it could say so."""
     _forget()
+    if (there := finished(job.root, job.stage.id)) is not None:
+        return there
     ready = prepare(job)
     total = _total(job, ready)
     carry = start(ready, job.device)
