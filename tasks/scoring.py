@@ -20,7 +20,7 @@ from schemas.errors import MethodError, UnknownNameError, nearest
 from tasks.engine.blocks import to_tensor
 from tasks.engine.parameters import load_parameters, wanted
 from tasks.engine.prepare import StageJob, artifact_inputs, opened, prepare, single_artifacts
-from tasks.engine.reduction import aligned_ports
+from tasks.engine.reduction import reads_values
 from tasks.methods.anomaly_scores import SCORES
 from tasks.methods.contract import Block, Inputs
 from tasks.store.artifacts import read_artifact
@@ -113,10 +113,8 @@ def _opened(job: StageJob) -> tuple[ModuleType, Frozen]:
             f"artifacts of {method} give new rows no score; those of {', '.join(SCORES)} do, and of {CALIBRATED}"
         )
     module, config = opened(job)
-    if aligned := aligned_ports(module):
-        raise MethodError(
-            f"{method} takes scores of other rows at {', '.join(aligned)}: score rows by that stage"
-        )
+    if not reads_values(module):
+        raise MethodError(f"{method} takes what other stages gave rows, no rows: score rows by those stages")
     return module, config
 
 
