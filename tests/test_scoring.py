@@ -17,6 +17,7 @@ from schemas.stage import ResolvedStage
 from subspan import open_artifact
 from tasks.drive import serial
 from tasks.engine import run_stages
+from tasks.methods.anomaly import calibrated
 from tasks.methods.anomaly_scores import SCORES
 from tasks.store.artifacts import artifact_arrays
 from tasks.store.location import Location
@@ -143,7 +144,7 @@ def test_the_artifact_says_what_it_is(root: Location) -> None:
     made = Made(root, "anomaly.mahalanobis")
     artifact: Artifact = open_artifact(root.url, made.calibrated.id).artifact
     stage, result = artifact.stage, artifact.result
-    assert (stage.method, stage.version) == ("anomaly.calibrated", 1)
+    assert (stage.method, stage.version) == ("anomaly.calibrated", calibrated.VERSION)
     assert {"alpha", "q", "procedure", "by_class"} <= stage.config.keys()
     assert {port: ref.artifact for port, ref in stage.artifacts.items()} == {
         "scores": made.judged.id,
