@@ -1,5 +1,8 @@
-"""A finished artifact as people see it: its result, its arrays, the rows that its codes stand for, and what it takes on disk."""
+"""A finished artifact as people see it: its result, its arrays, the rows that its codes stand for, scores of new rows, and what it takes on
+disk.
+"""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from schemas.artifact import Artifact
@@ -79,6 +82,27 @@ class ArtifactView:
         return reconstructed(
             decoder, self.arrays, self._open(wanted if len(captures) > 1 else "", by_shard=True)
         )
+
+    def score(self, rows: Any, classes: Sequence[str] | None = None, device: str = "cpu") -> "xr.Dataset":
+        """How strange new rows are: what the detector that made the artifact gives them, outside a run; larger is stranger.
+
+        Of an `anomaly.calibrated` artifact p-values and flags come beside the scores. What a method reads of a network is loaded again.
+
+        Args:
+            rows: [row, feature], of the artifact's site: an array or tensor of any dtype, in memory.
+            classes: the class of each row, for a calibration by classes.
+            device: where it is computed.
+
+        Returns:
+            `score` (row), float64, and what else the method gives a row, bit by bit as its stage gives them.
+
+        Raises:
+            MethodError: if the artifact is of no detector, or rows are not finite or of another width.
+            UnknownNameError: for a class that has no calibration.
+        """
+        from tasks.scoring import score_rows
+
+        return score_rows(self.root, self.artifact, rows, classes, device)
 
     def _open(self, group: str, by_shard: bool = False) -> "xr.Dataset":
         import xarray as xr

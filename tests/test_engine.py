@@ -865,6 +865,40 @@ class TestRowwise:
         with pytest.raises(NotFoundError, match="missing0"):
             run_stage(root, stage_of("spectrum.project", ref, {"basis": "missing0"}), serial)
 
+    def test_a_stage_is_prepared_once_for_all_shards_of_a_worker(
+        self, root: Location, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Not once for each: what it reads of other stages may be as long as the rows."""
+        from tasks.engine import rowwise
+
+        spec, calls = make_capture(root, {"a": rows_of()}), []
+        real = rowwise.prepare
+        monkeypatch.setattr(rowwise, "prepare", lambda job: calls.append(job) or real(job))
+        run_stages(root, stages_over(spec), serial)
+        assert spec.layout.spaces[0].n_shards > 6
+        assert len(calls) == 3  # to begin, for the shards, to finish
+
+    def test_a_stage_that_was_finished_without_saying_so_is_finished(self, root: Location) -> None:
+        """As where a worker dies between its last write and its answer, and another is asked again."""
+        spec = make_capture(root, {"a": rows_of()})
+        stages, asked = stages_over(spec), []
+
+        def twice(function: Any, items: Sequence[Any], on_done: Callable[[Any], None]) -> None:
+            for item in items:
+                first = function(item)
+                asked.append(function.__name__)
+                on_done(function(item) if function.__name__ == "finish" else first)
+
+        made = run_stages(root, stages, twice)
+        assert "finish" in asked
+        assert made[stages[-1].id].rows_used == 90
+
+
+def stages_over(spec: CaptureSpec) -> list[ResolvedStage]:
+    """Components, and residuals outside of them."""
+    basis = pca(spec)
+    return [basis, stage_of("anomaly.residual", {"x": rows_ref(spec)}, {"basis": basis.id}, components=2)]
+
 
 class TestSequential:
     def probe(self, spec: CaptureSpec, **options: Any) -> ResolvedStage:

@@ -13,7 +13,7 @@ from tasks.engine.reduction import artifact_ports
 from tasks.methods.contract import Made, MadeOver, load_method
 from tasks.store.artifacts import read_artifact
 from tasks.store.location import Location
-from tasks.store.sample_table import read_samples
+from tasks.store.sample_table import read_sources
 from tasks.store.samples import read_spec
 
 
@@ -74,9 +74,8 @@ class _Samples(NamedTuple):
 
 
 def _samples(root: Location, capture: str) -> _Samples:
-    spec, table = read_spec(root, capture), read_samples(root, capture)
-    rows = np.arange(len(table.keys)) if table.source_index is None else table.source_index
-    return _Samples(spec.request.data.source, spec.partition, rows)
+    spec = read_spec(root, capture)
+    return _Samples(spec.request.data.source, spec.partition, read_sources(root, capture))
 
 
 def _reads(root: Location, stage: ResolvedStage, allowed: tuple[str, ...]) -> dict[str, tuple[str, ...]]:

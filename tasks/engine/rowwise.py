@@ -25,6 +25,7 @@ from tasks.engine.prepare import Prepared, StageJob, places, prepare, start
 from tasks.engine.reduction import Counted, load_counted, save_counted, span_path
 from tasks.engine.source import Part, Rows, n_rows, read, shard_bounds
 from tasks.engine.spans import spans, tree
+from tasks.engine.stages import finished
 from tasks.methods.contract import Block, State
 from tasks.store.artifacts import ArtifactWriter, RowArray, RowGrid, write_artifact
 from tasks.store.paths import artifact_path
@@ -33,7 +34,7 @@ MOST_SPANS = 1024
 """Spans of shards per capture; their states are small."""
 MOST_KEPT_BYTES = 1 << 27
 """Of the rows of a pairs stage that a thread keeps from one job to the next, until it has another stage's: few rows are read and prepared
-once, not for every shard."""
+once, not for every shard. Of the artifacts that a stage reads too, which may be as long as all rows that calibrate it."""
 _KEPT = threading.local()
 
 
@@ -75,6 +76,7 @@ def run(call: Call, stages: Sequence[ResolvedStage]) -> Iterator[Artifact]:
 
 def begin(job: StageJob) -> Begun:
     """Create the outputs of a stage; sums over rows whose outputs were removed since do not count."""
+    _forget()
     ready = prepare(job)
     if not job.root.ls(artifact_path(job.stage.id)):
         job.root.delete(_folder(job), recursive=True)
@@ -88,8 +90,7 @@ def fill_shards(job: ShardsJob) -> ShardsDone:
     path = _span_path(job.job, job.part, job.span)
     if load_counted(job.job.root, path, job.job.device) is not None:
         return ShardsDone(0)
-    ready = prepare(job.job)
-    carry = start(ready, job.job.device)
+    ready, carry = _ready(job.job)
     writer, part = _writer(job.job, ready, job.part), ready.source.parts[job.part]
     first = sum(p.space.n_rows for p in ready.source.parts[: job.part])
     shards = _spans(part)[job.span]
@@ -110,7 +111,10 @@ def fill_shards(job: ShardsJob) -> ShardsDone:
 
 
 def finish(job: StageJob) -> Artifact:
-    """The artifact of a stage whose shards are all written."""
+    """The artifact of a stage whose shards are all written; a worker may have died after it was, before it could say so."""
+    _forget()
+    if (there := finished(job.root, job.stage.id)) is not None:
+        return there
     ready = prepare(job)
     total = _total(job, ready)
     carry = start(ready, job.device)
@@ -120,6 +124,26 @@ def finish(job: StageJob) -> Artifact:
     artifact = write_artifact(job.root, artifact_of(job, result, used), as_numpy(arrays), {}, writers)
     job.root.delete(_folder(job), recursive=True)
     return artifact
+
+
+def _ready(job: StageJob) -> tuple[Prepared, State]:
+    """A stage and what it starts with; kept in memory where the artifacts that it reads are small enough."""
+    name = (job.root.url, job.stage.id, job.device)
+    if getattr(_KEPT, "of", None) == name:
+        kept: tuple[Prepared, State] = _KEPT.ready
+        return kept
+    _forget()
+    ready = prepare(job)
+    found = ready, start(ready, job.device)
+    arrays = [values for given in ready.inputs.artifacts.values() for values in given.values()]
+    if sum(values.nbytes for values in arrays) <= MOST_KEPT_BYTES:
+        _KEPT.of, _KEPT.ready = name, found
+    return found
+
+
+def _forget() -> None:
+    """Let go of a prepared stage."""
+    _KEPT.of = _KEPT.ready = None
 
 
 def _outputs(ready: Prepared, carry: State, block: Block, others: Others) -> dict[str, Tensor]:

@@ -92,6 +92,11 @@ def read_keys(root: Location, capture_id: str) -> list[str]:
     return [str(key) for key in _values(_samples_group(root, capture_id), "key")]
 
 
+def read_sources(root: Location, capture_id: str) -> npt.NDArray[np.int64]:
+    """int64 [sample]: which row of its source of data each sample is, sealed or not yet; raises as `read_samples`."""
+    return _values(_samples_group(root, capture_id), "source_index").astype(np.int64, copy=False)
+
+
 def read_samples(root: Location, capture_id: str) -> SampleTable:
     """The whole sample table of a capture, sealed or not yet.
 

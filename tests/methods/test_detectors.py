@@ -1,6 +1,6 @@
 """Detectors against plain NumPy and scikit-learn: fitted on some rows, asked of others, whatever the cut, and what is refused."""
 
-from types import ModuleType
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -27,79 +27,12 @@ from tasks.methods.anomaly import (
     standard_components,
     vim,
 )
-from tasks.methods.contract import Block, Inputs
+from tasks.methods.contract import Inputs
 from tasks.methods.spectrum import pca
+from tests.methods import detectors
 
 WIDTH, CLASSES = 12, 3
 LAYER = "{module}.weight", "{module}.bias"
-
-
-class Fitted:
-    """The artifact of a reduction over rows."""
-
-    def __init__(
-        self,
-        module: ModuleType,
-        x: np.ndarray,
-        code: np.ndarray | None = None,
-        parts: int = 3,
-        **options: Any,
-    ) -> None:
-        config = module.Config.model_validate(options)
-        labels = {} if code is None else {"class": torch.from_numpy(code)}
-        categories = {} if code is None else {"class": tuple("abcdefg")}
-        weights = {name: values for name, values in LAYERS.items() if module is head_subspace}
-        inputs = Inputs({"x": x.shape[1]}, len(x), len(x), categories=categories, weights=weights)
-        if hasattr(module, "check"):
-            module.check(inputs, config)
-        carry, state = module.start(inputs, config), None
-        while True:
-            state = None
-            for some in torch.arange(len(x)).tensor_split(parts):
-                block = Block(
-                    {"x": torch.from_numpy(x)[some]},
-                    some,
-                    some * 0,
-                    some,
-                    {k: v[some] for k, v in labels.items()},
-                )
-                other = module.partial(block, carry, config)
-                state = other if state is None else module.merge(state, other)
-            again = module.update(state, carry, inputs, config) if hasattr(module, "update") else None
-            if again is None:
-                break
-            carry = again
-        result, arrays = module.finish(state, carry, inputs, config)
-        self.result = result.model_dump(mode="json")
-        self.arrays = {name: array.values for name, array in arrays.items()}
-        self.width = x.shape[1]
-
-
-def scores(
-    module: ModuleType, port: str, fitted: Fitted, x: np.ndarray, parts: int = 1, **options: Any
-) -> np.ndarray:
-    """Of rows, in so many blocks."""
-    config = module.Config.model_validate(options)
-    given = {"artifacts": {port: fitted.arrays}, "results": {port: fitted.result}, "weights": LAYERS}
-    inputs = Inputs({"x": fitted.width}, len(x), len(x), **given)
-    if hasattr(module, "check"):
-        module.check(inputs, config)
-    carry = module.start(inputs, config)
-    found = []
-    for some in torch.arange(len(x)).tensor_split(parts):
-        found.append(
-            module.apply(Block({"x": torch.from_numpy(x)[some]}, some, some * 0, some), carry, config)[
-                "score"
-            ]
-        )
-    score = torch.cat(found)
-    state = module.partial(
-        Block({"x": torch.from_numpy(x)}, some, some, some), {"score": score}, carry, config
-    )
-    result, _ = module.finish(state, carry, inputs, config)
-    assert result.n_rows == len(x)
-    assert result.mean == pytest.approx(float(score.mean()), rel=1e-9)
-    return score.numpy()
 
 
 RNG = np.random.default_rng(0)
@@ -115,6 +48,7 @@ LAYERS = {
     LAYER[0]: torch.from_numpy(RNG.standard_normal((5, WIDTH))),
     LAYER[1]: torch.from_numpy(RNG.standard_normal(5)),
 }
+Fitted, scores = (partial(made, weights=LAYERS) for made in (detectors.Fitted, detectors.scores))
 
 
 def test_residual() -> None:

@@ -87,7 +87,9 @@ class Result(Frozen):
     """What was found; of a threshold None with `by_class`, whose thresholds are arrays."""
 
     detector: str
-    """That gave the scores, larger for stranger rows."""
+    """That gave the scores."""
+    larger_is: Literal["anomalous"] = "anomalous"
+    """What a larger score means."""
     of: Literal["row", "sample"]
     """What has a score: every row, or every sample, at its first row. Counts of rows below are counts of these."""
     n_rows: int
