@@ -24,7 +24,7 @@ from schemas.layout import Space, UnitRef
 from schemas.receipts import FileDigest
 from schemas.stage import ResolvedStage
 from tasks.drive import serial
-from tasks.engine import Fusion, run_stage, run_stages
+from tasks.engine import Fusion, rowwise, run_stage, run_stages
 from tasks.engine.fitting import check_tokens
 from tasks.engine.fold import Folder, Read, fold_units
 from tasks.engine.fusable import check_fusable
@@ -834,9 +834,16 @@ class TestRowwise:
         np.testing.assert_array_equal(np.isnan(place["coordinates"]).all(1), dead)
         assert not np.isin(near["index"], np.flatnonzero(dead)).any()
 
+    @pytest.mark.parametrize("shards", [1, 2])
     @pytest.mark.parametrize("after", [1, 5, 13])
-    def test_a_killed_stage_goes_on_where_it_was(self, root: Location, tmp_path: Path, after: int) -> None:
+    def test_a_killed_stage_goes_on_where_it_was(
+        self, root: Location, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int, shards: int
+    ) -> None:
+        """Also where a job takes several shards, which count together."""
         spec, first, second = make_capture(root, {"a": rows_of()}), Progress(), Progress()
+        space = spec.layout.spaces[0]
+        monkeypatch.setattr(rowwise, "SPAN_ROWS", shards * space.shard_rows)
+        after = min(after, 1 + space.n_shards // shards)  # jobs: one begins, then those of shards
         stages = self.stages(spec)
         run_stage(root, stages[0], serial)
         with pytest.raises(KeyboardInterrupt):

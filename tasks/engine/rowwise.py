@@ -15,6 +15,7 @@ from torch import Tensor
 
 from schemas.artifact import Artifact
 from schemas.errors import MethodError, StoreError
+from schemas.receipts import FileDigest
 from schemas.stage import ResolvedStage
 from tasks.engine.ahead import ahead, in_turn
 from tasks.engine.blocks import block_of
@@ -32,6 +33,8 @@ from tasks.store.paths import artifact_path
 
 MOST_SPANS = 1024
 """Spans of shards per capture; their states are small."""
+SPAN_ROWS = 1 << 12
+"""Rows that a map takes together at least, where the shards of a capture are small: what it writes of them waits for the disk once."""
 MOST_KEPT_BYTES = 1 << 27
 """Of the rows of a pairs stage that a thread keeps from one job to the next, until it has another stage's: few rows are read and prepared
 once, not for every shard. Of the artifacts that a stage reads too, which may be as long as all rows that calibrate it."""
@@ -82,7 +85,7 @@ def begin(job: StageJob) -> Begun:
         job.root.delete(_folder(job), recursive=True)
     for part in range(len(ready.source.parts)):
         _writer(job, ready, part).create()
-    return Begun(job.stage, tuple(len(_spans(part)) for part in ready.source.parts))
+    return Begun(job.stage, tuple(len(_spans(ready, part)) for part in ready.source.parts))
 
 
 def fill_shards(job: ShardsJob) -> ShardsDone:
@@ -93,19 +96,21 @@ def fill_shards(job: ShardsJob) -> ShardsDone:
     ready, carry = _ready(job.job)
     writer, part = _writer(job.job, ready, job.part), ready.source.parts[job.part]
     first = sum(p.space.n_rows for p in ready.source.parts[: job.part])
-    shards = _spans(part)[job.span]
+    shards = _spans(ready, part)[job.span]
     bounds = [(first + low, first + high) for low, high in map(part.space.shard_bounds, shards)]
     total, n_read = Counted({}, 0), 0
     others = _others(job.job, ready, carry)
     read_before = others.read
+    written: dict[int, dict[str, FileDigest]] = {}
     reads = (ahead if ready.module.KIND == "map" else in_turn)(_reads(ready, bounds))
     for shard, (low, high), rows in zip(shards, bounds, reads, strict=True):
         block = _block(job.job, ready, rows)
         outputs = _outputs(ready, carry, block, others)
-        writer.write(shard, _aligned(ready, outputs, rows.index - low, high - low))
+        written[shard] = writer.put(shard, _aligned(ready, outputs, rows.index - low, high - low))
         total = _add(ready, total, block, outputs, carry)
         n_read += 1
         del rows, block
+    writer.confirm(written)
     save_counted(job.job.root, path, total)
     return ShardsDone(n_read + others.read - read_before)
 
@@ -199,7 +204,8 @@ def _total(job: StageJob, ready: Prepared) -> Counted:
         return found
 
     parts = [
-        tree(bind(load, number), len(_spans(part)), merge) for number, part in enumerate(ready.source.parts)
+        tree(bind(load, number), len(_spans(ready, part)), merge)
+        for number, part in enumerate(ready.source.parts)
     ]
     total = parts[0]
     for other in parts[1:]:
@@ -241,8 +247,9 @@ def _block(job: StageJob, ready: Prepared, rows: Rows) -> Block:
     return block_of(rows, ready.ports, job.device, places(ready.source))
 
 
-def _spans(part: Part) -> list[range]:
-    return spans(part.space.n_shards, MOST_SPANS)
+def _spans(ready: Prepared, part: Part) -> list[range]:
+    least = SPAN_ROWS // part.space.shard_rows if ready.module.KIND == "map" else 1
+    return spans(part.space.n_shards, MOST_SPANS, least)
 
 
 def _folder(job: StageJob) -> str:

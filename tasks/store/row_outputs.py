@@ -103,11 +103,18 @@ class ArtifactWriter:
         return self._receipt(shard) is not None
 
     def write(self, shard: int, blocks: Mapping[str, npt.NDArray[Any]]) -> None:
-        """Write one shard of every output, then its receipt.
+        """Write one shard of every output, then its receipt: see `put`."""
+        self.confirm({shard: self.put(shard, blocks)})
+
+    def put(self, shard: int, blocks: Mapping[str, npt.NDArray[Any]]) -> dict[str, FileDigest]:
+        """Write one shard of every output, which counts once it is confirmed.
 
         Args:
             shard: which one.
             blocks: output to all rows of the shard, [row] or [row, component].
+
+        Returns:
+            What was written, for `confirm`.
 
         Raises:
             UnitError: if a block is missing or is not exactly the shard.
@@ -126,9 +133,17 @@ class ArtifactWriter:
             ) as data:
                 self._place.write(path, data, durable=False)
                 files[path] = digest_of(data)
-        self._place.sync(files)
-        receipt = ShardReceipt(artifact=self.artifact, group=self.group, shard=shard, files=files)
-        self.root.write(self._receipt_path(shard), canonical_json(receipt.with_digest()))
+        return files
+
+    def confirm(self, written: Mapping[int, dict[str, FileDigest]]) -> None:
+        """Make shards durable that were put, then write their receipts, which are durable on return: all together, so that they wait for
+        the disk twice.
+        """
+        self._place.sync([path for files in written.values() for path in files])
+        for shard, files in written.items():
+            receipt = ShardReceipt(artifact=self.artifact, group=self.group, shard=shard, files=files)
+            self.root.write(self._receipt_path(shard), canonical_json(receipt.with_digest()), durable=False)
+        self.root.sync([self._receipt_path(shard) for shard in written])
 
     def files(self) -> dict[str, FileDigest]:
         """Everything that was written, by path below arrays.zarr.
