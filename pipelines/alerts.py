@@ -3,7 +3,8 @@
 The file is written after the alert was told. A process that dies between both tells it again under the same id.
 """
 
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from uuid import NAMESPACE_URL, UUID, uuid5
 
@@ -45,14 +46,23 @@ class Raised(Frozen):
 
 
 def raised(outcome: RunOutcome) -> list[Raised]:
-    """All alerts of a run's artifacts, told before or not."""
+    """All alerts of a run's artifacts, told before or not, which call captures by their names."""
+    names = {
+        c.id[:8]: c.name if c.partition is None else f"{c.name} / {c.partition}" for c in outcome.captures
+    }
     return [
         Raised(
-            run=outcome.run, stage=a.stage, place=a.place, artifact=a.id, method=a.method, alert=alert
+            run=outcome.run, stage=a.stage, place=a.place, artifact=a.id, method=a.method, alert=_named(alert, names)
         )
         for a in outcome.artifacts
         for alert in a.alerts
     ]  # fmt: skip
+
+
+def _named(alert: Alert, names: Mapping[str, str]) -> Alert:
+    """The same, where an artifact, which knows no names, has beginnings of captures' ids."""
+    told = re.sub(r"\b[0-9a-f]{8}\b", lambda found: names.get(found[0], found[0]), alert.message)
+    return alert.model_copy(update={"message": told})
 
 
 def tell_new(outcome: RunOutcome, tell: Callable[[Raised], None]) -> list[Raised]:

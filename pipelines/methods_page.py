@@ -4,6 +4,7 @@
 """
 
 import inspect
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -134,8 +135,11 @@ def _fields(model: type[BaseModel]) -> Iterator[FieldText]:
     for name, field in model.model_fields.items():
         meaning = " ".join((field.description or "").split())
         nested = _nested(field.annotation)
+        type_ = _type(field.annotation)
         default = None if field.default is PydanticUndefined else _default(field.default)
-        yield FieldText(name, _type(field.annotation), default, meaning or nested)
+        if field.default is None and "'none'" in type_:
+            default = "null"  # `none` is another of its values
+        yield FieldText(name, type_, default, meaning or nested)
 
 
 def _default(value: Any) -> str:
@@ -157,7 +161,8 @@ def _type(annotation: Any) -> str:
     )
     for noise in ("typing.", "collections.abc.", "schemas.base."):
         text = text.replace(noise, "")
-    return text.replace("Optional", "").replace("NoneType", "None")
+    text = re.sub(r"^Optional\[(.*)\]$", r"\1 | None", text)
+    return text.replace("NoneType", "None")
 
 
 def method_page(method: MethodText) -> str:

@@ -57,7 +57,16 @@ def opening_lines(outcome: RunOutcome) -> list[str]:
     return ["Open it with:", *(f"    {line}" for line in lines)]
 
 
+DECIDED = ("discovered", "flagged", "n_alarms", "n_drifted", "lead")
+"""Fields of results that are shown first, and where they are the same at all sites too: what a stage was asked."""
 TELLING = (
+    *DECIDED,
+    "auroc",
+    "fpr95_anomalous_positive",
+    "fpr95_normal_positive",
+    "first_alarm",
+    "first_start",
+    "largest_shift",
     "participation_ratio_unbiased",
     "participation_ratio",
     "effective_rank",
@@ -167,7 +176,7 @@ def _stage_with_sites(stage: str, of: Sequence[ArtifactOutcome], every: Sequence
 
 
 def telling_columns(artifacts: Sequence[ArtifactOutcome]) -> list[str]:
-    """The numbers of a stage's results that differ between sites (of a lone site: all), most telling first.
+    """The numbers of a stage's results that differ between sites (of a lone site: all) or say what was decided, most telling first.
 
     Of a number and its unbiased estimator only the latter is shown.
     """
@@ -178,7 +187,8 @@ def telling_columns(artifacts: Sequence[ArtifactOutcome]) -> list[str]:
     return [
         field
         for field in _fields(artifacts)
-        if (len(values[field]) == 1 or len(set(values[field])) > 1) and f"{field}_unbiased" not in values
+        if (len(values[field]) == 1 or len(set(values[field])) > 1 or field in DECIDED)
+        and f"{field}_unbiased" not in values
     ]
 
 

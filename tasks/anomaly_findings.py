@@ -24,12 +24,14 @@ def _finding(made: StageArtifact, n_sites: int) -> Finding:
     result, config = made.artifact.result, made.artifact.stage.config
     most = f", the most of {n_sites} sites" if n_sites > 1 else ""
     share = 100 * float(str(config["q"]))
-    found = f"{result['discovered']:,} of {result['n_rows']:,} rows at {short_site(made.site)}"
+    of = f"{result.get('of', 'row')}s"
+    rows = f"{result['n_rows']:,} {of} at {short_site(made.site)}"
+    found = f"{result['discovered']:,} of {rows}"
     said = f"{found} are strange at a false discovery rate of {share:g} %{most}"
     if not result["discovered"]:
-        said = f"None of {result['n_rows']:,} rows at {short_site(made.site)} is strange at a false discovery rate of {share:g} %"
+        said = f"None of {rows} is strange at a false discovery rate of {share:g} %"
         said += ", nor at any other site" if n_sites > 1 else ""
-    flagged = f"; {percent(result['flagged'])} exceed the threshold, {100 * float(str(config['alpha'])):g} % of normal rows would"
+    flagged = f"; {percent(result['flagged'])} exceed the threshold, {100 * float(str(config['alpha'])):g} % of normal {of} would"
     doubt = ". The stage says where this may not hold" if result["caveats"] else ""
     return Finding(
         f"{result['discovered']:,}",

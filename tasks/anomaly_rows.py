@@ -56,7 +56,7 @@ def shown_stages(artifacts: Sequence[StageArtifact]) -> list[tuple[StageArtifact
     """One site of each stage whose strangest samples are shown, with the number of its sites.
 
     Stages that calibrated scores, and detectors that none of these, nor another detector, reads. Of the sites the one with most
-    discoveries; of equals the last.
+    discoveries; of equals, and of `anomaly.combined`, which makes none, that with the largest share of flagged rows; of equals the last.
     """
     of_scores = [a for a in artifacts if a.artifact.stage.method == CALIBRATED]
     plain = [a for a in artifacts if a.artifact.stage.method in (*SCORES, POOLED)]
@@ -65,8 +65,11 @@ def shown_stages(artifacts: Sequence[StageArtifact]) -> list[tuple[StageArtifact
     found = []
     for stage in dict.fromkeys(made.stage for made in ours):
         members = in_order([made for made in ours if made.stage == stage])
-        discovered = [number(made.artifact.result.get("discovered")) or 0.0 for made in members]
-        best = max(range(len(members)), key=lambda n: (discovered[n], n))
+        found_there = [
+            tuple(number(made.artifact.result.get(field)) or 0.0 for field in ("discovered", "flagged"))
+            for made in members
+        ]
+        best = max(range(len(members)), key=lambda n: (found_there[n], n))
         found.append((members[best], len(members)))
     return found
 

@@ -83,7 +83,7 @@ def notes_of(found: StrangeSamples) -> Iterator[str]:
     if found.n_read < found.n_rows:
         yield f"Sought among {found.n_read:,} of {found.n_rows:,} rows, a seeded choice."
     if found.n_sites > 1:
-        yield f"One of {found.n_sites} sites: the one with most discoveries, of equals the last."
+        yield f"One of {found.n_sites} sites: the one with most discoveries, of equals with most flagged rows, else the last."
 
 
 def opacity(score: Vector, scale: tuple[float, float]) -> Vector:

@@ -130,7 +130,7 @@ def test_tokens_have_backgrounds_and_the_strangest_are_written() -> None:
     assert "the median of all rows" in table.notes[0]
     assert table.notes[1:] == (
         "Sought among 100 of 900 rows, a seeded choice.",
-        "One of 3 sites: the one with most discoveries, of equals the last.",
+        "One of 3 sites: the one with most discoveries, of equals with most flagged rows, else the last.",
     )
 
 
@@ -167,6 +167,11 @@ def test_discoveries_are_told_at_the_site_with_most() -> None:
         "None of 1,200 rows at h.0 is strange at a false discovery rate of 10 %, nor at any other site"
     )
     assert none.sentence.endswith("The stage says where this may not hold.")
+    pooled = judged(40)
+    of_samples = pooled.artifact.model_copy(update={"result": {**pooled.artifact.result, "of": "sample"}})
+    (texts,) = anomaly_findings([pooled._replace(artifact=of_samples)])
+    assert texts.sentence.startswith("40 of 1,200 samples at h.0 are strange")
+    assert "5 % of normal samples would" in texts.sentence
     empty = judged(0)
     without = empty.artifact.model_copy(
         update={"result": {**empty.artifact.result, "n_rows": 0, "flagged": None}}

@@ -194,6 +194,19 @@ def test_of_several_sites_the_one_with_most_discoveries_is_shown(root: Location)
     assert (shown.artifact.result["discovered"], n_sites) == (7, 3)
 
 
+def test_of_several_sites_without_discoveries_the_one_with_most_flagged_rows_is_shown(root: Location) -> None:
+    ran = Ran(root, [capture(root, 3, 30)], capture(root, 2, 100))
+    last = ran.made[3]
+
+    def with_flagged(share: float) -> StageArtifact:
+        known = {name: value for name, value in last.artifact.result.items() if name != "discovered"}
+        update = {"result": {**known, "flagged": share}, "id": str(share)}
+        return last._replace(artifact=last.artifact.model_copy(update=update))
+
+    ((shown, _),) = shown_stages([with_flagged(share) for share in (0.1, 0.4, 0.2)])
+    assert shown.artifact.result["flagged"] == 0.4
+
+
 def test_images_have_maps_of_their_patches(root: Location) -> None:
     """The data of these captures are scikit-learn's digits, eight by eight rows of each."""
     keys = [*(f"digit-{n:04d}" for n in range(6)), "another"]

@@ -499,6 +499,20 @@ def test_help_whose_reader_has_gone_is_no_refusal() -> None:
     assert (ran.returncode, ran.stderr) == (0, "")
 
 
+def test_what_a_detector_decided_is_shown_where_it_is_the_same_everywhere() -> None:
+    days = [
+        ArtifactOutcome(
+            stage="s",
+            site="x",
+            id="i",
+            method="anomaly.calibrated",
+            result={"chance": 0.01, "discovered": 8, "flagged": 1.0, "threshold_p": p},
+        )
+        for p in (0.1, 0.2)
+    ]
+    assert telling_columns(days) == ["discovered", "flagged", "threshold_p"]
+
+
 def test_columns_of_classes_and_maps_begin_with_what_they_are_read_for() -> None:
     def columns(method: str, result: dict[str, float]) -> list[str]:
         made = ArtifactOutcome(stage="s", site="h.0:out:0", id="x", method=method, result=result)

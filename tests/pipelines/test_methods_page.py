@@ -28,6 +28,13 @@ def test_ports_and_options_are_those_of_the_file() -> None:
     assert found.arrays["components"] == ("component", "feature")
 
 
+def test_null_is_told_from_an_option_called_none() -> None:
+    options = {option.name: option for option in describe_method("anomaly.reference").options}
+    assert options["shrinkage"].type == "Literal['ledoit_wolf', 'oracle', 'none'] | None"
+    assert options["shrinkage"].default == "null"
+    assert options["label"].default == "none"
+
+
 def test_an_unknown_method_names_the_nearest() -> None:
     with pytest.raises(UnknownNameError, match=r"spectrum\.pca"):
         describe_method("spectrum.pac")

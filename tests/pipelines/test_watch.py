@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import yaml
 
-from pipelines.alerts import FOLDER, Raised, tell_new
+from pipelines.alerts import FOLDER, Raised, raised, tell_new
 from pipelines.cli import main
 from pipelines.plan import make_plan
 from pipelines.serial import run_serial
 from schemas.alert import Alert
-from schemas.outcome import ArtifactOutcome, RunOutcome
+from schemas.outcome import ArtifactOutcome, CaptureOutcome, RunOutcome
 from schemas.run import RunSpec
 from tests.pipelines.runs import vectors_run
 
@@ -142,6 +142,20 @@ def test_what_has_a_key_is_told_once_though_artifacts_change(tmp_path: Path) -> 
         tell_new(outcome(tmp_path, artifact, key), heard.append)
     assert [(one.artifact, one.alert.key) for one in heard] == [("a", "sample 7"), ("b", ""), ("c", "")]
     assert len({one.event_id for one in heard}) == 3
+
+
+def test_alerts_call_captures_by_their_names(tmp_path: Path) -> None:
+    days = [
+        CaptureOutcome(name="days", partition=f"{n}.npy", id=f"{n}234567{n}" + "0" * 12, rows={})
+        for n in (1, 2)
+    ]
+    message = "rows of 12345671 + 22345672 first are not of 99999999"
+    alert = Alert(kind="drift", message=message, value=0.01, threshold=0.05, key="12345671 first")
+    plain = outcome(tmp_path, "a")
+    made = plain.artifacts[0].model_copy(update={"alerts": (alert,)})
+    (told,) = raised(plain.model_copy(update={"artifacts": (made,), "captures": tuple(days)}))
+    assert told.line == "s at x: rows of days / 1.npy + days / 2.npy first are not of 99999999"
+    assert told.id == Raised(**told.model_dump() | {"alert": alert}).id  # names do not tell it anew
 
 
 def test_an_alert_that_could_not_be_told_is_told_again_under_its_id(tmp_path: Path) -> None:
