@@ -44,6 +44,13 @@ def test_yaml_in_the_readme_is_a_run() -> None:
         RunSpec.model_validate(yaml.safe_load(block))
 
 
+@pytest.mark.parametrize("paper", PAPERS, ids=lambda p: p.name)
+def test_run_files_in_the_papers_are_runs(paper: Path) -> None:
+    for block in blocks(paper, "yaml"):
+        if "name:" in block.splitlines()[0]:
+            RunSpec.model_validate(yaml.safe_load(block))
+
+
 def test_generated_pages_are_current() -> None:
     assert (TOP / "docs" / "options.md").read_text() == options_page(), "make docs"
     assert (TOP / "docs" / "methods.md").read_text() == methods_page(), "make docs"
