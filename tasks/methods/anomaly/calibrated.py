@@ -201,6 +201,7 @@ def finish(state: State, carry: State, inputs: Inputs, config: Config) -> tuple[
     n, least = sum(rows), int(size.min())
     fewest = conformal.fewest_discoveries(n, least, config.q, config.procedure)
     only = None if by_class else found[0]
+    counted = f"{n} {'samples' if anomaly_calibration.of_samples(inputs) else 'rows'}"
     chance = (
         None
         if anomaly_calibration.rows_alike(inputs) or not n
@@ -222,7 +223,7 @@ def finish(state: State, carry: State, inputs: Inputs, config: Config) -> tuple[
         threshold_p=together.threshold,
         least_p=1 / (least + 1),
         fewest_discoveries=fewest,
-        alerts=(*_too_many(sum(flagged), n, chance, config), *_discovered(together, n, config)),
+        alerts=(*_too_many(sum(flagged), counted, chance, config), *_discovered(together, counted, config)),
         caveats=(
             *_too_few(least, n, fewest, together.n, config),
             *_not_exchangeable(inputs),
@@ -280,17 +281,17 @@ def _chance(flagged: list[int], rows: list[int], found: list[conformal.Threshold
     return min(1.0, len(rows) * min(conformal.chance_of(k, m, t.rank, n) for k, m, t, n in parts))
 
 
-def _too_many(flagged: int, rows: int, chance: float | None, config: Config) -> tuple[Alert, ...]:
+def _too_many(flagged: int, rows: str, chance: float | None, config: Config) -> tuple[Alert, ...]:
     if chance is None or chance > config.alert_at:
         return ()
-    told = f"{flagged} of {rows} rows are flagged at alpha {config.alpha:g}, normal rows would with a chance of {chance:.2g}"
+    told = f"{flagged} of {rows} are flagged at alpha {config.alpha:g}, normal ones would with a chance of {chance:.2g}"
     return (Alert(kind="flagged", message=told, value=chance, threshold=config.alert_at),)
 
 
-def _discovered(found: conformal.Discoveries, rows: int, config: Config) -> tuple[Alert, ...]:
+def _discovered(found: conformal.Discoveries, rows: str, config: Config) -> tuple[Alert, ...]:
     if not found.n:
         return ()
-    told = f"{found.n} of {rows} rows are anomalous at a false discovery rate of {config.q:g}"
+    told = f"{found.n} of {rows} are anomalous at a false discovery rate of {config.q:g}"
     return (Alert(kind="discoveries", message=told, value=found.threshold, threshold=config.q),)
 
 
