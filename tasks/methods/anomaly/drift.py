@@ -4,8 +4,9 @@ Make rows with `anomaly.normal_rows` (`unit_length: false`, unless lengths shall
 capture or window that follows, at one site; connect the first at `reference` and the others at `rows`, in order. Each is compared with
 the reference by the distance of means, the ratio of variances, the covariances, the leading subspaces (geodesic and chordal) and a
 kernel's mean discrepancy. p-values are of dealing the rows of both anew, whole samples where these have several rows, so that they hold
-for any number of rows and features; all of them together are decided by Holm's method: the chance that anything is told while nothing
-drifts is `alpha`.
+for any number of rows and features, as long as the same share of each is compared where samples have several; all of them together are
+decided by Holm's method: the chance that anything is told while nothing drifts is `alpha`. That is of one look: where members come one by
+one and a stage is made again with each, the k-th adds up to `alpha` / k.
 
 With many rows the smallest drift is told: look at the effects, which stand beside what chance gives. Samples must be others than the
 reference's, and independent: of one source in two captures they are not.
@@ -54,6 +55,8 @@ REFERENCE = (
 )
 SEEDS = (181,)
 LEAST_DEALS = 999
+SHARES_ALIKE = 1.25
+"""Times the least share of rows that the largest may be where whole samples are dealt, before it is told."""
 
 
 class Config(Frozen):
@@ -115,8 +118,8 @@ def check(inputs: Inputs, config: Config) -> None:
     """Refuse what cannot be compared.
 
     Raises:
-        MethodError: for rows of another width, or some over their length and some not; for too few rows or samples; or for deals with
-            which nothing could be told.
+        MethodError: for rows of another width, or some over their length and some not; for too few rows or samples; for rows of several
+            captures whose samples have several rows; or for deals with which nothing could be told.
     """
     length = bool(inputs.results["reference"]["unit_length"])
     reference = _reference(inputs, config)
@@ -125,7 +128,13 @@ def check(inputs: Inputs, config: Config) -> None:
             raise MethodError(
                 f"rows of {member.label} and of the reference differ in `unit_length`; make both with one value of it"
             )
-    for one in (reference, *_members(inputs, config)):
+    captures = [_captures(inputs), *(set(member.captures) for member in inputs.series["rows"])]
+    for one, its in zip((reference, *_members(inputs, config)), captures, strict=True):
+        if len(its) > 1 and _by_sample((one,)):
+            raise MethodError(
+                f"{one.label} is of {len(its)} captures with several rows of a sample, whose samples have the same numbers, so that they "
+                "cannot be dealt whole; connect rows of one capture, or capture one row of each sample with `pooling`"
+            )
         if one.rows.shape[1] != reference.rows.shape[1]:
             raise MethodError(
                 f"{one.label} has {one.rows.shape[1]} features, the reference {reference.rows.shape[1]}; compare rows of one site"
@@ -252,6 +261,18 @@ def _by_sample(all_rows: tuple[_Rows, ...]) -> bool:
     return any(len(torch.unique(one.sample)) < len(one.sample) for one in all_rows)
 
 
+def _captures(inputs: Inputs) -> set[str]:
+    """Of the reference."""
+    made = inputs.made.get("reference")
+    return set(made.captures) if made else set()
+
+
+def _shares(inputs: Inputs, reference: _Rows, members: list[_Rows]) -> list[float]:
+    """Of the rows that there were, those that are compared."""
+    seen = [inputs.results["reference"]["n_seen"], *(one.result["n_seen"] for one in inputs.series["rows"])]
+    return [len(one.rows) / n for one, n in zip((reference, *members), seen, strict=True)]
+
+
 def _caveats(inputs: Inputs, reference: _Rows, members: list[_Rows]) -> tuple[str, ...]:
     notes = [
         "p-values ask whether there is any drift, which many rows answer with yes however small it is: judge it by `effect` beside `chance`"
@@ -265,8 +286,13 @@ def _caveats(inputs: Inputs, reference: _Rows, members: list[_Rows]) -> tuple[st
         notes.append(
             f"whole samples were dealt, of which there are {few} or more: rows of one sample are alike"
         )
-    captures = {capture for made in (inputs.made.get("reference"),) if made for capture in made.captures}
-    own = [one.label for one in inputs.series["rows"] if captures & set(one.captures)]
+        shares = _shares(inputs, reference, members)
+        if max(shares) > SHARES_ALIKE * min(shares):
+            notes.append(
+                f"from {min(shares):.2g} to {max(shares):.2g} of the rows are compared, so that samples have more rows in some than in "
+                "others: p-values may be too small or too large; compare windows of one size, or one row of each sample"
+            )
+    own = [one.label for one in inputs.series["rows"] if _captures(inputs) & set(one.captures)]
     if own:
         notes.append(
             f"{len(own)} members are of captures of the reference itself, first {own[0]}: their p-values are too large"
