@@ -75,7 +75,7 @@ def send_event(one: Raised) -> None:
     )
     if taken is None:
         raise SubspanError(
-            f"Prefect did not take the event of the alert {one.line!r}; look at PREFECT_API_URL and at its log, the next watch tells it again"
+            f"Prefect did not take the event of the alert {one.line!r}; look at PREFECT_API_URL and its log, the next watch tells it again"
         )
 
 
