@@ -1,6 +1,7 @@
 """Alerts of a run's results, each told once: a file below `alerts/<run>/` is the proof that it was.
 
-The file is written after the alert was told. A process that dies between both tells it again under the same id.
+The file is written after the alert was told, or Prefect took its event, which is on its way then. A process that dies between both tells
+it again under the same id.
 """
 
 import re

@@ -15,6 +15,7 @@ from pipelines.plan import make_plan
 from pipelines.publish import PrefectProgress, artifact_key, publish_outcome
 from pipelines.run import execute_plan
 from pipelines.serial import plan_serial
+from schemas.errors import SubspanError
 
 EVENT = "subspan.alert"
 """What automations listen to."""
@@ -55,8 +56,12 @@ def watch(form: WatchForm) -> dict[str, Any]:
 
 
 def send_event(one: Raised) -> None:
-    """An event with the alert, under an id of its own, so that a second one is the same."""
-    emit_event(
+    """An event with the alert, under an id of its own, so that a second one is the same.
+
+    Raises:
+        SubspanError: if Prefect does not take it.
+    """
+    taken = emit_event(
         event=EVENT,
         resource={
             "prefect.resource.id": f"subspan.stage.{one.run}.{one.stage}",
@@ -68,6 +73,10 @@ def send_event(one: Raised) -> None:
         payload=one.model_dump(mode="json"),
         id=one.event_id,
     )
+    if taken is None:
+        raise SubspanError(
+            f"Prefect did not take the event of the alert {one.line!r}; look at PREFECT_API_URL and its log, the next watch tells it again"
+        )
 
 
 def _row(one: Raised) -> dict[str, Any]:

@@ -133,6 +133,16 @@ def test_a_loss_that_is_not_finite_is_an_event(loss: Any, first: bool) -> None:
     assert monitor.events == seen
 
 
+def test_a_loss_that_is_given_now_and_then_is_no_event() -> None:
+    model = network()
+    with subspan.TrainingMonitor(model) as monitor:
+        for step in range(6):
+            model(torch.randn(9, 6)).sum().backward()
+            found = monitor.observe(step, None if step % 3 else 1.0)
+            assert found["not_finite"] == 0
+    assert monitor.events == []
+
+
 def test_gradients_and_inputs_that_are_not_finite_are_events() -> None:
     model = network()
     with subspan.TrainingMonitor(model, layers=()) as monitor:

@@ -2,7 +2,8 @@
 
 Numbers of a step have names: `loss`; `gradient_norm`; `not_finite`, a share; and `alignment.<layer>`, `rank.<layer>`, and
 `gradient_norm.<parameter>`, as a stage has it of recorded gradients. Any may be missing or
-NaN, which says that they were not measured; but a loss that was a number and is none, or is infinite, is not finite.
+NaN, which says that they were not measured; but a loss that is infinite is not finite, nor, where no share is known, one that was a number
+and is none.
 """
 
 import math
@@ -87,7 +88,8 @@ class TrainingWatch:
     def _not_finite(self, numbers: Mapping[str, float]) -> Reading:
         """At once, without a past."""
         loss, share = float(numbers.get(LOSS, math.nan)), float(numbers.get(NOT_FINITE, math.nan))
-        gone = math.isinf(loss) or (math.isnan(loss) and not math.isnan(self._least) and LOSS in numbers)
+        alone = LOSS in numbers and math.isnan(share)  # a share would count a loss that is none
+        gone = math.isinf(loss) or (alone and math.isnan(loss) and not math.isnan(self._least))
         raised = gone or share > 0
         begins, self._lost = raised and not self._lost, raised
         value = max(share, 0.0) if share >= 0 else (1.0 if gone else math.nan)

@@ -61,7 +61,7 @@ def compared(
         seed: of the deals.
 
     Cost: for n rows together, d features and f = min(32, d): n min(n, d) max(n, d) + B n (n + d + f^2) flops and 2 B decompositions of
-    f x f; 24 n^2 + 16 B (n + d + f^2) bytes.
+    f x f; at most 24 n^2 + 32 B (n + d + f^2) bytes.
     """
     rows = torch.cat([x, y])
     _, unit = torch.unique(torch.cat([units[0], units[1] + units[0].max() + 1]), return_inverse=True)

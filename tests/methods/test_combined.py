@@ -121,6 +121,25 @@ def test_rows_with_samples_and_other_rows_are_refused(tmp_path: Path) -> None:
         given.run()
 
 
+def test_one_detector_of_two_references_is_two(tmp_path: Path) -> None:
+    given = Detectors(Location(str(tmp_path)))
+    one = given.calibrated(given.judged, "residual")
+    given.basis = stage_of("spectrum.pca", {"x": rows_ref(given.second, SITE)})
+    given.stages.append(given.basis)
+    combined = given.combined(given.judged, one, given.calibrated(given.judged, "residual"))
+    assert not given.run()[combined.id]["caveats"]
+
+
+def test_the_least_p_value_is_told_where_calibrations_differ(tmp_path: Path) -> None:
+    """Of 1 / 300 and 1 / 20 the mean, twice, is 0.0533."""
+    given = Detectors(Location(str(tmp_path)))
+    many = given.calibrated(given.judged, "residual")
+    given.known = capture(given.root, 5, 20)
+    combined = given.combined(given.judged, many, given.calibrated(given.judged, "mahalanobis"), rule="mean")
+    (caveat,) = given.run()[combined.id]["caveats"]  # type: ignore[misc]
+    assert "least p-value that can come out is 0.0533" in str(caveat)
+
+
 def test_a_detector_that_is_there_twice_is_told(tmp_path: Path) -> None:
     given = Detectors(Location(str(tmp_path)))
     scores, known = given.scores(given.judged, "residual"), given.scores(given.known, "residual")

@@ -100,6 +100,12 @@ def test_it_says_what_limits_the_figures() -> None:
     assert "anomalous rows score lower" in turned.caveats[-1]
 
 
+def test_rows_are_of_fewer_samples_though_few_have_a_class() -> None:
+    """Nine rows of three samples, of which one has a class."""
+    few = run(np.arange(9.0), np.array([0, 1, 2] + 6 * [-1]), n_samples=3).result
+    assert any("9 rows are of 3 samples" in note for note in few.caveats)
+
+
 def test_infinite_scores_are_scores() -> None:
     found = run(np.array([-np.inf, 0, np.inf, np.inf]), np.array([0, 0, 2, 2])).result
     assert (found.auroc.value, found.best_f1, found.best_f1_threshold) == (1, 1, None)

@@ -34,11 +34,18 @@ def run(
     per_sample: int = 1,
     unit_length: tuple[bool, bool] = (False, False),
     own: bool = False,
+    captures: int = 1,
+    seen: int = 1,
     **options: Any,
 ) -> tuple[method.Result, dict[str, torch.Tensor]]:
-    known = tuple({"unit_length": flag} for flag in unit_length)
+    known = tuple({"unit_length": flag, "n_seen": len(reference)} for flag in unit_length)
     series = tuple(
-        Member("a", ("reference" if own else f"window{n}",), arrays_of(rows, per_sample), known[1])
+        Member(
+            "a",
+            ("reference" if own else f"window{n}",),
+            arrays_of(rows, per_sample),
+            known[1] | {"n_seen": seen * len(rows)},
+        )
         for n, rows in enumerate(members)
     )
     inputs = Inputs(
@@ -47,7 +54,11 @@ def run(
         n_samples=0,
         artifacts={"reference": arrays_of(reference, per_sample)},
         results={"reference": known[0]},
-        made={"reference": Made("anomaly.normal_rows", 2, {}, "a", ("reference",))},
+        made={
+            "reference": Made(
+                "anomaly.normal_rows", 2, {}, "a", ("reference", "more", "still more")[:captures]
+            )
+        },
         series={"rows": series},
     )
     config = method.Config.model_validate({"components": 3} | options)
@@ -101,6 +112,23 @@ def test_samples_of_several_rows_are_dealt_whole() -> None:
     assert one_by_one.n_drifted == 1
 
 
+def test_rows_of_several_captures_are_told_apart(tmp_path: Path) -> None:
+    """One row of each sample: numbers of samples that come again are no samples of several rows."""
+    root = Location(str(tmp_path))
+    specs = [make_capture(root, {"a": drawn(seed, 40)}, np.arange(40), name=str(seed)) for seed in range(3)]
+    stage = stage_of("anomaly.normal_rows", {"x": [rows_ref(spec, "a") for spec in specs]})
+    run_stages(root, [stage], serial)
+    assert sorted(artifact_arrays(root, stage.id)["sample"]) == list(range(120))
+
+
+def test_samples_of_which_other_shares_are_compared() -> None:
+    def shares(seen: int, per_sample: int) -> int:
+        result, _ = run(drawn(0), drawn(1), per_sample=per_sample, seen=seen)
+        return sum("from 0.2 to 1 of the rows are compared" in note for note in result.caveats)
+
+    assert (shares(5, 2), shares(1, 2), shares(5, 1)) == (1, 0, 0)
+
+
 def test_the_course_of_a_series_is_described_and_decides_nothing() -> None:
     """The leading direction turns by equal steps in a plane, and then back."""
     rng = np.random.default_rng(0)
@@ -147,6 +175,7 @@ def test_constant_features_and_fewer_rows_than_features() -> None:
         ([drawn(1), drawn(2, 1)], {}, "window1 a has 1 rows of 1 samples, at least 5 of 2"),
         ([drawn(1, 4)], {"per_sample": 2}, "has 4 rows of 2 samples, at least 5 of 2"),
         ([drawn(1, 8)], {"per_sample": 8}, "has 8 rows of 1 samples"),
+        ([drawn(1)], {"per_sample": 2, "captures": 3}, "the reference is of 3 captures with several rows"),
         ([drawn(1)], {"unit_length": (True, False)}, "differ in `unit_length`"),
         ([drawn(1)] * 4, {"deals": 99}, "of 24 tests together none could be told .* ask for 480 deals"),
     ],

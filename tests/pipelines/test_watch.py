@@ -13,6 +13,7 @@ from pipelines.cli import main
 from pipelines.plan import make_plan
 from pipelines.serial import run_serial
 from schemas.alert import Alert
+from schemas.errors import SubspanError
 from schemas.outcome import ArtifactOutcome, CaptureOutcome, RunOutcome
 from schemas.run import RunSpec
 from tests.pipelines.runs import vectors_run
@@ -156,6 +157,19 @@ def test_alerts_call_captures_by_their_names(tmp_path: Path) -> None:
     (told,) = raised(plain.model_copy(update={"artifacts": (made,), "captures": tuple(days)}))
     assert told.line == "s at x: rows of days / 1.npy + days / 2.npy first are not of 99999999"
     assert told.id == Raised(**told.model_dump() | {"alert": alert}).id  # names do not tell it anew
+
+
+def test_an_event_that_is_not_taken_was_not_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pipelines import watch
+
+    monkeypatch.setattr(watch, "emit_event", lambda **kwargs: None)
+    with pytest.raises(
+        SubspanError, match="Prefect did not take the event of the alert 's at x: it changed'"
+    ):
+        tell_new(outcome(tmp_path, "a"), watch.send_event)
+    assert not told(tmp_path)
+    monkeypatch.setattr(watch, "emit_event", lambda **kwargs: kwargs)
+    assert len(tell_new(outcome(tmp_path, "a"), watch.send_event)) == 1
 
 
 def test_an_alert_that_could_not_be_told_is_told_again_under_its_id(tmp_path: Path) -> None:

@@ -71,7 +71,7 @@ class Config(Frozen):
     alpha: float = Field(default=0.05, gt=0, lt=1)
     """Wanted share of normal rows that are flagged."""
     q: float = Field(default=0.1, gt=0, lt=1)
-    """Wanted share of normal rows among discoveries, in expectation."""
+    """Wanted share of normal rows among discoveries, in expectation; where all rows are normal, the chance of any, and so of that alert."""
     procedure: Procedure = "bh"
     """bh: Benjamini-Hochberg, which holds for p-values of one calibration of independent rows; by: Benjamini-Yekutieli, for rows that
     depend on each other in any way, with a level that is smaller by the harmonic number of the rows."""

@@ -50,7 +50,7 @@ class Result(Frozen):
 
     n_rows: int
     detectors: tuple[str, ...]
-    """Whose p-values they are, with the site where several are of one method."""
+    """Whose p-values they are."""
     factor: float
     """What the mean of p-values is multiplied by to be one under any dependence."""
     flagged: float | None
@@ -120,24 +120,31 @@ def finish(state: State, carry: State, inputs: Inputs, config: Config) -> tuple[
     members = inputs.series["p_values"]
     summary = anomaly_scores.summary(state)
     names = [member.result["detector"] for member in members]
-    options = [inputs.made[f"p_values.{n}"].reads.get("scores", ()) for n in range(len(members))]
     notes = []
-    if len(set(zip(names, options, strict=True))) < len(members):
+    if len({_detector(inputs, n) for n in range(len(members))}) < len(members):
         notes.append("a detector is there more than once, with the same options: it counts as often")
-    least = min(1 / (member.result["n_calibration"] + 1) for member in members)
-    factor = FACTORS[config.rule](len(members))
-    if factor * least > ALPHA:
+    each = torch.tensor(
+        [[1 / (member.result["n_calibration"] + 1) for member in members]], dtype=torch.float64
+    )
+    least = float(merged(each, config.rule))
+    if least > ALPHA:
         notes.append(
-            f"the least p-value that can come out is {factor * least:.3g}: calibrate with more rows, or calibrate the score again"
+            f"the least p-value that can come out is {least:.3g}: calibrate with more rows, or calibrate the score again"
         )
     n = summary["n_rows"] or 0
     return Result(
         detectors=tuple(names),
-        factor=factor,
+        factor=FACTORS[config.rule](len(members)),
         flagged=int(state["flagged"]) / n if n else None,
         caveats=tuple(notes),
         **summary,
     ), {}
+
+
+def _detector(inputs: Inputs, n: int) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    """Method and options that gave the scores of a member, and what they were made with."""
+    reads = inputs.made[f"p_values.{n}"].reads
+    return tuple((name, ids) for name, ids in sorted(reads.items()) if name.partition(".")[0] == "scores")
 
 
 def _number(name: str) -> int:

@@ -4,8 +4,9 @@ Make rows with `anomaly.normal_rows` (`unit_length: false`, unless lengths shall
 capture or window that follows, at one site; connect the first at `reference` and the others at `rows`, in order. Each is compared with
 the reference by the distance of means, the ratio of variances, the covariances, the leading subspaces (geodesic and chordal) and a
 kernel's mean discrepancy. p-values are of dealing the rows of both anew, whole samples where these have several rows, so that they hold
-for any number of rows and features; all of them together are decided by Holm's method: the chance that anything is told while nothing
-drifts is `alpha`.
+for any number of rows and features, as long as the same share of each is compared where samples have several; all of them together are
+decided by Holm's method: the chance that anything is told while nothing drifts is `alpha`. That is of one look: where members come one by
+one and a stage is made again with each, the k-th adds up to `alpha` / k.
 
 With many rows the smallest drift is told: look at the effects, which stand beside what chance gives. Samples must be others than the
 reference's, and independent: of one source in two captures they are not.
@@ -29,7 +30,7 @@ from torch import Tensor
 from schemas.alert import Alert
 from schemas.base import Frozen
 from schemas.errors import MethodError
-from tasks.methods.contract import Array, Arrays, ArtifactPort, Inputs
+from tasks.methods.contract import Array, Arrays, ArtifactPort, Inputs, Member
 from tasks.numerics import difference_subspaces, drift
 from tasks.numerics.drift import FRAME, STATISTICS, Compared
 
@@ -54,6 +55,8 @@ REFERENCE = (
 )
 SEEDS = (181,)
 LEAST_DEALS = 999
+SHARES_ALIKE = 1.25
+"""Times the least share of rows that the largest may be where whole samples are dealt, before it is told."""
 
 
 class Config(Frozen):
@@ -67,6 +70,9 @@ class Config(Frozen):
     """Rows of each that are compared, the first by the hash of their places; products of all pairs of both lie in memory."""
     deals: int | None = Field(default=None, ge=19)
     """How often rows are dealt anew for each p-value; None: 999, or so many more that four deals may be as large where one is told."""
+    newest: int | None = Field(default=None, ge=1)
+    """Compare the last so many members alone, as in a watch whose earlier days were compared when they came: `alpha` is then the chance at
+    each look, and a look costs the same whenever it is. None: all."""
     seed: int = Field(default=0, ge=0)
     """Of the deals."""
 
@@ -77,8 +83,10 @@ class Result(Frozen):
     statistics: tuple[str, ...]
     """In the order of the arrays."""
     labels: tuple[str, ...]
-    """Captures and site of each, in order."""
+    """Captures and site of each that was compared, in order."""
     n_members: int
+    left_out: tuple[str, ...]
+    """Members of too few rows or samples to be compared."""
     n_reference: int
     """Rows of the reference that were compared."""
     n_reference_samples: int
@@ -115,28 +123,35 @@ def check(inputs: Inputs, config: Config) -> None:
     """Refuse what cannot be compared.
 
     Raises:
-        MethodError: for rows of another width, or some over their length and some not; for too few rows or samples; or for deals with
-            which nothing could be told.
+        MethodError: for rows of another width, or some over their length and some not; for a reference, or members all, of too few rows or
+            samples; for rows of several captures whose samples have several rows; or for deals with which nothing could be told.
     """
     length = bool(inputs.results["reference"]["unit_length"])
     reference = _reference(inputs, config)
-    for member in inputs.series["rows"]:
+    for member in _looked_at(inputs, config):
         if bool(member.result["unit_length"]) != length:
             raise MethodError(
                 f"rows of {member.label} and of the reference differ in `unit_length`; make both with one value of it"
             )
-    for one in (reference, *_members(inputs, config)):
+    every = [_rows(one, config) for one in _looked_at(inputs, config)]
+    captures = [_captures(inputs), *(set(member.captures) for member in _looked_at(inputs, config))]
+    for one, its in zip((reference, *every), captures, strict=True):
+        if len(its) > 1 and _by_sample((one,)):
+            raise MethodError(
+                f"{one.label} is of {len(its)} captures with several rows of a sample, whose samples have the same numbers, so that they "
+                "cannot be dealt whole; connect rows of one capture, or capture one row of each sample with `pooling`"
+            )
         if one.rows.shape[1] != reference.rows.shape[1]:
             raise MethodError(
                 f"{one.label} has {one.rows.shape[1]} features, the reference {reference.rows.shape[1]}; compare rows of one site"
             )
-        samples, least = len(torch.unique(one.sample)), config.components + 2
-        if len(one.rows) < least or samples < 2:
-            raise MethodError(
-                f"{one.label} has {len(one.rows)} rows of {samples} samples, at least {least} of 2 are needed to compare "
-                f"{config.components} components; capture more, or ask for fewer components"
-            )
-    tests = len(STATISTICS) * len(inputs.series["rows"])
+    few = reference if _too_few(reference, config) else every[0]
+    if _too_few(reference, config) or all(_too_few(one, config) for one in every):
+        raise MethodError(
+            f"{few.label} has {len(few.rows)} rows of {len(torch.unique(few.sample))} samples, at least {config.components + 2} of 2 are "
+            f"needed to compare {config.components} components; capture more, or ask for fewer components"
+        )
+    tests = len(STATISTICS) * len(_members(inputs, config))
     if config.deals is not None and tests > config.alpha * (config.deals + 1):
         raise MethodError(
             f"with {config.deals} deals no p-value is below {1 / (config.deals + 1):.2g}, of {tests} tests together none could be told at "
@@ -173,11 +188,25 @@ def _reference(inputs: Inputs, config: Config) -> _Rows:
     return _Rows("the reference", arrays["rows"][: config.most], arrays["sample"][: config.most])
 
 
+def _looked_at(inputs: Inputs, config: Config) -> tuple[Member, ...]:
+    return inputs.series["rows"][-config.newest if config.newest else 0 :]
+
+
+def _rows(one: Member, config: Config) -> _Rows:
+    return _Rows(one.label, one.arrays["rows"][: config.most], one.arrays["sample"][: config.most])
+
+
+def _too_few(one: _Rows, config: Config) -> bool:
+    return len(one.rows) < config.components + 2 or len(torch.unique(one.sample)) < 2
+
+
+def _compared(inputs: Inputs, config: Config) -> list[Member]:
+    """Members that have enough rows."""
+    return [one for one in _looked_at(inputs, config) if not _too_few(_rows(one, config), config)]
+
+
 def _members(inputs: Inputs, config: Config) -> list[_Rows]:
-    return [
-        _Rows(one.label, one.arrays["rows"][: config.most], one.arrays["sample"][: config.most])
-        for one in inputs.series["rows"]
-    ]
+    return [_rows(one, config) for one in _compared(inputs, config)]
 
 
 def _arrays(reference: _Rows, members: list[_Rows], found: list[Compared], config: Config) -> Arrays:
@@ -222,6 +251,7 @@ def _result(
         statistics=STATISTICS,
         labels=tuple(labels),
         n_members=len(members),
+        left_out=_left_out(inputs, config),
         n_reference=len(reference.rows),
         n_reference_samples=len(torch.unique(reference.sample)),
         by_sample=_by_sample((reference, *members)),
@@ -234,7 +264,7 @@ def _result(
         largest_shift=float(shift.max()),
         largest_shift_at=labels[int(shift.argmax())],
         alerts=_alerts(labels, arrays["adjusted"].values, config.alpha),
-        caveats=_caveats(inputs, reference, members),
+        caveats=_caveats(inputs, reference, members, config),
     )
 
 
@@ -248,11 +278,29 @@ def _alerts(labels: list[str], adjusted: Tensor, alpha: float) -> tuple[Alert, .
     return tuple(told)
 
 
+def _left_out(inputs: Inputs, config: Config) -> tuple[str, ...]:
+    labels = {one.label for one in _compared(inputs, config)}
+    return tuple(one.label for one in _looked_at(inputs, config) if one.label not in labels)
+
+
 def _by_sample(all_rows: tuple[_Rows, ...]) -> bool:
     return any(len(torch.unique(one.sample)) < len(one.sample) for one in all_rows)
 
 
-def _caveats(inputs: Inputs, reference: _Rows, members: list[_Rows]) -> tuple[str, ...]:
+def _captures(inputs: Inputs) -> set[str]:
+    """Of the reference."""
+    made = inputs.made.get("reference")
+    return set(made.captures) if made else set()
+
+
+def _shares(inputs: Inputs, reference: _Rows, members: list[_Rows], config: Config) -> list[float]:
+    """Of the rows that there were, those that are compared."""
+    own = (one.result["n_seen"] for one in _compared(inputs, config))
+    seen = [inputs.results["reference"]["n_seen"], *own]
+    return [len(one.rows) / n for one, n in zip((reference, *members), seen, strict=True)]
+
+
+def _caveats(inputs: Inputs, reference: _Rows, members: list[_Rows], config: Config) -> tuple[str, ...]:
     notes = [
         "p-values ask whether there is any drift, which many rows answer with yes however small it is: judge it by `effect` beside `chance`"
     ]
@@ -265,8 +313,17 @@ def _caveats(inputs: Inputs, reference: _Rows, members: list[_Rows]) -> tuple[st
         notes.append(
             f"whole samples were dealt, of which there are {few} or more: rows of one sample are alike"
         )
-    captures = {capture for made in (inputs.made.get("reference"),) if made for capture in made.captures}
-    own = [one.label for one in inputs.series["rows"] if captures & set(one.captures)]
+        shares = _shares(inputs, reference, members, config)
+        if max(shares) > SHARES_ALIKE * min(shares):
+            notes.append(
+                f"from {min(shares):.2g} to {max(shares):.2g} of the rows are compared, so that samples have more rows in some than in "
+                "others: p-values may be too small or too large; compare windows of one size, or one row of each sample"
+            )
+    if left_out := _left_out(inputs, config):
+        notes.append(
+            f"{len(left_out)} members have less than {config.components + 2} rows or 2 samples and were left out, first {left_out[0]}"
+        )
+    own = [one.label for one in _compared(inputs, config) if _captures(inputs) & set(one.captures)]
     if own:
         notes.append(
             f"{len(own)} members are of captures of the reference itself, first {own[0]}: their p-values are too large"

@@ -2,7 +2,8 @@
 
 Connect normal rows alone. Rows are drawn by a hash of their places, the same for any workers; while there are no more than `most` all are
 kept and what is found among them is exact. Arrays: `rows` (point, feature), float64, in the order of their hashes,
-each over its length where that is asked for; `sample` (point), which sample each is of, counted in its own capture.
+each over its length where that is asked for; `sample` (point), which sample each is of, counted in its own capture: of several captures
+with one row of each sample a number of its own, as those of the captures come again.
 """
 
 import torch
@@ -14,7 +15,7 @@ from schemas.errors import MethodError
 from tasks.methods.contract import Array, Arrays, Block, Inputs, RowsPort, State
 from tasks.numerics import moments, row_sample
 
-VERSION = 2
+VERSION = 3
 KIND = "reduce"
 READS = {"x": RowsPort()}
 ARRAYS = {"rows": ("point", "feature"), "sample": ("point",)}
@@ -99,6 +100,8 @@ def finish(state: State, carry: State, inputs: Inputs, config: Config) -> tuple[
             f"{len(rows):,} of {seen:,} rows are kept: distances to them are no smaller than to all; raise `most` for exact ones"
         ]
     )
+    if len(inputs.captures.get("x", ())) > 1 and inputs.n_rows == inputs.n_samples:
+        sample = torch.arange(len(rows), device=rows.device)
     result = Result(n_rows=len(rows), n_seen=seen, unit_length=config.unit_length, caveats=tuple(notes))
     return result, {
         "rows": Array(rows.contiguous(), ARRAYS["rows"]),

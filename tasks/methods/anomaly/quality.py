@@ -167,7 +167,7 @@ def finish(state: State, carry: State, inputs: Inputs, config: Config) -> tuple[
         fpr95_normal_positive=detection.false_alarms(others, FOUND),
         best_f1=best.f1,
         best_f1_threshold=best.threshold if math.isfinite(best.threshold) else None,
-        caveats=_caveats(inputs, n + m, area, min(n, m), exact),
+        caveats=_caveats(inputs, n + m + int(state["unlabelled"]), area, min(n, m), exact),
     )
     return result, {"roc": Array(_curve(counts), ARRAYS["roc"])}
 
