@@ -322,3 +322,19 @@ def test_constant_features_and_few_rows() -> None:
         "ij,jk,ik->i", off, np.linalg.pinv(np.cov(few.T, bias=True), hermitian=True, rcond=1e-12), off
     )
     np.testing.assert_allclose(scores(mahalanobis, "reference", plain, new), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("rows", "told"),
+    [(np.full((20, 3), 3.3), "do not vary"), (np.eye(2, 3), "vary along 1 of 3"), (NORMAL[:20, :3], None)],
+    ids=["constant", "two", "plain"],
+)
+def test_directions_that_are_not_seen_are_told_whatever_the_shrinkage(
+    rows: np.ndarray, told: str | None
+) -> None:
+    """Two rows have no spread of squared lengths, so that nothing is shrunk."""
+    found = Fitted(reference, rows)
+    assert found.result["shrinkage"] == "ledoit_wolf"
+    assert (found.result["intensity"] == 0) == (told is not None)
+    assert any("vary" in note for note in found.result["caveats"]) == (told is not None)
+    assert told is None or told in found.result["caveats"][0]
