@@ -151,6 +151,9 @@ def test_vim() -> None:
     np.testing.assert_allclose(scores(vim, "normal", fitted, NEW, score="residual"), lengths[1], rtol=1e-8)
     np.testing.assert_allclose(scores(vim, "normal", fitted, NEW, score="energy"), energy, rtol=1e-10)
     assert head_subspace.components_of(512, head_subspace.Config()) == 256
+    assert fitted.result["caveats"] == []
+    alike = Fitted(head_subspace, np.full((300, WIDTH), 3.3), components=5)  # what lies outside is rounding
+    assert "scores mean little" in alike.result["caveats"][0]
 
 
 @pytest.mark.parametrize(
