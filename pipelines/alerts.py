@@ -66,19 +66,32 @@ def _named(alert: Alert, names: Mapping[str, str]) -> Alert:
     return alert.model_copy(update={"message": told})
 
 
+def untold(outcome: RunOutcome) -> list[Raised]:
+    """The alerts of a run's artifacts that were not told before."""
+    there = set(Location(outcome.root).ls(f"{FOLDER}/{outcome.run}"))
+    return list({one.id: one for one in raised(outcome) if f"{one.id}.json" not in there}.values())
+
+
+def keep_told(outcome: RunOutcome, one: Raised) -> None:
+    """Keep that an alert was told.
+
+    Raises:
+        StoreError: if the storage refuses.
+    """
+    record = one.model_dump(mode="json") | {"told": datetime.now(UTC).isoformat(timespec="seconds")}
+    Location(outcome.root).write(f"{FOLDER}/{outcome.run}/{one.id}.json", canonical_json(record))
+
+
 def tell_new(outcome: RunOutcome, tell: Callable[[Raised], None]) -> list[Raised]:
     """Tell the alerts that were not told before, and keep that they were.
 
     Raises:
         StoreError: if the storage refuses.
     """
-    root = Location(outcome.root)
-    there = set(root.ls(f"{FOLDER}/{outcome.run}"))
-    new = list({one.id: one for one in raised(outcome) if f"{one.id}.json" not in there}.values())
+    new = untold(outcome)
     for one in new:
         tell(one)
-        record = one.model_dump(mode="json") | {"told": datetime.now(UTC).isoformat(timespec="seconds")}
-        root.write(f"{FOLDER}/{outcome.run}/{one.id}.json", canonical_json(record))
+        keep_told(outcome, one)
     return new
 
 

@@ -208,21 +208,24 @@ def watch(
         Answer in JSON.
     """
     from pipelines import results, terminal
-    from pipelines.alerts import check_sealed, tell_new
+    from pipelines.alerts import check_sealed, keep_told, tell_new, untold
     from pipelines.runfile import load_run
 
     made = _planned(load_run(run_file, set_ or ()), serial, quiet=json)
     check_sealed(made)
     outcome = _execute(made, serial)
-    if not json:
-        results.show_outcome(outcome)
-    new = tell_new(outcome, lambda one: None if json else terminal.write_line(f"ALERT {one.line}"))
     if json:
+        new = untold(outcome)
         told = {"failures": outcome.failures, "alerts": [one.model_dump(mode="json") for one in new]}
         terminal.write_json({**outcome.model_dump(mode="json"), **told})
-    elif not new:
-        terminal.write_line("No new alerts.")
-    return outcome.exit_code or (ALERTS if new else DONE)
+        for one in new:
+            keep_told(outcome, one)
+    else:
+        results.show_outcome(outcome)
+        new = tell_new(outcome, lambda one: terminal.write_line(f"ALERT {one.line}"))
+        if not new:
+            terminal.write_line("No new alerts.")
+    return ALERTS if new else outcome.exit_code
 
 
 def _execute(made: "Plan", serial: bool) -> "RunOutcome":

@@ -8,6 +8,7 @@ from typing import Any
 from prefect import flow
 from prefect.artifacts import create_table_artifact
 from prefect.events import emit_event
+from prefect.events.worker import EventsWorker
 from pydantic import BaseModel, ConfigDict, Field
 
 from pipelines.alerts import Raised, check_sealed, tell_new
@@ -77,6 +78,7 @@ def send_event(one: Raised) -> None:
         raise SubspanError(
             f"Prefect did not take the event of the alert {one.line!r}; look at PREFECT_API_URL and its log, the next watch tells it again"
         )
+    EventsWorker.instance().wait_until_empty()  # it is sent in the background, and told once it is on its way
 
 
 def _row(one: Raised) -> dict[str, Any]:

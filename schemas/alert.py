@@ -14,5 +14,5 @@ class Alert(Frozen):
     threshold: float
     """What the value passed."""
     key: str = ""
-    """What it is about, where the same may be found again in another artifact of the stage, such as the sample at which scores changed: it
+    """What it is about, where the same may be found again in another artifact of the stage, such as the scores at which they changed: it
     is told once. Empty: it is about the artifact."""

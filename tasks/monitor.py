@@ -22,6 +22,10 @@ from tasks.methods.training_watch import ALIGNMENT, LOSS, NORM, NOT_FINITE, RANK
 from tasks.numerics import spectral_alignment
 from tasks.numerics.spectrum import effective_rank
 
+Keep = Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]
+PART = 1 << 22
+"""Numbers of a gradient that are copied to float64 at once."""
+
 
 class TrainingMonitor:
     """Measures a training at each step, and tells when it leaves its way.
@@ -86,7 +90,10 @@ class TrainingMonitor:
         self._inputs: dict[str, Tensor] = {}
         self._gradients: dict[str, tuple[Tensor, Tensor, int]] = {}
         self._directions: dict[str, Tensor] = {}
-        self._handles = self._hooked(model)
+        self._model = model
+        self._parameters: dict[str, nn.Parameter] = {}
+        self._handles: list[RemovableHandle] = []
+        self._handles = self._hooked()
 
     def __enter__(self) -> "TrainingMonitor":
         return self
@@ -96,12 +103,17 @@ class TrainingMonitor:
     ) -> None:
         self.close()
 
+    @property
+    def closed(self) -> bool:
+        """Whether its hooks are taken away, so that nothing is measured any more."""
+        return not self._handles
+
     def close(self) -> None:
         """Take all hooks away; events stay."""
         for handle in self._handles:
             handle.remove()
         self._handles = []
-        self._inputs, self._gradients = {}, {}
+        self._inputs, self._gradients, self._parameters = {}, {}, {}
 
     def observe(self, step: int, loss: float | Tensor | None = None) -> dict[str, float]:
         """The numbers of a step, judged; to be called between backward and the optimiser's step.
@@ -114,7 +126,8 @@ class TrainingMonitor:
             SpecError: if the loss is no single number.
         """
         numbers = self._measured(None if loss is None else _number(loss))
-        _, events = self._watch.take(step, numbers)
+        known = {name: number for name, number in numbers.items() if name != LOSS or loss is not None}
+        _, events = self._watch.take(step, known)
         self.events += events
         for event in events if self._on_event else ():
             self._on_event(event)  # type: ignore[misc]
@@ -126,11 +139,13 @@ class TrainingMonitor:
             NORM: math.nan,
             NOT_FINITE: math.nan,
         }
+        if self._handles:
+            self._handles += self._hook_parameters()
         gradients, self._gradients = self._gradients, {}
         inputs, self._inputs = self._inputs, {}
         wrong, counted = int(loss is not None and not math.isfinite(loss)), int(loss is not None)
         if gradients:
-            squares = [norm.double().cpu().square() for norm, _, _ in gradients.values()]
+            squares = [self._norm(name, *of).square() for name, of in gradients.items()]
             found[NORM] = math.sqrt(float(torch.stack(squares).sum()))
         for _, bad, size in gradients.values():
             wrong, counted = wrong + int(bad), counted + size
@@ -158,20 +173,38 @@ class TrainingMonitor:
             zip(names, (share, effective_rank(spectral_alignment.singular_values(rows))), strict=True)
         )
 
-    def _hooked(self, model: nn.Module) -> list[RemovableHandle]:
+    def _norm(self, name: str, norm: Tensor, bad: Tensor, size: int) -> Tensor:
+        """Of a gradient, on the CPU; anew where it is infinite though the gradient is not: squares left float32."""
+        there, gradient = norm.double().cpu(), self._parameters[name].grad
+        if not bool(there.isinf()) or int(bad) or gradient is None:
+            return there
+        parts = torch.split(_values(gradient).flatten(), PART)
+        norms = [torch.linalg.vector_norm(part.double().cpu()) for part in parts]
+        whole: Tensor = torch.linalg.vector_norm(torch.stack(norms))
+        return whole
+
+    def _hooked(self) -> list[RemovableHandle]:
+        if not any(p.requires_grad for p in self._model.parameters()):
+            raise SpecError("the model has no parameter that is trained; there is nothing to watch")
         handles = [
-            layer.register_forward_pre_hook(self._keep_rows(name), with_kwargs=True)
+            layer.register_forward_pre_hook(_Hook(self._keep_rows(name)), with_kwargs=True)
             for name, layer in self._layers.items()
         ]
-        trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        if not trained:
-            raise SpecError("the model has no parameter that is trained; there is nothing to watch")
-        return handles + [
-            p.register_post_accumulate_grad_hook(self._keep_norm(name))  # type: ignore[no-untyped-call]
-            for name, p in trained.items()
-        ]
+        return handles + self._hook_parameters()
 
-    def _keep_rows(self, name: str) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
+    def _hook_parameters(self) -> list[RemovableHandle]:
+        """Those that are trained and have no hook yet, at first all; the gradients that later ones have are taken at once."""
+        handles = []
+        for name, p in self._model.named_parameters():
+            if not p.requires_grad or self._parameters.get(name) is p:
+                continue
+            self._parameters[name], keep = p, self._keep_norm(name)
+            handles.append(p.register_post_accumulate_grad_hook(keep))  # type: ignore[no-untyped-call]
+            if self._handles:
+                keep(p)
+        return handles
+
+    def _keep_rows(self, name: str) -> Keep:
         def keep(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             if self._readings % self._every or name in self._inputs or not torch.is_grad_enabled():
                 return
@@ -186,8 +219,7 @@ class TrainingMonitor:
         def keep(parameter: Tensor) -> None:
             if parameter.grad is None:
                 return
-            gradient = parameter.grad.detach()
-            values = gradient.coalesce().values() if gradient.is_sparse else gradient
+            values = _values(parameter.grad)
             self._gradients[name] = (
                 torch.linalg.vector_norm(values, dtype=torch.promote_types(values.dtype, torch.float32)),
                 (~values.isfinite()).sum(),
@@ -204,6 +236,25 @@ class TrainingMonitor:
         start = int(torch.randint(n, (1,), generator=self._generator))
         which = (torch.arange(self._most_rows) * n // self._most_rows + start) % n
         return rows[which.to(rows.device)]
+
+
+class _Hook:
+    """Before the forward of a layer. It stays behind where the model is copied or written: only the model itself is watched."""
+
+    def __init__(self, keep: Keep | None = None) -> None:
+        self._keep = keep
+
+    def __call__(self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if self._keep is not None:
+            self._keep(layer, args, kwargs)
+
+    def __reduce__(self) -> tuple[type["_Hook"], tuple[()]]:
+        return _Hook, ()
+
+
+def _values(gradient: Tensor) -> Tensor:
+    kept = gradient.detach()
+    return kept.coalesce().values() if kept.is_sparse else kept
 
 
 def _chosen(model: nn.Module, patterns: Sequence[str]) -> dict[str, nn.Module]:

@@ -155,12 +155,24 @@ def _codes(names: tuple[str, ...], classes: Sequence[str] | None, n: int) -> Ten
 
 
 def _tensor(rows: Any, device: str) -> Tensor:
-    x = rows.detach().to(device) if isinstance(rows, Tensor) else to_tensor(np.asarray(rows), device)
+    given = rows.detach().to_dense() if isinstance(rows, Tensor) else None
+    x = to_tensor(_native(np.asarray(rows)), device) if given is None else given.to(device)
+    if x.is_complex():
+        raise MethodError("found complex rows; expected real ones")
     if x.ndim != 2:
         raise MethodError(
             f"expected rows as [row, feature], found the shape {tuple(x.shape)}; write `rows[None]` for a single one"
         )
     return x if x.is_floating_point() else x.double()
+
+
+def _native(rows: np.ndarray) -> np.ndarray:
+    """In this machine's order of bytes, and at most float64."""
+    if rows.dtype.kind not in "biufc":
+        raise MethodError(f"found rows of dtype {rows.dtype}; expected numbers, as an array or tensor")
+    if rows.dtype.kind == "f" and rows.dtype.itemsize > 8:
+        return rows.astype(np.float64)
+    return rows.astype(rows.dtype.newbyteorder("="), copy=False)
 
 
 def _dataset(module: ModuleType, found: dict[str, Tensor]) -> xr.Dataset:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from transformers import TrainerCallback
 
+from schemas.errors import SpecError
 from tasks.monitor import TrainingMonitor
 from tasks.record import Recorder
 
@@ -51,7 +52,15 @@ class MonitorCallback(TrainerCallback):  # type: ignore[misc]
         self._handle: RemovableHandle | None = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Listen to what the model gives."""
+        """Listen to what the model gives.
+
+        Raises:
+            SpecError: if the monitor was closed, as at the end of an earlier training.
+        """
+        if self._monitor.closed:
+            raise SpecError("the monitor is closed and measures nothing; make another for this training")
+        if self._handle is not None:  # of a training that was broken off
+            self._handle.remove()
         self._handle = kwargs["model"].register_forward_hook(self._keep_loss)
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

@@ -1,6 +1,9 @@
 """A training that is watched: what is measured, that nothing of it changes, what is told and when."""
 
+import copy
 import math
+import pickle
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -157,6 +160,61 @@ def test_gradients_and_inputs_that_are_not_finite_are_events() -> None:
         found = other.observe(0)
     assert found["not_finite"] == 1
     assert math.isnan(found["alignment.0"])
+
+
+def test_a_loss_that_is_not_known_is_no_event() -> None:
+    model = network()
+    with subspan.TrainingMonitor(model) as monitor:
+        found = [monitor.observe(step, None if step % 2 else 1.0)["loss"] for step in range(6)]
+        assert monitor.events == []
+        monitor.observe(6, math.nan)
+    assert np.isnan(found).tolist() == [False, True] * 3
+    assert [one.step for one in monitor.events] == [6]
+
+
+def test_parameters_that_are_trained_later_count() -> None:
+    model = network()
+    model[0].requires_grad_(False)
+    with subspan.TrainingMonitor(model) as monitor:
+        model[0].weight.requires_grad_(True)
+        model.append(nn.Linear(3, 2))
+        for step in range(2):
+            model.zero_grad()
+            model(torch.randn(20, 6)).square().sum().backward()
+            found = monitor.observe(step, 1.0)["gradient_norm"]
+            norms = torch.stack([p.grad.norm() for p in model.parameters() if p.grad is not None])
+            assert found == pytest.approx(float(norms.norm()), rel=1e-5)
+    assert not any(p._post_accumulate_grad_hooks for p in model.parameters())  # type: ignore[attr-defined]
+
+
+def test_the_norm_of_finite_gradients_is_finite() -> None:
+    """Squares of these leave float32."""
+    model = nn.Linear(6, 3)
+    with subspan.TrainingMonitor(model, limits=SHORT) as monitor:
+        for step in range(20):
+            model.zero_grad()
+            (model(torch.randn(20, 6)).square().mean() * (1e25 if step > 15 else 1)).backward()
+            found = monitor.observe(step)["gradient_norm"]
+            gradients = [p.grad.double().flatten() for p in model.parameters() if p.grad is not None]
+            assert found == pytest.approx(float(torch.cat(gradients).norm()), rel=1e-5)
+    assert [one.monitor for one in monitor.events] == ["gradient_norm"]
+
+
+@pytest.mark.parametrize(
+    "copied", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))], ids=["copy", "pickle"]
+)
+def test_a_copy_of_the_model_is_not_watched(copied: Callable[[nn.Module], nn.Module]) -> None:
+    model, rows = network().eval(), torch.randn(20, 6)
+    with subspan.TrainingMonitor(model) as monitor:
+        other = copied(model)
+        other(torch.full((20, 6), 5.0)).sum().backward()
+        other.zero_grad()
+        model(rows).sum().backward()
+        found = monitor.observe(0, 1.0)
+    model.zero_grad()
+    with subspan.TrainingMonitor(model) as monitor:
+        model(rows).sum().backward()
+        assert monitor.observe(0, 1.0) == found
 
 
 def test_an_event_that_raises_ends_the_training() -> None:

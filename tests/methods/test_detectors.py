@@ -1,6 +1,6 @@
 """Detectors against plain NumPy and scikit-learn: fitted on some rows, asked of others, whatever the cut, and what is refused."""
 
-from functools import partial
+from functools import partial, reduce
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from sklearn.metrics import roc_auc_score
 from sklearn.neighbors import NearestNeighbors
 
 from schemas.errors import MethodError
+from tasks.methods import anomaly_scores
 from tasks.methods.anomaly import (
     direction,
     head_subspace,
@@ -151,6 +152,9 @@ def test_vim() -> None:
     np.testing.assert_allclose(scores(vim, "normal", fitted, NEW, score="residual"), lengths[1], rtol=1e-8)
     np.testing.assert_allclose(scores(vim, "normal", fitted, NEW, score="energy"), energy, rtol=1e-10)
     assert head_subspace.components_of(512, head_subspace.Config()) == 256
+    assert fitted.result["caveats"] == []
+    alike = Fitted(head_subspace, np.full((300, WIDTH), 3.3), components=5)  # what lies outside is rounding
+    assert "scores mean little" in alike.result["caveats"][0]
 
 
 @pytest.mark.parametrize(
@@ -322,3 +326,29 @@ def test_constant_features_and_few_rows() -> None:
         "ij,jk,ik->i", off, np.linalg.pinv(np.cov(few.T, bias=True), hermitian=True, rcond=1e-12), off
     )
     np.testing.assert_allclose(scores(mahalanobis, "reference", plain, new), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("rows", "told"),
+    [(np.full((20, 3), 3.3), "do not vary"), (np.eye(2, 3), "vary along 1 of 3"), (NORMAL[:20, :3], None)],
+    ids=["constant", "two", "plain"],
+)
+def test_directions_that_are_not_seen_are_told_whatever_the_shrinkage(
+    rows: np.ndarray, told: str | None
+) -> None:
+    """Two rows have no spread of squared lengths, so that nothing is shrunk."""
+    found = Fitted(reference, rows)
+    assert found.result["shrinkage"] == "ledoit_wolf"
+    assert (found.result["intensity"] == 0) == (told is not None)
+    assert any("vary" in note for note in found.result["caveats"]) == (told is not None)
+    assert told is None or told in found.result["caveats"][0]
+
+
+def test_a_spread_far_from_zero_keeps_its_digits() -> None:
+    score = 1e8 + torch.from_numpy(np.random.default_rng(0).standard_normal(5000))
+    parts = [anomaly_scores.partial(some) for some in torch.split(score, 700)]
+    state = reduce(anomaly_scores.merge, [anomaly_scores.partial(score[:0]), *parts])
+    found = anomaly_scores.summary(state)
+    assert found["n_rows"] == 5000
+    assert found["mean"] == pytest.approx(float(score.mean()), rel=1e-15)
+    assert found["spread"] == pytest.approx(float(score.std(correction=0)), rel=1e-9)

@@ -10,7 +10,7 @@ from sklearn.metrics import roc_auc_score
 from schemas.errors import MethodError
 from tasks.methods.anomaly import direction, reference
 from tasks.methods.contract import Block, Inputs
-from tests.methods.test_detectors import Fitted, scores
+from tests.methods.detectors import Fitted, scores
 
 WIDTH, STRONG = 16, 4
 

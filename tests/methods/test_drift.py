@@ -172,7 +172,7 @@ def test_constant_features_and_fewer_rows_than_features() -> None:
     ("members", "options", "match"),
     [
         ([drawn(1)[:, :9]], {}, "window0 a has 9 features, the reference 12"),
-        ([drawn(1), drawn(2, 1)], {}, "window1 a has 1 rows of 1 samples, at least 5 of 2"),
+        ([drawn(1, 0), drawn(2, 1)], {}, "window0 a has 0 rows of 0 samples, at least 5 of 2"),
         ([drawn(1, 4)], {"per_sample": 2}, "has 4 rows of 2 samples, at least 5 of 2"),
         ([drawn(1, 8)], {"per_sample": 8}, "has 8 rows of 1 samples"),
         ([drawn(1)], {"per_sample": 2, "captures": 3}, "the reference is of 3 captures with several rows"),
@@ -183,6 +183,25 @@ def test_constant_features_and_fewer_rows_than_features() -> None:
 def test_refusals(members: list[np.ndarray], options: dict[str, Any], match: str) -> None:
     with pytest.raises(MethodError, match=match):
         run(drawn(0), *members, **options)
+
+
+def test_members_of_too_few_rows_are_left_out() -> None:
+    result, found = run(drawn(0), drawn(1, 1), drawn(2, move=3.0), drawn(3, 0))
+    assert result.left_out == ("window0 a", "window2 a")
+    assert (result.labels, result.first_drift, result.n_tests) == (("window1 a",), "window1 a", 6)
+    assert found["drifted"].tolist() == [1]
+    assert any("2 members have less than 5 rows" in note for note in result.caveats)
+
+
+def test_the_newest_members_alone_cost_and_say_what_they_would_without_the_others() -> None:
+    rows = [drawn(seed, move=3.0 * (seed == 3)) for seed in range(4)]
+    newest, arrays = run(*rows, newest=1)
+    alone, expected = run(rows[0], rows[3])
+    assert newest.n_tests == alone.n_tests == 6
+    assert newest.labels == ("window2 a",)
+    assert newest.n_drifted == 1
+    for name in ("effect", "p_value", "adjusted"):
+        np.testing.assert_array_equal(arrays[name], expected[name])
 
 
 def test_captures_are_compared_with_the_first(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -131,6 +132,55 @@ def test_a_name_that_is_of_nothing_is_refused(tmp_path: Path, capsys: pytest.Cap
     assert "no capture or stage 'norml'; nearest: normal" in capsys.readouterr().err
 
 
+def test_alerts_that_no_answer_told_are_told_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where stdout is a file on a disk that is full."""
+    write_reference(tmp_path)
+    write_day(tmp_path, 1, shift=6.0)
+    file = file_of(tmp_path)
+    run_serial(watched(tmp_path))
+    with monkeypatch.context() as patched:
+        patched.setattr("pipelines.terminal.write_json", refuse)
+        assert main(["watch", file, "--serial", "--json"]) == 1
+    assert told(tmp_path) == []
+    capsys.readouterr()
+    assert main(["watch", file, "--serial", "--json"]) == 3
+    assert len(json.loads(capsys.readouterr().out)["alerts"]) == len(told(tmp_path)) == 2
+
+
+def refuse(_: Any) -> None:
+    raise OSError("no space left")
+
+
+def changes_told(folder: Path) -> int:
+    return len([one for one in told(folder) if one["stage"] == "changes"])
+
+
+def test_a_change_is_told_once_and_another_at_its_place_is_told(tmp_path: Path) -> None:
+    """Of the files of some days, of which the first goes where another comes."""
+    x, reference = {"captures": ["new"]}, {"stage": "basis"}
+    in_order = {"method": "anomaly.mahalanobis", "inputs": {"x": x, "reference": reference}}
+    inputs = {"x": x, "scores": {"stage": "in_order"}, "calibration": {"stage": "known_scores"}}
+    run = watched(tmp_path, in_order=in_order, changes={"method": "anomaly.alarms", "inputs": inputs})
+    write_reference(tmp_path)
+
+    def write(day: int, seed: int, shift: float) -> None:
+        rows = np.random.default_rng(seed).standard_normal((60, 8)) + shift
+        np.save(tmp_path / f"day{day}.npy", rows.astype(np.float32))
+
+    counts = []
+    for change in (
+        lambda: [write(1, 1, 0), write(2, 2, 0), write(3, 3, 4.0)],
+        lambda: write(3, 33, 4.0),  # other rows, and the change is at the same place
+        lambda: [(tmp_path / "day1.npy").unlink(), write(4, 4, 4.0)],  # the same rows at another place
+    ):
+        change()
+        tell_new(run_serial(run), lambda one: None)
+        counts.append(changes_told(tmp_path))
+    assert counts == [1, 2, 2]
+
+
 def outcome(root: Path, artifact: str, key: str = "") -> RunOutcome:
     alert = Alert(kind="change", message="it changed", value=2.0, threshold=1.0, key=key)
     made = ArtifactOutcome(stage="s", site="x", id=artifact, method="anomaly.alarms", alerts=(alert,))
@@ -169,7 +219,11 @@ def test_an_event_that_is_not_taken_was_not_told(tmp_path: Path, monkeypatch: py
         tell_new(outcome(tmp_path, "a"), watch.send_event)
     assert not told(tmp_path)
     monkeypatch.setattr(watch, "emit_event", lambda **kwargs: kwargs)
+    sent: list[str] = []
+    worker = SimpleNamespace(wait_until_empty=lambda: sent.append("all"))
+    monkeypatch.setattr(watch, "EventsWorker", SimpleNamespace(instance=lambda: worker))
     assert len(tell_new(outcome(tmp_path, "a"), watch.send_event)) == 1
+    assert sent == ["all"]  # before it is kept as told
 
 
 def test_an_alert_that_could_not_be_told_is_told_again_under_its_id(tmp_path: Path) -> None:

@@ -25,14 +25,14 @@ from pydantic import Field
 from torch import Tensor
 
 from schemas.alert import Alert
-from schemas.base import Frozen
+from schemas.base import Frozen, content_id
 from tasks.methods import anomaly_calibration
 from tasks.methods.anomaly_scores import scores_of, scores_port
 from tasks.methods.contract import Array, Arrays, Block, Inputs, RowsPort
 from tasks.numerics import change_alarms
 from tasks.numerics.change_alarms import Watched
 
-VERSION = 1
+VERSION = 2
 KIND = "whole"
 READS = {
     "x": RowsPort(values=False),
@@ -51,6 +51,8 @@ SEEDS = ()
 MOST_ROWS = 4_000_000
 FEW = 100
 """Calibration scores below which shifts are said to be found late."""
+CONTEXT = 64
+"""Scores up to an alarm's that tell it from others, wherever they lie."""
 DEPENDENT = 4.0
 """Standard errors of a correlation of neighbours that are told."""
 
@@ -129,7 +131,8 @@ def solve(block: Block, inputs: Inputs, config: Config) -> tuple[Result, Arrays]
     stream = _Stream(block.sample[there].cpu(), block.index[there].cpu())
     uniform = _uniform(stream.row, config.seed)
     found = change_alarms.watched(score[there], known, uniform, config.run_length, config.direction == "both")
-    return _result(found, stream, len(known), inputs, config), _arrays(found, stream)
+    alerts = _alerts(found, stream, score[there].cpu(), config)
+    return _result(found, stream, len(known), inputs, config, alerts), _arrays(found, stream)
 
 
 def _uniform(row: Tensor, seed: int) -> Tensor:
@@ -139,7 +142,14 @@ def _uniform(row: Tensor, seed: int) -> Tensor:
     return torch.from_numpy(drawn)[row]
 
 
-def _result(found: Watched, stream: _Stream, calibration: int, inputs: Inputs, config: Config) -> Result:
+def _result(
+    found: Watched,
+    stream: _Stream,
+    calibration: int,
+    inputs: Inputs,
+    config: Config,
+    alerts: tuple[Alert, ...],
+) -> Result:
     n, alarms = len(stream.row), found.alarms
     last = float(found.statistic[-1]) if n else 0.0
     beside = change_alarms.neighbours(found)
@@ -154,18 +164,19 @@ def _result(found: Watched, stream: _Stream, calibration: int, inputs: Inputs, c
         first_start=int(stream.sample[alarms[0].start]) if alarms else None,
         last_statistic=0.0 if alarms and alarms[-1].at == n - 1 else last,
         neighbours=beside,
-        alerts=_alerts(found, stream, config),
+        alerts=alerts,
         caveats=_caveats(inputs, n, calibration, beside),
     )
 
 
-def _alerts(found: Watched, stream: _Stream, config: Config) -> tuple[Alert, ...]:
-    """By the sample with which a change was told: what follows it moves no alarm."""
+def _alerts(found: Watched, stream: _Stream, score: Tensor, config: Config) -> tuple[Alert, ...]:
+    """By the scores up to that with which a change was told: what follows moves no alarm, and what goes far before it moves no score."""
     told = []
     for alarm in found.alarms:
         at, start = int(stream.sample[alarm.at]), int(stream.sample[alarm.start])
         message = f"scores became {'larger' if alarm.up else 'smaller'}: told at sample {at}, most likely from sample {start} on"
-        value, key = float(found.statistic[alarm.at]), f"row {int(stream.row[alarm.at])}"
+        value, before = float(found.statistic[alarm.at]), score[max(0, alarm.at + 1 - CONTEXT) : alarm.at + 1]
+        key = content_id([bool(alarm.up), *(one.hex() for one in before.tolist())])
         told.append(Alert(kind="change", message=message, value=value, threshold=config.run_length, key=key))
     return tuple(told)
 

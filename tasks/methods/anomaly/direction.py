@@ -28,7 +28,7 @@ from tasks.numerics import energy
 
 __all__ = ["merge"]
 
-VERSION = 1
+VERSION = 2
 KIND = "map"
 READS = {"x": RowsPort(), "reference": ArtifactPort("anomaly.reference", one_place=True)}
 ARRAYS = {"score": ("row",)}

@@ -8,6 +8,8 @@ Arrays: `origin` (feature), `components` (component, feature) of the subspace, `
 descending; `weight` (output, feature) and `bias` (output) of the layer, zeros where it has none.
 """
 
+import math
+
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -37,6 +39,8 @@ REFERENCE = (
     "Wang, Li, Feng, Zhang, ViM: out-of-distribution with virtual-logit matching, CVPR (2022), section 4"
 )
 SEEDS = ()
+NOTHING = 1e-9
+"""Mean length outside, over the rows' own, below which it is rounding."""
 
 
 class Config(Frozen):
@@ -156,7 +160,7 @@ def finish(state: State, carry: State, inputs: Inputs, config: Config) -> tuple[
     scale = logit / outside if outside > 0 else 0.0
     notes = (
         []
-        if scale > 0
+        if scale > 0 and outside > NOTHING * math.sqrt(float(values.sum()))
         else ["nothing of the normal rows lies outside, or their logits are not positive: scores mean little"]
     )
     if int(carry["n"]) < 10 * len(values):

@@ -23,7 +23,7 @@ from tasks.methods.last_layer import parameters
 
 __all__ = ["merge", "parameters"]
 
-VERSION = 1
+VERSION = 2
 KIND = "map"
 READS = {"x": RowsPort(), "basis": ArtifactPort("spectrum.pca", one_place=True)}
 ARRAYS = {"score": ("row",)}

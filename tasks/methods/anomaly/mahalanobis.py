@@ -19,7 +19,7 @@ from tasks.methods.contract import Arrays, ArtifactPort, Block, Inputs, RowOutpu
 
 __all__ = ["merge"]
 
-VERSION = 1
+VERSION = 2
 KIND = "map"
 READS = {"x": RowsPort(), "reference": ArtifactPort("anomaly.reference", one_place=True)}
 ARRAYS = {"score": ("row",), "nearest": ("row",)}

@@ -19,7 +19,7 @@ from tasks.methods.last_layer import parameters
 
 __all__ = ["merge", "parameters"]
 
-VERSION = 1
+VERSION = 2
 KIND = "map"
 READS = {"x": RowsPort(), "normal": ArtifactPort("anomaly.standard_components", one_place=True)}
 ARRAYS = {"score": ("row",)}

@@ -19,7 +19,7 @@ from tasks.numerics import neighbours
 
 __all__ = ["merge"]
 
-VERSION = 1
+VERSION = 2
 KIND = "map"
 READS = {"x": RowsPort(), "normal": ArtifactPort("anomaly.normal_rows", one_place=True)}
 ARRAYS = {"score": ("row",)}

@@ -160,7 +160,7 @@ def finish(state: State, carry: State, inputs: Inputs, config: Config) -> tuple[
         intensity=inside,
         background_intensity=around,
         rank=rank,
-        caveats=tuple(_notes(rank, len(values), found, how)),
+        caveats=tuple(_notes(rank, len(values), found, inside)),
     )
     return result, {name: Array(values.contiguous(), ARRAYS[name]) for name, values in arrays.items()}
 
@@ -219,9 +219,13 @@ def _intensity(covariance: Tensor, rows: float, fourth: float, how: str) -> floa
     return shrinkage.ledoit_wolf(covariance, rows, fourth)
 
 
-def _notes(rank: int, width: int, found: _Found, how: str) -> list[str]:
+def _notes(rank: int, width: int, found: _Found, intensity: float) -> list[str]:
     notes = []
-    if rank < width and how == "none":
+    if not rank:
+        notes.append(
+            "normal rows do not vary: every row scores 0; look at the site, or take `anomaly.residual` with `components: 0`"
+        )
+    elif rank < width and not intensity:
         notes.append(
             f"normal rows vary along {rank} of {width} directions: what is strange along the others alone is not seen; shrink, or take "
             "`anomaly.residual` beside"

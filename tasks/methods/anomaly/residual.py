@@ -17,7 +17,7 @@ from tasks.methods.contract import Arrays, ArtifactPort, Block, Inputs, RowOutpu
 
 __all__ = ["merge"]
 
-VERSION = 1
+VERSION = 2
 KIND = "map"
 READS = {"x": RowsPort(), "basis": ArtifactPort("spectrum.pca", one_place=True)}
 ARRAYS = {"score": ("row",)}
@@ -109,7 +109,8 @@ def finish(state: State, carry: State, inputs: Inputs, config: Config) -> tuple[
     notes = []
     if kept == basis["width"] or outside <= float(basis["floor"]):
         notes.append(
-            "the components hold all that normal rows vary in: scores are rounding; ask for less energy"
+            "the components hold all that normal rows vary in: what of them lies outside is rounding, and any other row lies far; ask for "
+            "less energy"
         )
     result = Result(
         components=kept,

@@ -24,7 +24,7 @@ from tasks.numerics import white_noise
 
 __all__ = ["merge"]
 
-VERSION = 1
+VERSION = 2
 KIND = "map"
 READS = {"x": RowsPort(), "basis": ArtifactPort("spectrum.pca", one_place=True)}
 ARRAYS = {"score": ("row",)}

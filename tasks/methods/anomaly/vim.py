@@ -18,7 +18,7 @@ from tasks.methods.contract import Arrays, ArtifactPort, Block, Inputs, RowOutpu
 
 __all__ = ["merge"]
 
-VERSION = 1
+VERSION = 2
 KIND = "map"
 READS = {"x": RowsPort(), "normal": ArtifactPort("anomaly.head_subspace", one_place=True)}
 ARRAYS = {"score": ("row",), "residual": ("row",)}
