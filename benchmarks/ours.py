@@ -19,8 +19,8 @@ from schemas.capture import CaptureRequest
 from schemas.execution import Execution
 from tasks.drive import Threads, serial
 from tasks.produce import run_capture
+from tasks.store.capture_spec import read_spec
 from tasks.store.location import Location
-from tasks.store.samples import read_spec
 from tasks.store.sealed import open_group
 
 

@@ -1,4 +1,4 @@
-"""The command line: `subspan plan | run | watch | sites | methods | status | verify | report | show | ls | export`.
+"""The command line: `subspan plan | run | watch | sites | methods | status | verify | report | show | ls | rm | gc | export`.
 
 Exit codes: 0 done, 1 refused, 2 finished with failures, 3 new alerts of a watch. Answers go to stdout, messages to stderr. Heavy
 packages are imported by the command that needs them.
@@ -22,6 +22,7 @@ from schemas.model import Head
 if TYPE_CHECKING:
     from pipelines.estimate import Estimate
     from pipelines.plan import Plan
+    from pipelines.remove import Removal
     from pipelines.trial import Trial
     from schemas.outcome import RunOutcome
     from schemas.run import RunSpec
@@ -414,6 +415,82 @@ def _show_root(root: str, json: bool, everything: bool) -> int:
         terminal.write_json(found.model_dump(mode="json"))
     else:
         terminal.show_root(found, everything)
+    return DONE
+
+
+@app.command
+def rm(
+    names: list[str],
+    /,
+    *,
+    root: Root = HERE,
+    dependents: Annotated[bool, Parameter(negative=())] = False,
+    names_too: Annotated[bool, Parameter("--names", negative=())] = False,
+    dry_run: Annotated[bool, Parameter(negative=())] = False,
+    json: Json = False,
+) -> int:
+    """Remove captures, artifacts or records of runs; refused where something was made from them, a name opens them, or somebody is at work.
+
+    Parameters
+    ----------
+    names:
+        Ids, their first letters, or names of captures.
+    root:
+        Folder or URL of captures and artifacts.
+    dependents:
+        Remove artifacts that were made from them too.
+    names_too:
+        Remove the names that open them too.
+    dry_run:
+        Show what would go, and remove nothing.
+    json:
+        Answer in JSON.
+    """
+    from pipelines.remove import removals
+    from pipelines.status import find
+    from tasks.store.location import Location
+
+    place = Location(root)
+    targets = list(dict.fromkeys(find(place, name) for name in names))
+    return _remove(root, removals(place, targets, dependents, names_too), dry_run, json)
+
+
+@app.command
+def gc(
+    *, root: Root = HERE, dry_run: Annotated[bool, Parameter(negative=())] = False, json: Json = False
+) -> int:
+    """Remove what no name opens, and no last record of a run has or needs. What is not finished is left.
+
+    Parameters
+    ----------
+    root:
+        Folder or URL of captures and artifacts.
+    dry_run:
+        Show what would go, and remove nothing.
+    json:
+        Answer in JSON.
+    """
+    from pipelines.remove import garbage
+    from tasks.store.location import Location
+
+    return _remove(root, garbage(Location(root)), dry_run, json)
+
+
+def _remove(root: str, going: "list[Removal]", dry_run: bool, json: bool) -> int:
+    from pipelines import terminal
+    from pipelines.remove import remove
+    from tasks.store.location import Location
+
+    gone = going if dry_run else list(remove(Location(root), going))
+    if json:
+        told = {"removed": [one.model_dump(mode="json") for one in gone], "dry_run": dry_run}
+        terminal.write_json(told)
+        return DONE
+    headings, total = ("kind", "id", "bytes", "why"), sum(one.bytes for one in gone)
+    terminal.write_table(
+        "would go" if dry_run else "removed", headings, ((o.kind, o.id, o.bytes, o.why) for o in gone)
+    )
+    terminal.write_line(f"{len(gone)} of them, {total:,} bytes{'; nothing was removed' if dry_run else ''}.")
     return DONE
 
 

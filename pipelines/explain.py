@@ -130,7 +130,7 @@ def branch_meant(branches: list[type[BaseModel]], data: object) -> type[BaseMode
     given = data if isinstance(data, dict) else {}
     by_kind = {kind_of(branch): branch for branch in branches}
     kind = given.get("kind", next((given[key] for key in given if close(str(key), ("kind",))), None))
-    if kind in by_kind:
+    if isinstance(kind, str) and kind in by_kind:
         return by_kind[kind]
     near = difflib.get_close_matches(str(kind), [str(k) for k in by_kind], n=1)
     return by_kind[near[0]] if near else max(branches, key=lambda branch: fit(branch, given))

@@ -14,6 +14,7 @@ from schemas.outcome import RunOutcome
 from schemas.receipts import Failure
 from schemas.run import RunSpec
 from tasks.store.artifacts import list_artifacts, read_artifact
+from tasks.store.capture_spec import read_spec
 from tasks.store.lease import current_lease
 from tasks.store.location import Location
 from tasks.store.manifest import is_sealed, read_manifest
@@ -114,20 +115,9 @@ def run_ids(root: Location) -> list[str]:
     return sorted(name.removesuffix(".json") for name in root.ls(RUNS) if name.endswith(".json"))
 
 
-def read_capture_spec(root: Location, capture: str) -> CaptureSpec:
-    """The spec of a capture, from its root attributes.
-
-    Raises:
-        NotFoundError: if there is none.
-    """
-    return CaptureSpec.model_validate(
-        json.loads(root.read(f"{capture_path(capture)}/zarr.json"))["attributes"]["spec"]
-    )
-
-
 def capture_status(root: Location, capture: str, names: Mapping[str, str] | None = None) -> CaptureStatus:
     """How far a capture is, and what it is called (`names` are those of the root, read where they are not given)."""
-    spec = read_capture_spec(root, capture)
+    spec = read_spec(root, capture)
     sealed = is_sealed(root, capture)
     receipts = read_receipts(root, capture)
     failures = read_manifest(root, capture).failures if sealed else ()
@@ -226,7 +216,7 @@ def describe(root: Location, kind: str, name: str) -> dict[str, Any]:
     """Everything known of a capture, artifact or run, as plain JSON."""
     if kind == "capture":
         status = capture_status(root, name).model_dump(mode="json")
-        return {**status, "spec": read_capture_spec(root, name).model_dump(mode="json")}
+        return {**status, "spec": read_spec(root, name).model_dump(mode="json")}
     if kind == "artifact":
         return read_artifact(root, name).model_dump(mode="json")
     return read_run(root, name).model_dump(mode="json")

@@ -19,10 +19,10 @@ from tasks.page import CaptureData, ReportData
 from tasks.point_maps import point_maps
 from tasks.sample_map import map_of
 from tasks.store.artifacts import open_arrays, read_artifact
+from tasks.store.capture_spec import read_spec
 from tasks.store.location import Location
 from tasks.store.manifest import read_manifest
 from tasks.store.receipts import read_receipts
-from tasks.store.samples import read_spec
 from tasks.store.sealed import open_group
 
 MOST_VALUES = 1 << 17

@@ -24,8 +24,8 @@ from tasks.engine.reduction import reads_values
 from tasks.methods.anomaly_scores import SCORES
 from tasks.methods.contract import Block, Inputs
 from tasks.store.artifacts import read_artifact
+from tasks.store.capture_spec import read_spec
 from tasks.store.location import Location
-from tasks.store.samples import read_spec
 
 CALIBRATED = "anomaly.calibrated"
 PORT = "x"

@@ -39,9 +39,10 @@ from tasks.extract.turns import FORWARDS, TakeTurns
 from tasks.fingerprint import fingerprint, worker_name
 from tasks.gradients import Gradients, make_gradients, needs_backward
 from tasks.peak import peak_bytes
+from tasks.store.capture_spec import read_spec
 from tasks.store.location import Location
 from tasks.store.receipts import receipt_of, write_receipt
-from tasks.store.samples import UnitSamples, read_spec, sample_key, samples_between
+from tasks.store.samples import UnitSamples, sample_key, samples_between
 from tasks.threads import shares_process
 from tasks.writer import UnitWriter
 

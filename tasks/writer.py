@@ -15,8 +15,8 @@ from schemas.layout import Site, UnitRef
 from schemas.receipts import FileDigest
 from tasks.buffers import Shard
 from tasks.store.arrays import ShardWriter
+from tasks.store.capture_spec import read_spec
 from tasks.store.location import Location
-from tasks.store.samples import read_spec
 from tasks.store.shards import Staged
 
 Written = Future[tuple[str, FileDigest, float]]

@@ -12,9 +12,9 @@ from schemas.stage import ResolvedStage
 from tasks.engine.reduction import artifact_ports
 from tasks.methods.contract import Made, MadeOver, load_method
 from tasks.store.artifacts import read_artifact
+from tasks.store.capture_spec import read_spec
 from tasks.store.location import Location
 from tasks.store.sample_table import read_sources
-from tasks.store.samples import read_spec
 
 
 def how_made(

@@ -44,9 +44,9 @@ from tasks.methods.contract import (
     require_packages,
 )
 from tasks.store.artifacts import artifact_arrays, read_artifact
+from tasks.store.capture_spec import read_spec
 from tasks.store.location import Location
 from tasks.store.sample_table import read_samples
-from tasks.store.samples import read_spec
 
 MOST_SERIES_BYTES = 1 << 32
 """Of the arrays of all members of a series, which lie in memory together."""

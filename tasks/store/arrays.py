@@ -11,13 +11,13 @@ from schemas.base import canonical_json
 from schemas.capture import CaptureSpec
 from schemas.errors import DataError, OccupiedError
 from schemas.receipts import FileDigest
+from tasks.store.capture_spec import read_spec
 from tasks.store.codecs import add_array, codec_chain
 from tasks.store.location import PARTIAL, Location, digest_of
 from tasks.store.manifest import is_sealed, read_manifest
 from tasks.store.paths import ArrayPlan, capture_path, created_path, space_arrays
 from tasks.store.receipts import CreatedRecord
 from tasks.store.sample_table import SampleTable, add_samples, read_samples
-from tasks.store.samples import read_spec
 from tasks.store.shards import ShardWriter
 
 UNITS = {

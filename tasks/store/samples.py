@@ -1,6 +1,5 @@
 """What a worker must know of a capture that is still being made: its spec and where each sample's rows go."""
 
-import json
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -8,7 +7,6 @@ import numpy as np
 import numpy.typing as npt
 import zarr
 
-from schemas.capture import CaptureSpec
 from tasks.store.location import Location
 from tasks.store.paths import capture_path
 from tasks.store.zarrstore import LocationStore
@@ -25,16 +23,6 @@ class UnitSamples(NamedTuple):
     """[sample]: first store row."""
     rows: npt.NDArray[np.int64]
     """[sample]: rows."""
-
-
-def read_spec(root: Location, capture: str) -> CaptureSpec:
-    """The spec of a capture that `create_capture` made.
-
-    Raises:
-        NotFoundError: if there is none.
-    """
-    data = json.loads(root.read(f"{capture_path(capture)}/zarr.json"))
-    return CaptureSpec.model_validate(data["attributes"]["spec"])
 
 
 def samples_between(root: Location, capture: str, space: str, first: int, last: int) -> UnitSamples:
