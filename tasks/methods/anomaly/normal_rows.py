@@ -84,10 +84,16 @@ def merge(a: State, b: State) -> State:
 
 
 def finish(state: State, carry: State, inputs: Inputs, config: Config) -> tuple[Result, Arrays]:
-    """The rows that were kept; may be none, where all samples failed."""
+    """The rows that were kept.
+
+    Raises:
+        MethodError: without rows.
+    """
     kept, seen = row_sample.values(state), int(state["n"])
     rows, sample = kept[:, :-1], kept[:, -1].long()
-    notes = [] if seen else ["there are no rows: nothing can be compared with them"]
+    if not len(rows):
+        raise MethodError("found no rows, expected at least one; capture more samples")
+    notes = []
     if len(rows) < seen:
         notes.append(
             f"{len(rows):,} of {seen:,} rows are kept: distances to them are no smaller than to all; raise `most` for exact ones"
