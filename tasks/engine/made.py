@@ -1,7 +1,6 @@
 """How artifacts were made, and which samples they have in common."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 
@@ -57,25 +56,19 @@ def reference_captures(root: Location, artifact: Artifact, allowed: tuple[str, .
 
 def common_samples(root: Location, captures: Sequence[str], others: Sequence[str]) -> int:
     """Samples of some captures that others have too: rows of sources of data that are named alike."""
-    theirs = [_samples(root, capture) for capture in others]
     count = 0
-    for ours in (_samples(root, capture) for capture in captures):
-        used = [other.rows for other in theirs if other[:2] == ours[:2]]
-        count += int(np.isin(ours.rows, np.concatenate(used)).sum()) if used else 0
+    for capture in captures:
+        alike = [other for other in others if _origin(root, other) == _origin(root, capture)]
+        if alike:  # of others no table is read
+            used = np.concatenate([read_sources(root, other) for other in alike])
+            count += int(np.isin(read_sources(root, capture), used).sum())
     return count
 
 
-class _Samples(NamedTuple):
-    """Of a capture, as rows of their source."""
-
-    source: DataSource
-    partition: str | None
-    rows: np.ndarray
-
-
-def _samples(root: Location, capture: str) -> _Samples:
+def _origin(root: Location, capture: str) -> tuple[DataSource, str | None]:
+    """The source of a capture's data, and the part of it."""
     spec = read_spec(root, capture)
-    return _Samples(spec.request.data.source, spec.partition, read_sources(root, capture))
+    return spec.request.data.source, spec.partition
 
 
 def _reads(root: Location, stage: ResolvedStage, allowed: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
