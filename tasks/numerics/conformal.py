@@ -28,8 +28,10 @@ ROUNDING = 1e-12
 """Share by which a p-value may exceed its level, which it then equals but for the rounding of both."""
 
 
-MOST_TERMS = 1 << 20
-"""Summed for a small chance."""
+MOST_TERMS, SOME_TERMS = 1 << 20, 1 << 12
+"""Summed for a small chance at most, and together."""
+NEGLIGIBLE = -46.0
+"""Logarithm of the share of a sum below which what follows is left out: they fall."""
 
 
 class Threshold(NamedTuple):
@@ -113,7 +115,13 @@ def chance_of(flagged: int, rows: int, rank: int, n: int) -> float:
     law = betabinom(rows, rank, n + 1 - rank)
     if rows > MOST_TERMS or flagged <= law.mean():
         return float(law.sf(flagged - 1))
-    return float(np.exp(logsumexp(law.logpmf(np.arange(flagged, rows + 1)))))  # sf has no digits in the tail
+    total = -math.inf
+    for first in range(flagged, rows + 1, SOME_TERMS):  # sf has no digits in the tail
+        some = float(logsumexp(law.logpmf(np.arange(first, min(first + SOME_TERMS, rows + 1)))))
+        total = float(np.logaddexp(total, some))
+        if some < total + NEGLIGIBLE:
+            break
+    return math.exp(total)
 
 
 def least_rows(alpha: float) -> int:

@@ -177,3 +177,5 @@ def test_the_chance_of_flags_is_that_of_drawn_calibrations() -> None:
     assert conformal.chance_of(0, rows, rank, n) == conformal.chance_of(0, rows, 0, 3) == 1
     whole = math.prod((5 + k) / (100 + k) for k in range(60))  # all rows, by hand: B(5 + 60, 95) / B(5, 95)
     assert conformal.chance_of(60, 60, 5, 99) == pytest.approx(whole, rel=1e-9)
+    many = stats.betabinom(900_000, 50, 951).logpmf(np.arange(62_000, 900_001))
+    assert conformal.chance_of(62_000, 900_000, 50, 1000) == pytest.approx(np.exp(many).sum(), rel=1e-9)
