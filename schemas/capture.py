@@ -34,7 +34,7 @@ class Rows(Frozen):
     """Which of the remaining positions are kept."""
     pooling: Literal["none", "mean", "last", "cls"] = "none"
     """Reduce the kept rows of a sample to one: their mean (float32), the last, or the first."""
-    outlier_multiple: float = Field(10.0, gt=1)
+    outlier_multiple: float = Field(10.0, gt=1, allow_inf_nan=False)
     """Rows whose norm exceeds this multiple of the unit's median norm are flagged in `rows/<space>/outlier`."""
 
 

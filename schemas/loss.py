@@ -68,7 +68,7 @@ class SimilarityLoss(_Loss):
     classes: tuple[str, ...] | None = None
     """Names of the classes in order of the prototypes; None: whole numbers are the class, names count in their alphabetical order."""
     form: Literal["cosine", "contrastive"] = "contrastive"
-    temperature: float = Field(0.05, gt=0)
+    temperature: float = Field(0.05, gt=0, allow_inf_nan=False)
     """Divides cosines; for `contrastive`."""
     pooling: Literal["mean", "cls"] = "mean"
     """How tokens become one embedding: the mean of the real ones, or the first."""
