@@ -141,7 +141,8 @@ def garbage(root: Location) -> list[Removal]:
     Things that are not finished are left: somebody may be at work on them.
     """
     holdings = Holdings(root)
-    last = {read_run(root, name).run.name: read_run(root, name).outcome for name in run_ids(root)}
+    records = (read_run(root, name) for name in run_ids(root))
+    last = {record.run.name: record.outcome for record in records}
     kept = holdings.needed([a.id for outcome in last.values() for a in outcome.artifacts])
     kept |= set(read_names(root).values()) | {c.id for outcome in last.values() for c in outcome.captures}
     pages = {outcome.report.rsplit("/", 2)[-2] for outcome in last.values() if outcome.report}

@@ -95,7 +95,7 @@ def fuzz_runs(folder: Path, n: int, seed: int) -> list[str]:
 def _problem(code: int, error: str) -> str:
     if code not in (0, 1) or any(word in error for word in UNEXPECTED):
         return f"exit code {code}, {error[:600]!r}"
-    return "" if (code == 0) == (not error) or code == 0 else "refused without a word"
+    return "refused without a word" if code and not error else ""
 
 
 def fuzz_files(folder: Path, n: int, seed: int) -> list[str]:

@@ -56,9 +56,10 @@ def reference_captures(root: Location, artifact: Artifact, allowed: tuple[str, .
 
 def common_samples(root: Location, captures: Sequence[str], others: Sequence[str]) -> int:
     """Samples of some captures that others have too: rows of sources of data that are named alike."""
-    count = 0
+    count, origins = 0, {other: _origin(root, other) for other in others}
     for capture in captures:
-        alike = [other for other in others if _origin(root, other) == _origin(root, capture)]
+        own = _origin(root, capture)
+        alike = [other for other, origin in origins.items() if origin == own]
         if alike:  # of others no table is read
             used = np.concatenate([read_sources(root, other) for other in alike])
             count += int(np.isin(read_sources(root, capture), used).sum())

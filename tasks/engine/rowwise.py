@@ -257,7 +257,8 @@ def _folder(job: StageJob) -> str:
 
 
 def _span_path(job: StageJob, part: int, span: int) -> str:
-    return span_path(f"{_folder(job)}/{part:04d}", span, MOST_SPANS)
+    grid = f"{part:04d}-{SPAN_ROWS}"  # sums of other spans, as another version cut them, are not these
+    return span_path(f"{_folder(job)}/{grid}", span, MOST_SPANS)
 
 
 def _writer(job: StageJob, ready: Prepared, number: int) -> ArtifactWriter:

@@ -163,12 +163,3 @@ def _mmd(distances: Tensor, apart: Tensor, width: float, sides: Tensor) -> Tenso
     pairs = (n.square() - sides @ alike, m.square() - (1 - sides) @ alike)
     found: Tensor = inside / pairs[0] + other / pairs[1] - 2 * across / (n * m)
     return found
-
-
-def holm(p: Float64[Tensor, "*test"]) -> Float64[Tensor, "*test"]:
-    """Adjusted p-values: at most alpha for those that are rejected together with a chance of alpha of any false rejection."""
-    value, order = p.flatten().sort()
-    steps = torch.arange(len(value), 0, -1, device=p.device)
-    adjusted = torch.empty_like(value)
-    adjusted[order] = (value * steps).cummax(0).values.clamp(max=1)
-    return adjusted.reshape(p.shape)

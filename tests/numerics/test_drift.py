@@ -9,7 +9,7 @@ from scipy.spatial.distance import cdist
 
 from tasks.numerics import drift
 from tasks.numerics.angles import distances
-from tasks.numerics.drift import STATISTICS, Compared, dealt, holm
+from tasks.numerics.drift import STATISTICS, Compared, dealt
 
 ALPHA = 0.1
 
@@ -129,16 +129,3 @@ def test_equal_samples_have_no_angle() -> None:
     found = compare(x, x)
     np.testing.assert_allclose(found.effect[:5], 0, atol=1e-7)
     assert bool((found.p[:5] == 1).all())
-
-
-@given(st.lists(st.integers(1, 40), min_size=1, max_size=12))
-def test_holm_rejects_as_its_steps_do(counts: list[int]) -> None:
-    p = np.array(counts) / 40
-    order, rejected = np.argsort(p, kind="stable"), np.zeros(len(p), dtype=bool)
-    for step, place in enumerate(order):
-        if p[place] * (len(p) - step) > 0.2:
-            break
-        rejected[place] = True
-    found = holm(torch.from_numpy(p))
-    np.testing.assert_array_equal((found <= 0.2).numpy(), rejected)
-    assert bool((found >= torch.from_numpy(p)).all())

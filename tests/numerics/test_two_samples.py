@@ -45,3 +45,16 @@ def test_corrections(p: list[float]) -> None:
         bh = adjusted(torch.tensor(p, dtype=torch.float64), "bh").tolist()
         for value, q in zip(p, bh, strict=True):
             assert (q <= alpha) == (value <= below) or q == pytest.approx(alpha)
+
+
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=12))
+def test_holm_rejects_as_its_steps_do(counts: list[int]) -> None:
+    p = np.array(counts) / 40
+    order, rejected = np.argsort(p, kind="stable"), np.zeros(len(p), dtype=bool)
+    for step, place in enumerate(order):
+        if p[place] * (len(p) - step) > 0.2:
+            break
+        rejected[place] = True
+    found = adjusted(torch.from_numpy(p), "holm")
+    np.testing.assert_array_equal((found <= 0.2).numpy(), rejected)
+    assert bool((found >= torch.from_numpy(p)).all())

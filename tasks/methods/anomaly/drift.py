@@ -31,7 +31,7 @@ from schemas.alert import Alert
 from schemas.base import Frozen
 from schemas.errors import MethodError
 from tasks.methods.contract import Array, Arrays, ArtifactPort, Inputs, Member
-from tasks.numerics import difference_subspaces, drift
+from tasks.numerics import difference_subspaces, drift, two_samples
 from tasks.numerics.drift import FRAME, STATISTICS, Compared
 
 VERSION = 1
@@ -211,7 +211,7 @@ def _members(inputs: Inputs, config: Config) -> list[_Rows]:
 
 def _arrays(reference: _Rows, members: list[_Rows], found: list[Compared], config: Config) -> Arrays:
     p = torch.stack([one.p for one in found])
-    adjusted = drift.holm(p)
+    adjusted = two_samples.adjusted(p.flatten(), "holm").reshape(p.shape)
     bases = [_basis(one.rows, config.components) for one in (reference, *members)]
     steps = [difference_subspaces.between(a, b).magnitude for a, b in pairwise(bases)]
     bends = [_bend(*three) for three in zip(bases[:-2], bases[1:-1], bases[2:], strict=True)]
