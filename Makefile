@@ -30,10 +30,11 @@ setup: $(VENV)/.run  ## the environment with the `subspan` command in it
 
 setup-dev: $(VENV)/.dev
 
-lint: $(VENV)/.dev  ## ruff and strict types
+lint: $(VENV)/.dev  ## ruff, strict types, and an audit of what is installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python -m tests.audit
 
 bench: $(VENV)/.dev  ## side by side with peers, each in its own environment below .bench/
 	$(BIN)/python -m benchmarks $(ARGS)

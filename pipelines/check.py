@@ -1,16 +1,16 @@
 """`subspan verify`: every byte of captures and artifacts against what was sealed, or every value against what the network gives again."""
 
-import json
 from typing import TYPE_CHECKING, Any
 
 from pipelines.status import find
 from schemas.capture import CaptureSpec
 from schemas.errors import SpecError, SubspanError
 from tasks.store.artifacts import list_artifacts, read_artifact, verify_artifact
+from tasks.store.capture_spec import read_spec, refuse_code
 from tasks.store.location import Location
 from tasks.store.manifest import list_captures
 from tasks.store.names import read_names
-from tasks.store.paths import CAPTURES, all_units, capture_path, manifest_path
+from tasks.store.paths import CAPTURES, all_units, manifest_path
 from tasks.store.receipts import receipt_of
 from tasks.store.verify import verify
 
@@ -43,14 +43,19 @@ def damages(root: Location, name: str) -> list[dict[str, Any]]:
 
 
 def recomputed(
-    root: Location, name: str, units: int | None = None, seed: int = 0, on_unit: "OnUnit | None" = None
+    root: Location,
+    name: str,
+    units: int | None = None,
+    seed: int = 0,
+    trust_code: bool = False,
+    on_unit: "OnUnit | None" = None,
 ) -> "Recomputed":
     """A capture computed again in this process and compared with the store: see `tasks.recompute`.
 
     With the threads that the capture asks for, on a device of the kind that made its first unit; on the CPU where there is none.
 
     Raises:
-        SpecError: if the name is not one capture's.
+        SpecError: if the name is not one capture's, or the capture names code and `trust_code` does not say that it may run.
         SubspanError: what `recompute` refuses.
     """
     from pipelines.serial import set_threads
@@ -60,9 +65,9 @@ def recomputed(
         raise SpecError(
             f"{name!r} is no capture; name one that is sealed: rows of captures are what can be computed again"
         )
-    spec = CaptureSpec.model_validate(
-        json.loads(root.read(f"{capture_path(found)}/zarr.json"))["attributes"]["spec"]
-    )
+    spec = read_spec(root, found)
+    if not trust_code:
+        refuse_code(spec, "give --trust-code")
     set_threads(spec.request.precision.threads)
     from tasks.recompute import recompute
 

@@ -45,6 +45,7 @@ app = App(
 Overrides = Annotated[list[str] | None, Parameter("--set", negative=(), consume_multiple=False)]
 Json = Annotated[bool, Parameter("--json", negative=())]
 Root = Annotated[str, Parameter("--root")]
+TrustCode = Annotated[bool, Parameter("--trust-code", negative=())]
 HERE = "subspan-out"
 
 
@@ -533,6 +534,7 @@ def export(
     root: Root = HERE,
     candidate: str = "",
     time: Annotated[bool, Parameter(negative=())] = False,
+    trust_code: TrustCode = False,
     json: Json = False,
 ) -> int:
     """Write a compressed network of a `compression.model` artifact as a folder: `subspan.load_compressed(folder)` is a plain torch module.
@@ -549,6 +551,8 @@ def export(
         Its name as in the artifact's result; left out, the best.
     time:
         Run both networks on samples of the capture in turn, and tell their seconds.
+    trust_code:
+        Run the functions that the store names, such as the one that makes the network.
     json:
         Answer in JSON.
     """
@@ -556,8 +560,11 @@ def export(
     from tasks.export import compressed_artifact
     from tasks.export import export as written
     from tasks.latency import compare
+    from tasks.store.capture_spec import read_spec, refuse_code
 
     view = compressed_artifact(root, id_)
+    if not trust_code:
+        refuse_code(read_spec(view.root, view.artifact.stage.rows["network"][0].capture), "give --trust-code")
     made = written(view, folder, candidate)
     timed = compare(view, made.network) if time else None
     terminal.show_export(made, timed, json)
@@ -573,6 +580,7 @@ def verify(
     recompute: Annotated[bool, Parameter(negative=())] = False,
     units: int | None = None,
     seed: int = 0,
+    trust_code: TrustCode = False,
     json: Json = False,
 ) -> int:
     """Read every byte of a capture or artifact again and name what changed; or compute a capture again and name what differs.
@@ -590,13 +598,15 @@ def verify(
         With --recompute: how many units, drawn with the seed; left out, all.
     seed:
         Of the draw.
+    trust_code:
+        With --recompute: run the functions that the store names, such as the one that makes the network.
     json:
         Answer in JSON.
     """
     from tasks.store.location import Location
 
     if recompute:
-        return _verify_again(Location(root), id_, units, seed, json)
+        return _verify_again(Location(root), id_, units, seed, trust_code, json)
     if units is not None:
         raise SpecError(
             "--units says how many units are computed again; give --recompute too, or leave it out"
@@ -618,7 +628,9 @@ def verify(
     return FAILURES if lost else DONE
 
 
-def _verify_again(root: "Location", name: str, units: int | None, seed: int, json: bool) -> int:
+def _verify_again(
+    root: "Location", name: str, units: int | None, seed: int, trust_code: bool, json: bool
+) -> int:
     from pipelines import terminal
     from pipelines.check import recomputed
     from pipelines.progress import Terminal
@@ -628,7 +640,9 @@ def _verify_again(root: "Location", name: str, units: int | None, seed: int, jso
     label = f"{name} again"
     with Terminal() as bars:
         bars.begin(label, units or 1)
-        found = recomputed(root, name, units, seed, lambda done, total: bars.at(label, done, total))
+        found = recomputed(
+            root, name, units, seed, trust_code, lambda done, total: bars.at(label, done, total)
+        )
     if json:
         terminal.write_json({**found._asdict(), "arrays": [one._asdict() for one in found.arrays]})
     else:

@@ -111,6 +111,18 @@ class CaptureRequest(Frozen):
     fuse: tuple[MethodCall, ...] = ()
     """One-pass methods that run while rows are in memory."""
 
+    @property
+    def code(self) -> tuple[str, ...]:
+        """What runs that is not of this project: functions by import path, and folders whose Python files are trusted."""
+        model, source, loss = self.model, self.data.source, self.loss
+        named = (
+            getattr(model, "factory", None),
+            getattr(source, "factory", None),
+            getattr(loss, "function", None),
+        )
+        trusted = getattr(model, "trust_remote_code", False)
+        return (*filter(None, named), *([f"the Python files of {model.name}"] if trusted else ()))  # type: ignore[union-attr]
+
     @model_validator(mode="after")
     def _check_gradients(self) -> "CaptureRequest":
         wanted = [

@@ -1,8 +1,9 @@
 """Which network is captured."""
 
-from typing import Annotated, Literal
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, JsonValue, StringConstraints
+from pydantic import Field, JsonValue, StringConstraints, model_serializer
 
 from schemas.base import Frozen
 
@@ -31,6 +32,17 @@ class TransformersModel(Frozen):
     device_map: Literal["none", "auto"] = "none"
     """`auto` spreads a network that is larger than one GPU over all GPUs of one worker (needs accelerate); planning loads it into
     main memory."""
+    trust_remote_code: bool = False
+    """Run the Python files that lie in the network's folder, which may do anything; without it they are refused. Their bytes are part
+    of the identity."""
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_off(self, plain: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+        """Networks without code of their own keep the id that they had before there was such an option."""
+        found = plain(self)
+        if not self.trust_remote_code:
+            found.pop("trust_remote_code", None)
+        return found
 
 
 class FactoryModel(Frozen):

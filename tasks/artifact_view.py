@@ -83,7 +83,13 @@ class ArtifactView:
             decoder, self.arrays, self._open(wanted if len(captures) > 1 else "", by_shard=True)
         )
 
-    def score(self, rows: Any, classes: Sequence[str] | None = None, device: str = "cpu") -> "xr.Dataset":
+    def score(
+        self,
+        rows: Any,
+        classes: Sequence[str] | None = None,
+        device: str = "cpu",
+        trust_code: bool = False,
+    ) -> "xr.Dataset":
         """How strange new rows are: what the detector that made the artifact gives them, outside a run; larger is stranger.
 
         Of an `anomaly.calibrated` artifact p-values and flags come beside the scores. What a method reads of a network is loaded again.
@@ -92,6 +98,7 @@ class ArtifactView:
             rows: [row, feature], of the artifact's site: an array or tensor of any dtype, in memory.
             classes: the class of each row, for a calibration by classes.
             device: where it is computed.
+            trust_code: run the functions that the store names, where the method reads parameters of a network that they make.
 
         Returns:
             `score` (row), float64, and what else the method gives a row, bit by bit as its stage gives them.
@@ -99,10 +106,11 @@ class ArtifactView:
         Raises:
             MethodError: if the artifact is of no detector, or rows are not finite or of another width.
             UnknownNameError: for a class that has no calibration.
+            SpecError: if code would run that is not trusted.
         """
         from tasks.scoring import score_rows
 
-        return score_rows(self.root, self.artifact, rows, classes, device)
+        return score_rows(self.root, self.artifact, rows, classes, device, trust_code)
 
     def _open(self, group: str, by_shard: bool = False) -> "xr.Dataset":
         import xarray as xr

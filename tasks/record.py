@@ -205,7 +205,7 @@ class Recorder:
         path = f"step-{step:012d}.npz"
         if path not in self._place.ls():
             return
-        with np.load(io.BytesIO(self._place.read(path))) as there:
+        with np.load(io.BytesIO(self._place.read(path)), allow_pickle=False) as there:
             for quantity in self._quantities:
                 for name, values in self._values(quantity).items():
                     far = float(np.linalg.norm(values - there[name])) / (

@@ -24,7 +24,7 @@ from tasks.engine.reduction import reads_values
 from tasks.methods.anomaly_scores import SCORES
 from tasks.methods.contract import Block, Inputs
 from tasks.store.artifacts import read_artifact
-from tasks.store.capture_spec import read_spec
+from tasks.store.capture_spec import read_spec, refuse_code
 from tasks.store.location import Location
 
 CALIBRATED = "anomaly.calibrated"
@@ -37,6 +37,7 @@ def score_rows(
     rows: Any,
     classes: Sequence[str] | None = None,
     device: str = "cpu",
+    trust_code: bool = False,
 ) -> xr.Dataset:
     """What a detector gives rows, and its calibration where the artifact is of one.
 
@@ -46,6 +47,7 @@ def score_rows(
         rows: [row, feature], an array or tensor of any dtype.
         classes: the class of each row, for a calibration by classes.
         device: where it is computed; the result is on the CPU.
+        trust_code: run functions that the store names, where the method reads parameters of a network that they make.
 
     Returns:
         The arrays of the method that have a row each, bit by bit as its stage gives them; of a calibration the detector's beside them.
@@ -53,29 +55,30 @@ def score_rows(
     Raises:
         MethodError: for artifacts of other methods, rows of another width or that are not finite, and where the method refuses.
         UnknownNameError: for a class that has no calibration.
+        SpecError: if code would run that is not trusted.
 
     Cost: that of the detector.
     """
     x = _tensor(rows, device)
     job = StageJob(root, artifact.stage, device, (), 0.0)
     if artifact.stage.method != CALIBRATED:
-        return _dataset(*_detected(job, x))
+        return _dataset(*_detected(job, x, trust_code))
     detector = read_artifact(root, artifact.stage.artifacts["scores"].artifact)
-    module, found = _detected(job._replace(stage=detector.stage), x)
+    module, found = _detected(job._replace(stage=detector.stage), x, trust_code)
     made = _dataset(module, found)
     return made.merge(_dataset(*_calibrated(job, found["score"], classes)))
 
 
-def _detected(job: StageJob, x: Tensor) -> tuple[ModuleType, dict[str, Tensor]]:
+def _detected(job: StageJob, x: Tensor, trust_code: bool) -> tuple[ModuleType, dict[str, Tensor]]:
     """A detector and its outputs."""
     module, config = _opened(job)
-    inputs = _inputs(job, module, config, x)
+    inputs = _inputs(job, module, config, x, trust_code)
     if hasattr(module, "check"):
         module.check(inputs, config)
     return module, _applied(module, config, inputs, {PORT: x}, job.device)
 
 
-def _inputs(job: StageJob, module: ModuleType, config: Frozen, x: Tensor) -> Inputs:
+def _inputs(job: StageJob, module: ModuleType, config: Frozen, x: Tensor, trust_code: bool) -> Inputs:
     """As the detector's stage had them, over other rows."""
     made, refs = single_artifacts(job, module), job.stage.rows[PORT]
     width = _width(next(iter(made.values())))
@@ -85,6 +88,8 @@ def _inputs(job: StageJob, module: ModuleType, config: Frozen, x: Tensor) -> Inp
         )
     names = wanted(module, config, refs[0].site)
     specs = [read_spec(job.root, ref.capture) for ref in refs] if names else []
+    for spec in () if trust_code else specs:
+        refuse_code(spec, "give trust_code=True")
     return replace(
         artifact_inputs(job, module, made),
         widths={PORT: width},

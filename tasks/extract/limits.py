@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy as np
 from schemas.capture import CaptureRequest
 from schemas.errors import DataError
 from schemas.model import Model, TransformersModel
-from tasks.extract.weights import TOKENIZER, model_folder, tokenizer_folder
+from tasks.extract.weights import TOKENIZER, model_folder, own_code, tokenizer_folder
 
 SANE_LENGTH = 10_000_000
 """Tokenizers say `no limit` by a number far above this."""
@@ -35,19 +36,24 @@ def load_tokenizer(model: Model) -> Any:
             f"the data are texts, but {getattr(model, 'name', 'the network')} has no tokenizer (none of {', '.join(TOKENIZER)} in "
             f"{folder}); use a language model, or data that are tensors or images"
         )
-    return _tokenizer(str(folder))
+    return _tokenizer(str(folder), _trusted(model))
 
 
 @lru_cache(maxsize=2)
-def _tokenizer(folder: str) -> Any:
+def _tokenizer(folder: str, trusted: bool) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(folder)
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=trusted)
     except Exception as error:
         raise DataError(
-            f"the tokenizer in {folder} cannot be loaded: {type(error).__name__}: {error}"
+            f"the tokenizer in {folder} cannot be loaded: {type(error).__name__}: {error}{own_code(Path(folder), trusted)}"
         ) from error
+
+
+def _trusted(model: Model) -> bool:
+    """Whether code in the folder may run: told in so many words, as transformers would ask at the terminal else."""
+    return isinstance(model, TransformersModel) and model.trust_remote_code
 
 
 def special_ids(tokenizer: Any) -> np.ndarray:
@@ -79,7 +85,7 @@ def limit_of(model: Model, request: CaptureRequest, tokenizer: Any = None) -> Li
     """
     if not isinstance(model, TransformersModel):
         return Limit(_own_length(tokenizer) if request.max_length is None else request.max_length)
-    positions, first, table = _positions(str(model_folder(model)))
+    positions, first, table = _positions(str(model_folder(model)), _trusted(model))
     if request.max_length is not None:
         if table and positions is not None and request.max_length > positions:
             raise DataError(
@@ -98,14 +104,16 @@ def _own_length(tokenizer: Any) -> int | None:
 
 
 @lru_cache(maxsize=8)
-def _positions(folder: str) -> tuple[int | None, int, bool]:
+def _positions(folder: str, trusted: bool) -> tuple[int | None, int, bool]:
     """Positions that a network has, the id of the first, and whether they are a table that ends."""
     from transformers import AutoConfig
 
     try:
-        config = AutoConfig.from_pretrained(folder).get_text_config()
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=trusted).get_text_config()
     except (OSError, ValueError, KeyError) as error:
-        raise DataError(f"the configuration in {folder} cannot be read: {error}") from error
+        raise DataError(
+            f"the configuration in {folder} cannot be read: {error}{own_code(Path(folder), trusted)}"
+        ) from error
     most = getattr(config, "max_position_embeddings", None)
     positions = most if isinstance(most, int) and most > 0 else None
     pad = getattr(config, "pad_token_id", None)

@@ -11,7 +11,7 @@ from torch import nn
 
 from schemas.errors import ModelError, ResourceError
 from schemas.model import TransformersModel
-from tasks.extract.weights import check_folder, model_folder, weight_bytes
+from tasks.extract.weights import check_folder, model_folder, own_code, weight_bytes
 
 HEADS = {
     "base": "AutoModel",
@@ -62,13 +62,16 @@ def _from_pretrained(
                 dtype=dtype,
                 attn_implementation=model.attention,
                 local_files_only=True,
+                trust_remote_code=model.trust_remote_code,
                 output_loading_info=True,
                 **place,
             )
         except torch.OutOfMemoryError as error:
             raise ResourceError(f"{model.name!r} does not fit the devices of this worker: {error}") from error
         except Exception as error:  # transformers raises many kinds for a folder that it cannot read
-            raise ModelError(f"transformers cannot load {model.name!r} as {model.head}: {error}") from error
+            raise ModelError(
+                f"transformers cannot load {model.name!r} as {model.head}: {error}{own_code(folder, model.trust_remote_code)}"
+            ) from error
     return module, info
 
 

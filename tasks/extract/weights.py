@@ -23,6 +23,9 @@ TOKENIZER = (
     "vocab.json", "vocab.txt", "merges.txt", "*.model",
 )  # fmt: skip
 
+CODE = "*.py"
+"""Python files of a network's own, which are run only where `trust_remote_code` says so."""
+
 _BLOCK_BYTES = 1 << 22
 
 
@@ -59,7 +62,7 @@ NO_NETWORK = "recorded"
 
 
 def weights_digest(model: Model) -> str | None:
-    """sha256 over the configuration and weight files of a network; None for a factory.
+    """sha256 over the configuration and weight files of a network, and its code where that is trusted; None for a factory.
 
     Cost: one read of the weights.
 
@@ -71,8 +74,9 @@ def weights_digest(model: Model) -> str | None:
     if isinstance(model, FactoryModel):
         return None
     folder = model_folder(model)
+    code = folder.glob(CODE) if model.trust_remote_code else ()
     return _digest(
-        [check_folder(folder) / "config.json", *folder.glob("*.index.json"), *weight_files(folder)]
+        [check_folder(folder) / "config.json", *folder.glob("*.index.json"), *weight_files(folder), *code]
     )
 
 
@@ -112,6 +116,13 @@ def check_folder(folder: Path) -> Path:
             "configuration alone would be random; use a factory if that is meant"
         )
     return folder
+
+
+def own_code(folder: Path, trusted: bool) -> str:
+    """For messages: the way out where a folder has code of its own, which is not run; empty where that is not the matter."""
+    if trusted or not any(folder.glob(CODE)):
+        return ""
+    return f"; {folder} holds Python files of its own, which are not run: if you trust them, set model.trust_remote_code to true"
 
 
 def weight_bytes(folder: Path, item_bytes: int) -> int:
@@ -173,6 +184,7 @@ def _hub_folder(model: TransformersModel) -> Path:
     try:
         for weights in WEIGHTS:
             wanted = ["config.json", "*.index.json", weights, *TOKENIZER]
+            wanted += [CODE] if model.trust_remote_code else []
             folder = Path(snapshot_download(model.name, revision=model.revision, allow_patterns=wanted))
             if weight_files(folder):
                 break

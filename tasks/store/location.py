@@ -13,6 +13,7 @@ from urllib.parse import unquote, urlsplit
 
 from blake3 import blake3
 
+from schemas.errors import StoreError
 from schemas.receipts import FileDigest
 from tasks.store import local
 from tasks.store.local import PARTIAL, Bytes, LocalFiles
@@ -36,6 +37,19 @@ def _normal(url: str) -> str:
     if "://" not in url and "::" not in url:
         return os.path.abspath(Path(url).expanduser())
     return url.rstrip("/")
+
+
+def below(path: str) -> str:
+    """The path again, if it stays below where it begins: files of a store name others, and anyone may have written them.
+
+    Raises:
+        StoreError: if it leads out, or is absolute.
+    """
+    if path.startswith("/") or "\0" in path or ".." in path.split("/"):
+        raise StoreError(
+            f"found the path {path!r}, expected one below its folder: what names it was not written by subspan"
+        )
+    return path
 
 
 @dataclass(frozen=True)
@@ -65,11 +79,11 @@ class Location:
         return _LOCAL if self.is_local else RemoteFiles(self.url, self.options or {})
 
     def _full(self, path: str) -> str:
-        return f"{self.url}/{path}" if path else self.url
+        return f"{self.url}/{below(path)}" if path else self.url
 
     def child(self, *parts: str) -> "Location":
         """The location below this one."""
-        return Location("/".join((self.url, *parts)), self.options)
+        return Location("/".join((self.url, *map(below, parts))), self.options)
 
     def read(self, path: str, start: int | None = None, stop: int | None = None) -> bytes:
         """The bytes of a file, or a range of them; a negative start counts from the end.

@@ -104,12 +104,27 @@ def test_the_folder_is_enough(done: Path) -> None:
 def test_the_command(done: Path, capsys: pytest.CaptureFixture[str]) -> None:
     view = model_view(done)
     assert (
-        cli.main(["export", view.id, str(done / "by-command"), "--root", str(done), "--time", "--json"]) == 0
+        cli.main(
+            [
+                "export",
+                view.id,
+                str(done / "by-command"),
+                "--root",
+                str(done),
+                "--time",
+                "--trust-code",
+                "--json",
+            ]
+        )
+        == 0
     )
     told = json.loads(capsys.readouterr().out)
     assert told["candidate"] == view.result["best"]
     assert told["timed"]["ratio"] > 0
-    assert cli.main(["export", view.id, str(done / "by-command"), "--root", str(done), "--time"]) == 0
+    assert (
+        cli.main(["export", view.id, str(done / "by-command"), "--root", str(done), "--time", "--trust-code"])
+        == 0
+    )
     assert "times as fast" in capsys.readouterr().out
 
 

@@ -78,7 +78,7 @@ def test_the_same_bits_and_nothing_written(tmp_path: Path, request_: dict[str, A
     root, capture = captured(vectors_run(tmp_path, n=40, **request_))
     before = store_bytes(tmp_path, capture)
     files = sorted(str(path) for path in tmp_path.rglob("*"))
-    found = recomputed(root, capture)
+    found = recomputed(root, capture, trust_code=True)
     assert (found.exact, found.units, found.rows) == (True, found.n_units, found.n_rows)
     assert found.n_units >= 3
     assert {one.array for one in found.arrays} >= {
@@ -99,12 +99,12 @@ def test_the_same_bits_and_nothing_written(tmp_path: Path, request_: dict[str, A
 
 def test_failed_samples_are_failed_again(tmp_path: Path) -> None:
     root, capture = captured(vectors_run(tmp_path, n=40, network={"fragile": True}))
-    assert recomputed(root, capture).exact
+    assert recomputed(root, capture, trust_code=True).exact
 
 
 def test_some_units_are_drawn(tmp_path: Path) -> None:
     root, capture = captured(vectors_run(tmp_path, n=100))
-    one, two = (recomputed(root, capture, units=2, seed=seed) for seed in (0, 0))
+    one, two = (recomputed(root, capture, units=2, seed=seed, trust_code=True) for seed in (0, 0))
     assert (one.units, one.n_units, one.arrays) == (2, 7, two.arrays)
     assert one.rows < one.n_rows
     assert one.stored_bytes < one.n_stored_bytes
@@ -113,13 +113,13 @@ def test_some_units_are_drawn(tmp_path: Path) -> None:
 def test_changed_weights_are_refused_with_both_digests(tmp_path: Path) -> None:
     run = texts(tmp_path)
     root, capture = captured(run)
-    assert recomputed(root, capture, units=1).exact
+    assert recomputed(root, capture, units=1, trust_code=True).exact
     file = next(Path(str(run.captures["texts"].model.name)).glob("*.safetensors"))  # type: ignore[union-attr]
     data = bytearray(file.read_bytes())
     data[-1] ^= 1
     file.write_bytes(data)
     with pytest.raises(ModelError, match=r"of digest [0-9a-f]{12}, its files now have [0-9a-f]{12}"):
-        recomputed(root, capture)
+        recomputed(root, capture, trust_code=True)
 
 
 def test_another_network_of_a_factory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,7 +142,7 @@ def test_another_network_of_a_factory_is_refused(tmp_path: Path, monkeypatch: py
         with pytest.raises(
             ModelError, match=r"has digest [0-9a-f]{12}, the one that was planned [0-9a-f]{12}"
         ):
-            recomputed(root, capture)
+            recomputed(root, capture, trust_code=True)
         _cached.cache_clear()
 
 
@@ -164,11 +164,11 @@ def test_a_forged_value_is_found_and_its_error_told(
         change(values)
 
     forge(shard, note)
-    assert main(["verify", capture, "--root", str(tmp_path), "--recompute"]) == 2
+    assert main(["verify", capture, "--root", str(tmp_path), "--recompute", "--trust-code"]) == 2
     shown = capsys.readouterr().out
     assert re.search(r"3 of 3 units .*: 2 of [\d,]+ values differ, by up to", shown)
     assert re.search(r"Store: .*, read in .*\. Instead: ids 320 B, computed in .* by one worker\.", shown)
-    assert main(["verify", capture, "--root", str(tmp_path), "--recompute", "--json"]) == 2
+    assert main(["verify", capture, "--root", str(tmp_path), "--recompute", "--trust-code", "--json"]) == 2
     found = json.loads(capsys.readouterr().out)
     (one,) = [a for a in found["arrays"] if a["differing"]]
     assert one["array"].startswith("sites/first")
@@ -192,7 +192,7 @@ def test_another_computation_prints_its_error(tmp_path: Path, monkeypatch: pytes
     from tasks.fingerprint import fingerprint as own
 
     fingerprint = own("cpu")
-    found = recomputed(root, capture)
+    found = recomputed(root, capture, trust_code=True)
     assert not found.exact
     assert "threads 7 (others 1)" in found.fingerprint
     sites = [one for one in found.arrays if one.array.startswith("sites/")]
@@ -211,9 +211,9 @@ def test_what_cannot_be_computed_again_is_refused(tmp_path: Path, capsys: pytest
     run = vectors_run(tmp_path, n=20, keep="states", fuse=[{"method": "spectrum.summary"}])
     root, capture = captured(run)
     with pytest.raises(SpecError, match="keeps states and no rows"):
-        recomputed(root, capture)
+        recomputed(root, capture, trust_code=True)
     for words, why in (
-        (["all", "--recompute"], "'all' is no capture"),
+        (["all", "--recompute", "--trust-code"], "'all' is no capture"),
         ([capture, "--units", "2"], "give --recompute too"),
         ([capture, "--recompute", "--units", "0"], "expected at least 1"),
     ):
@@ -256,7 +256,7 @@ def test_recorded_steps_are_not_computed_again(tmp_path: Path) -> None:
 
 def test_stores_in_zstd_give_the_same_bits(tmp_path: Path) -> None:
     root, capture = captured(vectors_run(tmp_path, n=40, store={"codec": "zstd"}))
-    assert recomputed(root, capture).exact
+    assert recomputed(root, capture, trust_code=True).exact
 
 
 def test_ids_of_texts_are_their_tokens(tmp_path: Path) -> None:
@@ -275,11 +275,11 @@ def test_ids_of_texts_are_their_tokens(tmp_path: Path) -> None:
     (found,) = recomputing(plan, "cpu")
     assert found.ids_bytes == 4 * plan.captures[0].n_tokens + 8 * 8
     root, capture = captured(run)
-    again = recomputed(root, capture)
+    again = recomputed(root, capture, trust_code=True)
     assert again.exact
     assert again.ids_bytes == found.ids_bytes
     file.write_text(file.read_text().replace("word", "world", 1))
     with pytest.raises(
         DataError, match=r"have fingerprint [0-9a-f]{12}, those that were planned [0-9a-f]{12}"
     ):
-        recomputed(root, capture)
+        recomputed(root, capture, trust_code=True)

@@ -88,7 +88,7 @@ def _arrays(file: File) -> dict[str, np.ndarray]:
     with (
         reading(file.name),
         file.system.open(file.path, "rb") as stream,
-        np.load(io.BytesIO(stream.read())) as held,
+        np.load(io.BytesIO(stream.read()), allow_pickle=False) as held,
     ):
         return {name: held[name] for name in held.files}
 
@@ -104,7 +104,7 @@ def _table(found: list[File]) -> Table:
         with (
             reading(file.name),
             file.system.open(file.path, "rb") as stream,
-            np.load(io.BytesIO(stream.read())) as held,
+            np.load(io.BytesIO(stream.read()), allow_pickle=False) as held,
         ):
             for name in (name for name in held.files if name.startswith(LABEL)):
                 columns.setdefault(name.removeprefix(LABEL), []).append(float(held[name]))
