@@ -5,6 +5,7 @@ random numbers come from a generator of the monitor's own, and nothing is writte
 """
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any
@@ -25,6 +26,12 @@ from tasks.numerics.spectrum import effective_rank
 Keep = Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]
 PART = 1 << 22
 """Numbers of a gradient that are copied to float64 at once."""
+
+
+UNSEEN = (
+    "the first step gave gradients, and no watched layer was called: alignment and rank will be NaN. A network that torch.compile has run "
+    "before ignores new hooks: make the monitor first, then compile"
+)
 
 
 class TrainingMonitor:
@@ -143,6 +150,8 @@ class TrainingMonitor:
             self._handles += self._hook_parameters()
         gradients, self._gradients = self._gradients, {}
         inputs, self._inputs = self._inputs, {}
+        if self._layers and gradients and not inputs and not self._readings:
+            warnings.warn(UNSEEN, stacklevel=3)
         wrong, counted = int(loss is not None and not math.isfinite(loss)), int(loss is not None)
         if gradients:
             squares = [self._norm(name, *of).square() for name, of in gradients.items()]

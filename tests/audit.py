@@ -43,7 +43,9 @@ def installed() -> dict[str, str]:
 
 def unpinned(there: Mapping[str, str], pins: Mapping[str, str]) -> list[str]:
     """What is installed otherwise than pinned."""
-    wrong = {name for name, version in there.items() if pins.get(name) != version and not name.startswith(CUDA)} - TOOLS
+    wrong = {
+        name for name, version in there.items() if pins.get(name) != version and not name.startswith(CUDA)
+    } - TOOLS
     return [
         f"{n} {there[n]} is installed, constraints.txt has {pins.get(n, 'no such line')}"
         for n in sorted(wrong)

@@ -229,6 +229,24 @@ def test_an_event_that_raises_ends_the_training() -> None:
     assert len(monitor.events) == 1
 
 
+def test_a_network_that_ran_compiled_before_is_told() -> None:
+    """New hooks are ignored by code that is compiled already; a monitor that is made first sees the layers."""
+    x = torch.randn(16, 8)
+    for first in (True, False):
+        model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2))
+        monitors = [subspan.TrainingMonitor(model)] if first else []
+        compiled = torch.compile(model, backend="eager")
+        compiled(x).sum().backward()
+        if first:
+            assert np.isfinite(monitors[0].observe(0, 1.0)["alignment.0"])
+            continue
+        monitor = subspan.TrainingMonitor(model)
+        compiled(x).sum().backward()
+        with pytest.warns(UserWarning, match="make the monitor first"):
+            assert np.isnan(monitor.observe(0, 1.0)["alignment.0"])
+        monitor.observe(1, 1.0)  # told once
+
+
 def test_what_a_monitor_refuses() -> None:
     with pytest.raises(UnknownNameError, match=r"no linear layer 'head\.\*'"):
         subspan.TrainingMonitor(network(), layers=("head.*",))
