@@ -17,6 +17,10 @@ class SpecError(SubspanError, ValueError):
     """A run file, form or option is wrong."""
 
 
+class CredentialsError(SubspanError, PermissionError):
+    """A secret stands where it would be stored. Not a ValueError: pydantic would wrap it, with the value in its message."""
+
+
 class UnknownNameError(SpecError):
     """A name that is none of the valid ones: the message lists the nearest."""
 

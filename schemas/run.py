@@ -11,6 +11,7 @@ from schemas.data import Subset
 from schemas.errors import SpecError, nearest
 from schemas.execution import Execution
 from schemas.stage import StageRequest
+from schemas.urls import refuse_secrets
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 """Of a run, capture or stage: it becomes the name of a file."""
@@ -50,7 +51,8 @@ class RunSpec(Frozen):
 
     @model_validator(mode="before")
     @classmethod
-    def _refuse_newer(cls, data: object) -> object:
+    def _refuse_secrets_and_newer(cls, data: object) -> object:
+        refuse_secrets(data, "run")
         version = data.get("schema_version", SCHEMA_VERSION) if isinstance(data, dict) else SCHEMA_VERSION
         if isinstance(version, int) and version > SCHEMA_VERSION:
             raise SpecError(

@@ -17,6 +17,7 @@ from tasks.buffers import Shard
 from tasks.store.arrays import ShardWriter
 from tasks.store.capture_spec import read_spec
 from tasks.store.location import Location
+from tasks.store.remote import REQUESTS
 from tasks.store.shards import Staged
 
 Written = Future[tuple[str, FileDigest, float]]
@@ -40,7 +41,7 @@ class UnitWriter:
         self._space = spec.layout.space(unit.space)
         self._unit = unit
         self._writer = shard_writer(root, spec.id)
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="shard-writer")
+        self._pool = ThreadPoolExecutor(1 if root.is_local else REQUESTS, thread_name_prefix="shard-writer")
         self._open: list[Written] = []
         """Handed over since the last finished shard."""
         self._finished: list[list[Written]] = []

@@ -1,23 +1,28 @@
 """A place that holds captures and artifacts: a local folder or any fsspec URL.
 
-Credentials come only from the environment. Nothing is opened until the first operation, so a Location may be
-pickled, sent to a worker and compared.
+Credentials come only from the environment; a URL or an option that carries them is refused. Nothing is opened until the
+first operation, so a Location may be pickled, sent to a worker and compared.
 """
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from blake3 import blake3
 
 from schemas.errors import StoreError
 from schemas.receipts import FileDigest
+from schemas.urls import refuse_secret_options, refuse_secrets
 from tasks.store import local
 from tasks.store.local import PARTIAL, Bytes, LocalFiles
-from tasks.store.remote import RemoteFiles
+from tasks.store.remote import REQUESTS, RemoteFiles
+
+A = TypeVar("A")
+B = TypeVar("B")
 
 BLOCK_BYTES = 1 << 23
 """Bytes that are held in memory while a local file is hashed."""
@@ -62,6 +67,8 @@ class Location:
     """Further arguments of the fsspec file system; no credentials."""
 
     def __post_init__(self) -> None:
+        refuse_secrets(self.url, "root")
+        refuse_secret_options(self.options, "options of the file system")
         object.__setattr__(self, "url", _normal(self.url))
 
     @property
@@ -73,6 +80,17 @@ class Location:
     def atomic_create(self) -> bool:
         """False where `create` is only advisory: two processes could both believe that they made a name."""
         return self._files.atomic_create
+
+    def each(self, action: Callable[[A], B], items: Iterable[A]) -> list[B]:
+        """Do something for each item, here one after the other, elsewhere `REQUESTS` at a time; what came out, in order.
+
+        For operations on files that do not hang on each other: the time of an object store is mostly waiting. What
+        the first item that failed raised is raised.
+        """
+        if self.is_local:
+            return [action(item) for item in items]
+        with ThreadPoolExecutor(REQUESTS, thread_name_prefix="requests") as pool:
+            return list(pool.map(action, items))
 
     @property
     def _files(self) -> LocalFiles | RemoteFiles:

@@ -46,8 +46,9 @@ def read_receipts(root: Location, capture_id: str) -> dict[str, Receipt]:
     """Every valid receipt of a capture, by the name of its unit. One read per receipt."""
     found: dict[str, Receipt] = {}
     folder = receipts_path(capture_id)
-    for name in root.ls(folder):
-        receipt = Receipt.read(root.read(f"{folder}/{name}")) if name.endswith(".json") else None
+    names = [name for name in root.ls(folder) if name.endswith(".json")]
+    for name, data in zip(names, root.each(lambda name: root.read(f"{folder}/{name}"), names), strict=True):
+        receipt = Receipt.read(data)
         if receipt and receipt.capture == capture_id and f"{receipt.unit.name}.json" == name:
             found[receipt.unit.name] = receipt
     return found

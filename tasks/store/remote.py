@@ -18,6 +18,10 @@ STALL_SECONDS = 30.0
 SLOWEST_BYTES_PER_SECOND = 250_000.0
 LARGEST_READ = 1 << 26
 """Bytes that a read, listing or recursive deletion is allowed time for; a stalled read ends earlier."""
+REQUESTS = 8
+"""Most requests that one step has under way at a time: shards, receipts, objects that are hashed. Below the ten connections of a client."""
+LARGEST_PUT = 5 << 30
+"""Longest object of S3 in one request."""
 S3 = ("s3", "s3a")
 S3_OPTIONS: dict[str, Any] = {
     "use_listings_cache": False,
@@ -29,6 +33,8 @@ S3_ENVIRONMENT = (
     "AWS_ENDPOINT_URL_S3",
     "AWS_ACCESS_KEY_ID",
     "AWS_PROFILE",
+    "AWS_SHARED_CREDENTIALS_FILE",
+    "AWS_CONFIG_FILE",
     "FSSPEC_S3_ENDPOINT_URL",
 )
 S3_CONFIG: dict[str, Any] = {
@@ -97,6 +103,11 @@ class RemoteFiles:
         """Whether two processes cannot both create one name."""
         return self.protocol in (*S3, "memory")
 
+    @property
+    def _whole(self) -> dict[str, int]:
+        """Arguments for one PUT whatever the size: an upload in parts that a kill or our time limit ends leaves parts that cost money."""
+        return {"chunksize": LARGEST_PUT} if self.protocol in S3 else {}
+
     def _at(self, url: str) -> tuple[Any, str]:
         system, root = _connect(self.url, self.options)
         return system, root + url[len(self.url) :]
@@ -117,7 +128,7 @@ class RemoteFiles:
 
         def action() -> None:
             system, path = self._at(url)
-            _call(system, "pipe_file", path, whole, n_bytes=len(whole))
+            _call(system, "pipe_file", path, whole, n_bytes=len(whole), **self._whole)
 
         retried(action, url, len(whole))
 
@@ -129,7 +140,7 @@ class RemoteFiles:
             nonlocal tries
             tries += 1
             system, path = self._at(url)
-            _call(system, "pipe_file", path, whole, n_bytes=len(whole), mode="create")
+            _call(system, "pipe_file", path, whole, n_bytes=len(whole), mode="create", **self._whole)
 
         try:
             retried(action, url, len(whole))

@@ -119,31 +119,36 @@ class ArtifactWriter:
         Raises:
             UnitError: if a block is missing or is not exactly the shard.
         """
-        files: dict[str, FileDigest] = {}
-        for name, output in self.outputs.items():
-            block = np.asarray(blocks[name]) if name in blocks else np.empty(0)
-            self._check(name, shard, output, block)
-            require_array(self._place, self._path(name))
-            path = self._shard_path(name, shard)
-            with encoded(
-                block,
-                chunk_rows=self.grid.chunk_rows,
-                shard_rows=self.grid.shard_rows,
-                codec=output.codec or self.codec,
-            ) as data:
-                self._place.write(path, data, durable=False)
-                files[path] = digest_of(data)
-        return files
+        return dict(self._place.each(lambda name: self._put_one(name, shard, blocks), self.outputs))
+
+    def _put_one(
+        self, name: str, shard: int, blocks: Mapping[str, npt.NDArray[Any]]
+    ) -> tuple[str, FileDigest]:
+        output = self.outputs[name]
+        block = np.asarray(blocks[name]) if name in blocks else np.empty(0)
+        self._check(name, shard, output, block)
+        require_array(self._place, self._path(name))
+        path = self._shard_path(name, shard)
+        with encoded(
+            block,
+            chunk_rows=self.grid.chunk_rows,
+            shard_rows=self.grid.shard_rows,
+            codec=output.codec or self.codec,
+        ) as data:
+            self._place.write(path, data, durable=False)
+            return path, digest_of(data)
 
     def confirm(self, written: Mapping[int, dict[str, FileDigest]]) -> None:
         """Make shards durable that were put, then write their receipts, which are durable on return: all together, so that they wait for
         the disk twice.
         """
         self._place.sync([path for files in written.values() for path in files])
-        for shard, files in written.items():
-            receipt = ShardReceipt(artifact=self.artifact, group=self.group, shard=shard, files=files)
-            self.root.write(self._receipt_path(shard), canonical_json(receipt.with_digest()), durable=False)
+        self.root.each(lambda shard: self._put_receipt(shard, written[shard]), written)
         self.root.sync([self._receipt_path(shard) for shard in written])
+
+    def _put_receipt(self, shard: int, files: dict[str, FileDigest]) -> None:
+        receipt = ShardReceipt(artifact=self.artifact, group=self.group, shard=shard, files=files)
+        self.root.write(self._receipt_path(shard), canonical_json(receipt.with_digest()), durable=False)
 
     def files(self) -> dict[str, FileDigest]:
         """Everything that was written, by path below arrays.zarr.
@@ -153,8 +158,7 @@ class ArtifactWriter:
         """
         found = {path: digest_of(data) for path, data in self._metadata().items()}
         open_shards = []
-        for shard in range(self.grid.n_shards):
-            receipt = self._receipt(shard)
+        for shard, receipt in enumerate(self.root.each(self._receipt, range(self.grid.n_shards))):
             open_shards += [] if receipt else [shard]
             found |= receipt.files if receipt else {}
         if open_shards:

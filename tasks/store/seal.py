@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from schemas.base import canonical_json
@@ -29,7 +30,7 @@ from tasks.store.receipts import (
     receipt_of,
     write_receipt,
 )
-from tasks.store.verify import Damage, verify
+from tasks.store.verify import Damage, digest_or_none, verify
 
 
 def seal(root: Location, spec: CaptureSpec) -> Manifest:
@@ -124,8 +125,9 @@ def _metadata(root: Location, spec: CaptureSpec) -> dict[str, FileDigest]:
     if created is None:
         raise DamageError(f"capture {spec.id} has no record of its creation; run it again to create it")
     place = root.child(capture_path(spec.id))
-    for path, digest in created.files.items():
-        if place.size(path) != digest.bytes or place.digest(path) != digest:
+    paths = list(created.files)
+    for path, found in zip(paths, place.each(partial(digest_or_none, place), paths), strict=True):
+        if found != created.files[path]:
             raise DamageError(f"{place.url}/{path} changed since it was created; run again to write it anew")
     return created.files
 
@@ -167,7 +169,9 @@ def _saturated(receipts: Iterable[Receipt]) -> dict[str, int]:
 
 
 def _sweep(root: Location, spec: CaptureSpec) -> None:
-    """Delete what interrupted writes left behind."""
+    """Delete what interrupted writes left behind; an object store keeps nothing of them under a name."""
+    if not root.is_local:
+        return
     for folder in (capture_path(spec.id), receipts_path(spec.id)):
         for path in root.walk(folder):
             if path.endswith(PARTIAL):
@@ -176,7 +180,8 @@ def _sweep(root: Location, spec: CaptureSpec) -> None:
 
 def _receipt_digests(root: Location, capture_id: str) -> dict[str, FileDigest]:
     folder = receipts_path(capture_id)
-    return {name: root.digest(f"{folder}/{name}") for name in root.ls(folder)}
+    names = root.ls(folder)
+    return dict(zip(names, root.each(lambda name: root.digest(f"{folder}/{name}"), names), strict=True))
 
 
 __all__ = [

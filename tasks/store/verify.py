@@ -1,5 +1,6 @@
 """Hashing a sealed capture again, to name everything that is not as it was."""
 
+import threading
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
@@ -45,27 +46,47 @@ def verify(root: Location, capture_id: str, progress: Progress | None = None) ->
     found = {
         f"{folder}/{path}": size for folder in (place, receipts) for path, size in root.walk(folder).items()
     }
-    total, done, damages = sum(digest.bytes for digest in expected.values()), 0, []
-    for path, digest in sorted(expected.items()):
-        what = compare(root, path, digest)
-        damages += [Damage(path, what)] if what else []
-        done += digest.bytes
-        if progress:
-            progress(done, total)
-    return damages + unknown(found, expected)
+    count = _Count(progress, sum(digest.bytes for digest in expected.values()))
+
+    def check(path: str) -> list[Damage]:
+        what = compare(root, path, expected[path])
+        count(expected[path].bytes)
+        return [Damage(path, what)] if what else []
+
+    damages = root.each(check, sorted(expected))
+    return [damage for some in damages for damage in some] + unknown(found, expected)
+
+
+class _Count:
+    """Bytes done, told by several threads."""
+
+    def __init__(self, progress: Progress | None, total: int) -> None:
+        self._progress, self._total, self._done = progress, total, 0
+        self._lock = threading.Lock()
+
+    def __call__(self, n_bytes: int) -> None:
+        with self._lock:
+            self._done += n_bytes
+            if self._progress:
+                self._progress(self._done, self._total)
 
 
 def compare(root: Location, path: str, digest: FileDigest) -> str:
     """What is wrong with a file; empty if nothing is."""
-    size = root.size(path)
-    if size is None:
+    hashed = digest_or_none(root, path)
+    if hashed is None:
         return "missing"
-    if size != digest.bytes:
-        return f"has {size:,} bytes, sealed with {digest.bytes:,}"
+    if hashed.bytes != digest.bytes:
+        return f"has {hashed.bytes:,} bytes, sealed with {digest.bytes:,}"
+    return "" if hashed == digest else "its bytes changed"
+
+
+def digest_or_none(place: Location, path: str) -> FileDigest | None:
+    """Size and hash of a file; None if there is none."""
     try:
-        return "" if root.digest(path) == digest else "its bytes changed"
+        return place.digest(path)
     except NotFoundError:
-        return "missing"
+        return None
 
 
 def unknown(found: Iterable[str], expected: Iterable[str]) -> list[Damage]:

@@ -2,7 +2,9 @@
 
 import errno
 import random
+import socket
 import socketserver
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -67,6 +69,12 @@ class EveryThird:
             raise errors[self.calls // 3 % 3]
 
 
+REFUSALS = {
+    "503": b"<Error><Code>SlowDown</Code><Message>Reduce your request rate</Message></Error>",
+    "500": b"<Error><Code>InternalError</Code><Message>We encountered an internal error</Message></Error>",
+}
+
+
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
@@ -82,19 +90,26 @@ class _Handler(BaseHTTPRequestHandler):
             time.sleep(self.server.stall_seconds)
             self.close_connection = True
             return
-        if fate == "503":
-            self._answer(
-                503, {}, b"<Error><Code>SlowDown</Code><Message>Reduce your request rate</Message></Error>"
-            )
+        if fate in REFUSALS:
+            self._answer(int(fate), {}, REFUSALS[fate])
             return
         if fate == "cut":
             self._cut(body)
             return
+        if fate == "reset":
+            self._reset()
+            return
+        if fate == "slow":
+            time.sleep(self.server.slow_seconds)
         with closing(HTTPConnection(self.server.upstream, timeout=20)) as upstream:
             headers = {**self.headers, "Connection": "close"}
             upstream.request(self.command, self.path, body=body, headers=headers)
             response = upstream.getresponse()
-            self._answer(response.status, dict(response.getheaders()), response.read())
+            status, answered, content = response.status, dict(response.getheaders()), response.read()
+        if fate == "reset after":
+            self._reset()
+        else:
+            self._answer(status, answered, content, short=fate == "short")
 
     def _cut(self, body: bytes) -> None:
         """Store the first half of a PUT, as a server that is no real S3 may, then drop the connection."""
@@ -102,7 +117,13 @@ class _Handler(BaseHTTPRequestHandler):
             self.server.put_half(self.path, body[: len(body) // 2])
         self.close_connection = True
 
-    def _answer(self, status: int, headers: dict[str, str], body: bytes) -> None:
+    def _reset(self) -> None:
+        """Close the connection so that the client sees a reset, not an end."""
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.close_connection = True
+        self.connection.close()
+
+    def _answer(self, status: int, headers: dict[str, str], body: bytes, short: bool = False) -> None:
         self.send_response(status)
         length = headers.get("Content-Length", str(len(body))) if self.command == "HEAD" else str(len(body))
         for name, value in headers.items():
@@ -111,7 +132,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", length)
         self.end_headers()
         if self.command != "HEAD":
-            self.wfile.write(body)
+            self.wfile.write(body[: len(body) // 2] if short else body)
+            self.close_connection = self.close_connection or short
 
     do_GET = do_PUT = do_HEAD = do_POST = do_DELETE = _pass_on
 
@@ -120,7 +142,9 @@ class FaultyProxy(ThreadingHTTPServer):
     """Stands before an S3 server and answers some requests badly."""
 
     daemon_threads = True
+    request_queue_size = 128
     stall_seconds = 3.0
+    slow_seconds = 0.05
 
     def __init__(self, upstream: str, fate: Callable[[str, str], str]) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)

@@ -1,0 +1,65 @@
+"""Secrets in URLs: a URL is stored in specs, ids, plans, receipts and reports, so one that carries a secret is refused."""
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from schemas.errors import CredentialsError
+
+_NAMES = (
+    r"key|secret|token|password|passwd|username|sig|signature|sas_token|account_key|connection_string|credential|"
+    r"access_?key(_?id)?|secret_?(access_?)?key|session_?token|aws_?access_?key_?id|aws_?secret_?access_?key|aws_?session_?token|x-amz-[a-z-]+"
+)
+_OPTION = re.compile(_NAMES, re.IGNORECASE)
+_QUERY = re.compile(rf"[?&;#]({_NAMES})=", re.IGNORECASE)
+_USER = re.compile(r"^[^/?#]*:[^/?#]*@")
+_SCHEME = "://"
+CURE = (
+    "give credentials by the environment (for S3: AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; "
+    "AWS_ENDPOINT_URL for the address), and the URL without them, such as s3://bucket/prefix"
+)
+
+
+def has_secret(text: str) -> bool:
+    """Whether a text is a URL with `user:secret@`, or with a parameter that is a key, a token or a signature."""
+    parts = [part.partition(_SCHEME)[2] for part in text.split("::") if _SCHEME in part]
+    return any(_USER.search(part) or _QUERY.search(part) for part in parts)
+
+
+def refuse_secrets(value: Any, what: str) -> None:
+    """Refuse texts anywhere in plain values or models that are URLs with secrets; no message has the text.
+
+    Raises:
+        CredentialsError: with the path to the text and the cure.
+    """
+    for path, text in _texts(value, what):
+        if has_secret(text):
+            raise CredentialsError(
+                f"{path}: found a URL with credentials, which would be stored with the results; {CURE}"
+            )
+
+
+def refuse_secret_options(options: Any, what: str) -> None:
+    """Refuse file system options that are credentials, at any depth.
+
+    Raises:
+        CredentialsError: with the option's name and the cure.
+    """
+    if not hasattr(options, "items"):
+        return
+    for name, value in options.items():
+        if _OPTION.fullmatch(str(name)):
+            raise CredentialsError(f"{what}: found the option {name!r}, expected no credentials; {CURE}")
+        refuse_secret_options(value, what)
+
+
+def _texts(value: Any, path: str) -> Iterator[tuple[str, str]]:
+    if isinstance(value, str):
+        yield path, value
+    elif isinstance(value, list | tuple):
+        for number, item in enumerate(value):
+            yield from _texts(item, f"{path}.{number}")
+    else:
+        items = value if isinstance(value, dict) else getattr(value, "__dict__", {})
+        for name, item in items.items():
+            yield from _texts(item, f"{path}.{name}")
