@@ -1,5 +1,6 @@
 """What a run shows in the Prefect UI: one progress artifact while it works, tables and the report link at the end."""
 
+import os
 import re
 import time
 from uuid import UUID
@@ -88,10 +89,10 @@ def publish_report(url: str) -> None:
     from tasks.store.location import Location
 
     create_link_artifact(
-        link=url if "://" in url else f"file://{url}",
-        link_text="report",
+        link=report_link(url),
+        link_text="Open the report",
         key="report",
-        description="The page of this run",
+        description=f"The page of this run: {url}",
     )
     folder = Location(url.rsplit("/", 1)[0])
     for name in sorted(n for n in folder.ls("figures") if n.endswith(".png")):
@@ -100,6 +101,17 @@ def publish_report(url: str) -> None:
             f"![{name}](data:image/png;base64,{picture})",
             key=artifact_key("figure", name.removesuffix(".png")),
         )
+
+
+def report_link(url: str) -> str:
+    """Where a browser finds the page: on the reports server, where there is one."""
+    from prefect.settings import get_current_settings
+
+    from pipelines.reports import URL, register
+
+    if served := os.environ.get(URL):
+        return served + register(get_current_settings().home, url)
+    return url if "://" in url else f"file://{url}"
 
 
 def artifact_key(*parts: str) -> str:
