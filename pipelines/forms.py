@@ -27,14 +27,14 @@ RUN_FILE = r"^([^:]+\.(yaml|yml|json))?$"
 
 
 class CaptureForm(BaseModel):
-    """What a capture needs, as a form."""
+    """Give a run file, or fill the fields below it."""
 
     model_config = ConfigDict(extra="forbid", title="Capture", regex_engine="python-re")
 
     run_file: str = Field(
         "",
         title="Run file",
-        description="Path of a YAML run file on the worker's machine. When given, all other fields are ignored.",
+        description="YAML run file on the worker's machine, such as examples/demo.yaml. When given, all other fields are ignored.",
         pattern=RUN_FILE,
     )
     name: str = Field(
@@ -42,6 +42,13 @@ class CaptureForm(BaseModel):
         title="Name",
         description="Names the report and the record of the run: letters, digits, dots and dashes.",
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$",
+    )
+    root: str = Field(
+        "subspan-out",
+        title="Root",
+        description="Folder on the worker's machine, or s3:// URL, for captures, artifacts and reports.",
+        min_length=1,
+        pattern=PLACE,
     )
     network: str = Field(
         DEMO_NETWORK,
@@ -76,13 +83,6 @@ class CaptureForm(BaseModel):
         "float32",
         title="Stored as",
         description="Precision of the stored rows: 4, 2 or 2 bytes a value.",
-    )
-    root: str = Field(
-        "subspan-out",
-        title="Root",
-        description="Folder on the worker's machine, or s3:// URL, for captures, artifacts and reports.",
-        min_length=1,
-        pattern=PLACE,
     )
 
     @property
@@ -126,14 +126,15 @@ class CaptureForm(BaseModel):
 
 
 class RunForm(CaptureForm):
-    """What a run needs, as a form."""
+    """Give a run file, or fill the fields below it."""
 
     model_config = ConfigDict(title="Run")
 
     recipes: list[Recipe] = Field(
         ["subspaces"],
         title="Recipes",
-        description="Which analyses to run at every site.",
+        description="Which analyses to run at every site. subspaces: PCA and spectra (fast: in float32); "
+        "geometry: dimensions and evenness, with intervals; classes: for data with labels; neighbours; clusters.",
         min_length=1,
     )
 
@@ -149,13 +150,13 @@ class RunForm(CaptureForm):
 
 
 class AnalyseForm(RunForm):
-    """What an analysis of sealed captures needs: the fields that they were made with."""
+    """Give the run file, or the fields, that the captures were made with."""
 
     model_config = ConfigDict(title="Analyse")
 
 
 class WatchForm(BaseModel):
-    """What a watch needs, as a form."""
+    """Give the run file that names reference, new data and stages."""
 
     model_config = ConfigDict(extra="forbid", title="Watch", regex_engine="python-re")
 

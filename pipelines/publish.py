@@ -13,7 +13,7 @@ from prefect.artifacts import (
     update_progress_artifact,
 )
 
-from schemas.outcome import RunOutcome
+from schemas.outcome import CaptureOutcome, RunOutcome
 
 UPDATE_SECONDS = 1.0
 
@@ -32,7 +32,7 @@ class PrefectProgress:
         self._total[label], self._done[label] = max(1, total), done
         if label not in self._artifacts:
             made = create_progress_artifact(
-                self._percent(label), key=artifact_key("progress", label), description=label
+                self._percent(label), key=artifact_key("progress", label), description=self._told(label)
             )
             if isinstance(made, UUID):
                 self._artifacts[label] = made
@@ -57,16 +57,23 @@ class PrefectProgress:
     def _percent(self, label: str) -> float:
         return 100.0 * self._done[label] / self._total[label]
 
+    def _told(self, label: str) -> str:
+        return f"{label}: {self._done[label]} of {self._total[label]} done"
+
     def _send(self, label: str) -> None:
         self._last = time.monotonic()
         if label in self._artifacts:
-            update_progress_artifact(self._artifacts[label], progress=self._percent(label), description=label)
+            update_progress_artifact(
+                self._artifacts[label], progress=self._percent(label), description=self._told(label)
+            )
 
 
 def publish_outcome(outcome: RunOutcome) -> None:
     """Tables of captures and results, figures as Markdown pictures, and the link to the report."""
     create_table_artifact(
-        key="captures", table=[_capture_row(c.model_dump()) for c in outcome.captures], description="Captures"
+        key="captures",
+        table=[_capture_row(capture) for capture in outcome.captures],
+        description=f"Sealed captures of this run below {outcome.root}",
     )
     for stage in dict.fromkeys(a.stage for a in outcome.artifacts):
         rows = [{"site": a.place, **_rounded(a.result)} for a in outcome.artifacts if a.stage == stage]
@@ -92,7 +99,7 @@ def publish_report(url: str) -> None:
         link=report_link(url),
         link_text="Open the report",
         key="report",
-        description=f"The page of this run: {url}",
+        description="Findings, figures, tables and limits of this run, on one page",
     )
     folder = Location(url.rsplit("/", 1)[0])
     for name in sorted(n for n in folder.ls("figures") if n.endswith(".png")):
@@ -100,6 +107,7 @@ def publish_report(url: str) -> None:
         create_markdown_artifact(
             f"![{name}](data:image/png;base64,{picture})",
             key=artifact_key("figure", name.removesuffix(".png")),
+            description="A figure of the report, which explains it",
         )
 
 
@@ -119,9 +127,19 @@ def artifact_key(*parts: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", "-".join(parts).lower()).strip("-")
 
 
-def _capture_row(capture: dict[str, object]) -> dict[str, object]:
-    failures = capture.pop("failures")
-    return capture | {"failed samples": len(failures) if isinstance(failures, list | tuple) else 0}
+def _capture_row(capture: CaptureOutcome) -> dict[str, object]:
+    """Words and numbers only: the page of a table shows nothing else."""
+    return {
+        "name": capture.name,
+        **({} if capture.partition is None else {"partition": capture.partition}),
+        "rows": ", ".join(f"{rows:,} {space}" for space, rows in capture.rows.items()),
+        "failed samples": len(capture.failures),
+        "truncated samples": capture.truncated,
+        "saturated values": sum(capture.saturated.values()),
+        "now": "captured" if capture.computed else "found",
+        "seconds": round(capture.seconds, 1),
+        "id": capture.id,
+    }
 
 
 def _rounded(result: dict[str, object]) -> dict[str, object]:

@@ -156,7 +156,7 @@ def serving(host: str, port: int, home: Path) -> Iterator[str]:
         OSError: if the port is taken.
     """
     server = ReportsServer((host, port), home)
-    threading.Thread(target=server.serve_forever, name="reports", daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.1,), name="reports", daemon=True).start()
     try:
         yield f"http://{host}:{server.server_port}"
     finally:
