@@ -1,5 +1,6 @@
 """What a run shows in the Prefect UI: one progress artifact while it works, tables and the report link at the end."""
 
+import os
 import re
 import time
 from uuid import UUID
@@ -12,7 +13,7 @@ from prefect.artifacts import (
     update_progress_artifact,
 )
 
-from schemas.outcome import RunOutcome
+from schemas.outcome import CaptureOutcome, RunOutcome
 
 UPDATE_SECONDS = 1.0
 
@@ -31,7 +32,7 @@ class PrefectProgress:
         self._total[label], self._done[label] = max(1, total), done
         if label not in self._artifacts:
             made = create_progress_artifact(
-                self._percent(label), key=artifact_key("progress", label), description=label
+                self._percent(label), key=artifact_key("progress", label), description=self._told(label)
             )
             if isinstance(made, UUID):
                 self._artifacts[label] = made
@@ -56,16 +57,23 @@ class PrefectProgress:
     def _percent(self, label: str) -> float:
         return 100.0 * self._done[label] / self._total[label]
 
+    def _told(self, label: str) -> str:
+        return f"{label}: {self._done[label]} of {self._total[label]} done"
+
     def _send(self, label: str) -> None:
         self._last = time.monotonic()
         if label in self._artifacts:
-            update_progress_artifact(self._artifacts[label], progress=self._percent(label), description=label)
+            update_progress_artifact(
+                self._artifacts[label], progress=self._percent(label), description=self._told(label)
+            )
 
 
 def publish_outcome(outcome: RunOutcome) -> None:
     """Tables of captures and results, figures as Markdown pictures, and the link to the report."""
     create_table_artifact(
-        key="captures", table=[_capture_row(c.model_dump()) for c in outcome.captures], description="Captures"
+        key="captures",
+        table=[_capture_row(capture) for capture in outcome.captures],
+        description=f"Sealed captures of this run below {outcome.root}",
     )
     for stage in dict.fromkeys(a.stage for a in outcome.artifacts):
         rows = [{"site": a.place, **_rounded(a.result)} for a in outcome.artifacts if a.stage == stage]
@@ -88,10 +96,10 @@ def publish_report(url: str) -> None:
     from tasks.store.location import Location
 
     create_link_artifact(
-        link=url if "://" in url else f"file://{url}",
-        link_text="report",
+        link=report_link(url),
+        link_text="Open the report",
         key="report",
-        description="The page of this run",
+        description="Findings, figures, tables and limits of this run, on one page",
     )
     folder = Location(url.rsplit("/", 1)[0])
     for name in sorted(n for n in folder.ls("figures") if n.endswith(".png")):
@@ -99,7 +107,19 @@ def publish_report(url: str) -> None:
         create_markdown_artifact(
             f"![{name}](data:image/png;base64,{picture})",
             key=artifact_key("figure", name.removesuffix(".png")),
+            description="A figure of the report, which explains it",
         )
+
+
+def report_link(url: str) -> str:
+    """Where a browser finds the page: on the reports server, where there is one."""
+    from prefect.settings import get_current_settings
+
+    from pipelines.reports import URL, register
+
+    if served := os.environ.get(URL):
+        return served + register(get_current_settings().home, url)
+    return url if "://" in url else f"file://{url}"
 
 
 def artifact_key(*parts: str) -> str:
@@ -107,9 +127,19 @@ def artifact_key(*parts: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", "-".join(parts).lower()).strip("-")
 
 
-def _capture_row(capture: dict[str, object]) -> dict[str, object]:
-    failures = capture.pop("failures")
-    return capture | {"failed samples": len(failures) if isinstance(failures, list | tuple) else 0}
+def _capture_row(capture: CaptureOutcome) -> dict[str, object]:
+    """Words and numbers only: the page of a table shows nothing else."""
+    return {
+        "name": capture.name,
+        **({} if capture.partition is None else {"partition": capture.partition}),
+        "rows": ", ".join(f"{rows:,} {space}" for space, rows in capture.rows.items()),
+        "failed samples": len(capture.failures),
+        "truncated samples": capture.truncated,
+        "saturated values": sum(capture.saturated.values()),
+        "now": "captured" if capture.computed else "found",
+        "seconds": round(capture.seconds, 1),
+        "id": capture.id,
+    }
 
 
 def _rounded(result: dict[str, object]) -> dict[str, object]:

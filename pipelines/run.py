@@ -4,7 +4,7 @@ Importing this module loads Prefect. `run_flow` is what the command line calls, 
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -28,6 +28,7 @@ from pipelines.publish import PrefectProgress, publish_outcome
 from pipelines.serial import own_driver, plan_serial
 from schemas.artifact import Artifact
 from schemas.outcome import CaptureOutcome, RunOutcome
+from schemas.run import RunSpec
 from tasks.capture import capture_task
 from tasks.report import report_task
 from tasks.stage import stages_task
@@ -69,14 +70,25 @@ def execute_plan(plan: Plan, progress: Progress) -> RunOutcome:
         return execute(plan, DaskDriver(client, execution.window), device, PrefectSteps(), progress)
 
 
-@flow(name="subspan-run", flow_run_name="{form.name}", persist_result=False)
-def run(form: RunForm = RunForm()) -> dict[str, Any]:  # noqa: B008  the form needs its defaults in the schema
-    """Capture a network's activations, find their subspaces, write the report."""
-    spec = form.run_spec()
+def carry_out(spec: RunSpec, check: Callable[[Plan], None] | None = None) -> RunOutcome:
+    """Plan, execute and publish a run; inside a flow. What every deployment does.
+
+    Args:
+        spec: what to run.
+        check: refuses plans that the flow does not make.
+    """
     plan = plan_serial(spec) if spec.execution.cluster == "threads" else make_plan(spec)
+    if check is not None:
+        check(plan)
     outcome = execute_plan(plan, PrefectProgress())
     publish_outcome(outcome)
-    return outcome.model_dump(mode="json", exclude={"artifacts"})
+    return outcome
+
+
+@flow(name="subspan-run", flow_run_name="{form.run_name}", persist_result=False)
+def run(form: RunForm = RunForm()) -> dict[str, Any]:  # noqa: B008  the form needs its defaults in the schema
+    """Capture a network's activations, find their subspaces, write the report."""
+    return carry_out(form.run_spec()).model_dump(mode="json", exclude={"artifacts"})
 
 
 def run_flow(plan: Plan, progress: Progress | None = None) -> RunOutcome:

@@ -1,4 +1,4 @@
-"""`make ui`: a Prefect server on loopback, the deployments, and a worker, until Ctrl-C."""
+"""`make ui`: a Prefect server on loopback, the deployments, a worker and the reports server, until Ctrl-C."""
 
 import os
 import signal
@@ -9,11 +9,13 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+from pipelines.reports import URL, serving
+
 HOST = "127.0.0.1"
 START_SECONDS = 180
 
 
-def environment(port: int, home: Path) -> dict[str, str]:
+def environment(port: int, home: Path, reports: str) -> dict[str, str]:
     """The settings of server, worker and flows; nothing is sent anywhere."""
     return os.environ | {
         "PREFECT_HOME": str(home),
@@ -27,11 +29,12 @@ def environment(port: int, home: Path) -> dict[str, str]:
         "DO_NOT_TRACK": "1",
         "DASK_LOGGING__DISTRIBUTED": "error",
         "HF_HUB_OFFLINE": "1",
+        URL: reports,
         "PROJECT_ROOT": str(Path(__file__).resolve().parent.parent),
     }
 
 
-def main(port: int = 4200) -> int:
+def main(port: int = 4200, reports_port: int = 4201) -> int:
     """Start everything, say where it is, and stop everything on Ctrl-C or SIGTERM."""
     for number in (
         signal.SIGINT,
@@ -39,32 +42,32 @@ def main(port: int = 4200) -> int:
     ):  # a shell has what it starts in the background ignore Ctrl-C
         signal.signal(number, signal.default_int_handler)
     home = Path(os.environ.get("PREFECT_HOME", Path.cwd() / ".prefect"))
-    env = environment(port, home)
+    try:
+        with serving(HOST, reports_port, home) as reports:
+            return serve(port, environment(port, home, reports))
+    except KeyboardInterrupt:
+        return 0
+
+
+def serve(port: int, env: dict[str, str]) -> int:
+    """Server, pool, deployments and worker, until the worker ends."""
     prefect = [sys.executable, "-m", "prefect"]
     project = Path(env["PROJECT_ROOT"])
     server = subprocess.Popen([*prefect, "server", "start"], env=env, stdout=subprocess.DEVNULL)
     worker = None
     try:
         wait_for(f"http://{HOST}:{port}/api/health", server)
-        subprocess.run(
-            [*prefect, "work-pool", "create", "local", "--type", "process", "--overwrite"],
-            env=env,
-            check=True,
-        )
-        subprocess.run(
-            [*prefect, "--no-prompt", "deploy", "--all", "--prefect-file", "deploy/prefect.yaml"],
-            env=env,
-            check=True,
-            cwd=project,
-        )
+        pool = ["work-pool", "create", "local", "--type", "process", "--overwrite"]
+        subprocess.run([*prefect, *pool], env=env, check=True)
+        deploy = ["--no-prompt", "deploy", "--all", "--prefect-file", "deploy/prefect.yaml"]
+        subprocess.run([*prefect, *deploy], env=env, check=True, cwd=project)
         worker = subprocess.Popen([*prefect, "worker", "start", "--pool", "local"], env=env, cwd=project)
         sys.stdout.write(
-            f"\nOpen http://{HOST}:{port}/deployments and choose 'subspan-run/on-demand' -> Run. Ctrl-C stops.\n"
+            f"\nOpen http://{HOST}:{port}/deployments and choose 'subspan-run/on-demand' -> Run. "
+            f"Reports open from the run's Artifacts ({env[URL]}). Ctrl-C stops.\n"
         )
         sys.stdout.flush()
         return worker.wait()
-    except KeyboardInterrupt:
-        return 0
     finally:
         for process in (worker, server):
             stop(process)
@@ -103,4 +106,5 @@ def stop(process: "subprocess.Popen[bytes] | None") -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(int(os.environ.get("PREFECT_SERVER_API_PORT", "4200"))))
+    given = int(os.environ.get("PREFECT_SERVER_API_PORT", "4200"))
+    sys.exit(main(given, int(os.environ.get("SUBSPAN_REPORTS_PORT", given + 1))))

@@ -3,53 +3,33 @@
 A run file is all that it takes; `watch: {sealed: [...]}` in it names what must be there already. It is run by a schedule, or by hand.
 """
 
+from pathlib import Path
 from typing import Any
 
 from prefect import flow
 from prefect.artifacts import create_table_artifact
 from prefect.events import emit_event
 from prefect.events.worker import EventsWorker
-from pydantic import BaseModel, ConfigDict, Field
 
 from pipelines.alerts import Raised, check_sealed, tell_new
-from pipelines.plan import make_plan
-from pipelines.publish import PrefectProgress, artifact_key, publish_outcome
-from pipelines.run import execute_plan
-from pipelines.serial import plan_serial
+from pipelines.forms import WatchForm
+from pipelines.publish import artifact_key
+from pipelines.run import carry_out
+from pipelines.runfile import load_run
 from schemas.errors import SubspanError
 
 EVENT = "subspan.alert"
 """What automations listen to."""
 
 
-class WatchForm(BaseModel):
-    """What a watch needs, as a form."""
-
-    model_config = ConfigDict(extra="forbid", title="Watch")
-
-    run_file: str = Field(
-        title="Run file",
-        description="Path of a YAML run file on the worker, with the reference, the new data and the stages that judge them.",
-        min_length=1,
-    )
-
-
-@flow(name="subspan-watch", persist_result=False)
+@flow(name="subspan-watch", flow_run_name="{form.run_name}", persist_result=False)
 def watch(form: WatchForm) -> dict[str, Any]:
     """Score new data against a sealed reference, write the artifacts, and send an event for every new alert."""
-    from pathlib import Path
-
-    from pipelines.runfile import load_run
-
-    spec = load_run(Path(form.run_file))
-    plan = plan_serial(spec) if spec.execution.cluster == "threads" else make_plan(spec)
-    check_sealed(plan)
-    outcome = execute_plan(plan, PrefectProgress())
-    publish_outcome(outcome)
+    outcome = carry_out(load_run(Path(form.run_file)), check_sealed)
     new = tell_new(outcome, send_event)
     if new:
         create_table_artifact(
-            key=artifact_key("alerts", plan.run.name),
+            key=artifact_key("alerts", outcome.run),
             table=[_row(one) for one in new],
             description="New alerts",
         )
