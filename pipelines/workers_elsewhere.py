@@ -10,12 +10,11 @@ from distributed import Client
 
 from pipelines.kube import kubernetes_cluster
 from pipelines.slurm import slurm_cluster
+from pipelines.workers_here import PLANNED_SECONDS
 from schemas.cluster import KubernetesCluster, SlurmCluster
 from schemas.errors import ResourceError
 from schemas.execution import Execution
 
-PLANNED_SECONDS = "60s"
-"""What Dask takes a unit for before it has seen one end: it asks for all workers at once, not one by one as units end."""
 LOST_SECONDS = "60s"
 """A job that has no worker for so long is given up, and another one put in its place."""
 

@@ -7,7 +7,6 @@ import os
 import shlex
 import signal
 import stat
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.resources import files
@@ -36,6 +35,7 @@ from schemas.cluster import KubernetesCluster, SlurmCluster
 from schemas.errors import NotFoundError, ResourceError, SpecError
 from schemas.execution import Execution
 from schemas.run import RunSpec
+from tests.pipelines.outside import wait_until
 from tests.pipelines.runs import store_bytes, vectors_run
 
 pytestmark = pytest.mark.alone
@@ -287,13 +287,6 @@ def test_jobs_write_what_one_process_writes(tmp_path: Path, monkeypatch: pytest.
     assert made.captures[0].id == capture
     assert made.captures[0].rows == {"sample": 480}
     assert list((tmp_path / "shared").glob(".subspan-tls*")) == []
-
-
-def wait_until(condition: Any, seconds: float) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not come to that"
-        time.sleep(0.05)
 
 
 def test_what_sbatch_says_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
