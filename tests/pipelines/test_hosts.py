@@ -28,8 +28,8 @@ from tests.pipelines.outside import process, scheduler, wait_for_workers, wait_u
 from tests.pipelines.runs import UnitLog, finished, store_bytes, vectors_run
 
 pytestmark = pytest.mark.alone
-UNREACHABLE = {"DASK_DISTRIBUTED__COMM__TIMEOUTS__TCP": "3s"}
-"""How soon a host that does not answer is given up (Dask: 30 seconds)."""
+UNREACHABLE = {"DASK_DISTRIBUTED__COMM__TIMEOUTS__TCP": "12s"}
+"""How soon a host that does not answer is given up (Dask: 30 seconds, and 11 at least)."""
 SLOW: dict[str, Any] = {"n": 320, "network": {"pause": 0.1}}
 
 
@@ -138,7 +138,8 @@ def test_hosts_that_are_cut_off_do_no_harm(
 
 
 def ended(log: UnitLog, pid: int, unit: str | None) -> bool:
-    return any(event in ("end", "skip") and (who, what) == (pid, unit) for event, what, who in log.events())
+    """Whether the process wrote the whole unit, though somebody else had done so before."""
+    return ("end", unit, pid) in log.events()
 
 
 class Cut(Quiet):
