@@ -6,7 +6,7 @@ PROCESSES ?= 2
 export PYTHONUNBUFFERED=1
 export HF_HUB_OFFLINE=1 DO_NOT_TRACK=1
 
-.PHONY: demo test test-all setup setup-dev lint bench bench-gpu ui docs clean
+.PHONY: demo test test-all setup setup-dev lint bench bench-gpu ui docs image-check clean
 
 demo: $(VENV)/.run  ## capture a real encoder, find its subspaces, write the report
 	$(BIN)/subspan run examples/demo.yaml $(ARGS)
@@ -44,6 +44,9 @@ bench-gpu: $(VENV)/.dev
 
 ui: $(VENV)/.run  ## Prefect server on loopback, the deployments and a worker
 	$(BIN)/python -m pipelines.ui $(ARGS)
+
+image-check: $(VENV)/.dev  ## the steps of deploy/Dockerfile in a new environment, without a Docker engine
+	$(BIN)/python -m tests.replay_dockerfile
 
 docs: $(VENV)/.run  ## the pages that are made from the code
 	$(BIN)/python -m pipelines.methods_page

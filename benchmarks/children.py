@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.protocol import MARK, ROOT, THREAD_VARIABLES, Run
-from pipelines.cluster import worker_environment
+from pipelines.workers_here import worker_environment
 from tasks.threads import thread_variables
 
 

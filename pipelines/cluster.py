@@ -1,11 +1,11 @@
 """Execution -> a Dask cluster, and the driver that runs units on it.
 
 Only the flow's process submits. Units are futures in a bounded window, released as they finish, so that a dead worker
-never causes finished work to be held or run again. Everything is spawned: forked processes hang with s3fs and torch.
+never causes finished work to be held or run again.
 """
 
-import os
 import time
+import uuid
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -13,17 +13,18 @@ from itertools import islice
 from typing import Any, TypeVar
 
 import dask
-from distributed import Client, LocalCluster, Nanny, Scheduler, SpecCluster, as_completed
+from dask.utils import funcname
+from distributed import Client, as_completed
 from distributed.client import FutureCancelledError
 from distributed.scheduler import KilledWorker
 
-from pipelines.devices import gpu_count, require_worker_memory, resolve_device, worker_count
+from pipelines.cluster_file import load_cluster
+from pipelines.worker_checks import check_memory, check_threads, check_versions
+from pipelines.workers_elsewhere import remote_cluster, wait_for_first
+from pipelines.workers_here import local_cluster
 from schemas.errors import ResourceError, StoreError, UnitError
 from schemas.execution import Execution
-from tasks.extract.allocator import ARENAS, KEEP_BYTES
-from tasks.threads import thread_variables
-
-__all__ = ["DaskDriver", "open_client", "resolve_device", "shared_device", "worker_environment"]
+from tasks.versions import expected_versions, run_checked
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -50,31 +51,52 @@ def open_client(execution: Execution, threads: int, device: str, needed_bytes: i
     """A client of the cluster that the execution asks for; a cluster made here is closed on the way out.
 
     Raises:
-        ResourceError: if workers have less memory than a unit needs; the message has both numbers.
+        ResourceError: if workers have less memory than a unit needs, several threads, or do not come; the message has both numbers.
+        FingerprintError: if workers that others start have other versions than this process.
         StoreError: if the scheduler at `execution.address` cannot be reached.
     """
-    patient = {"distributed.deploy.lost-worker-timeout": NEVER}
-    with dask.config.set(QUIET | patient), warnings.catch_warnings():
+    with dask.config.set(QUIET), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Sending large graph", category=UserWarning)
         if execution.cluster == "address":
             with _connect(execution) as client:
-                _check_memory(client, needed_bytes)
+                _check(client, execution, needed_bytes)
                 yield client
-            return
-        with (
-            _start(execution, threads, device, needed_bytes) as cluster,
-            Client(cluster, set_as_default=False) as client,
-        ):
-            client.wait_for_workers(len(cluster.worker_spec), timeout=START_SECONDS)
-            yield client
+        elif execution.cluster == "file":
+            found = load_cluster(execution)
+            with remote_cluster(found, execution, threads) as cluster, _client(cluster) as client:
+                wait_for_first(client, found)
+                _check(client, execution, needed_bytes)
+                yield client
+        else:
+            with (
+                dask.config.set({"distributed.deploy.lost-worker-timeout": NEVER}),
+                local_cluster(execution, threads, device, needed_bytes) as cluster,
+                _client(cluster) as client,
+            ):
+                client.wait_for_workers(len(cluster.worker_spec), timeout=START_SECONDS)
+                yield client
+
+
+def _client(cluster: Any) -> Client:
+    return Client(cluster, set_as_default=False)
+
+
+def _check(client: Client, execution: Execution, needed_bytes: int) -> None:
+    check_versions(client, execution.mix_fingerprints)
+    check_threads(client)
+    check_memory(client, needed_bytes)
 
 
 class DaskDriver:
-    """Runs a function over items on the workers of a client: see tasks.drive.Driver."""
+    """Runs a function over items on the workers of a client: see tasks.drive.Driver.
 
-    def __init__(self, client: Client, window: int = 4) -> None:
+    Workers may come and go meanwhile: the window follows their number.
+    """
+
+    def __init__(self, client: Client, window: int = 4, mix_versions: bool = False) -> None:
         self.client = client
         self.window = window
+        self._expected = expected_versions(mix_versions)
 
     def __call__(self, function: Callable[[T], R], items: Sequence[T], on_done: Callable[[R], None]) -> None:
         """Run all items; `on_done` is called here, in the order in which items finish.
@@ -83,44 +105,54 @@ class DaskDriver:
             Whatever the function raised first; items in flight are cancelled, finished ones stay finished.
         """
         todo = iter(items)
-        first = [
-            self._submit(function, item) for item in islice(todo, self.window * max(1, self._n_workers()))
-        ]
-        running = as_completed(first, loop=self.client.loop)
-        in_flight = set(first)
+        running = as_completed(loop=self.client.loop)
+        in_flight: set[Any] = set()
+        room = self._room()
+
+        def submit(n: int) -> None:
+            for item in islice(todo, max(0, n)):
+                future = self._submit(function, item)
+                in_flight.add(future)
+                running.add(future)
+
+        submit(room)
         try:
             for future in self._finished(running):
-                on_done(_result(future))
-                in_flight.discard(future)
-                future.release()
-                item = next(todo, None)
-                if item is not None:
-                    successor = self._submit(function, item)
-                    in_flight.add(successor)
-                    running.add(successor)
+                if future is None:  # looked at who is there
+                    room = self._room() or room
+                else:
+                    on_done(_result(future))
+                    in_flight.discard(future)
+                    future.release()
+                submit(room - len(in_flight))
         finally:
             if in_flight:
                 self.client.cancel(list(in_flight))
 
     def _finished(self, running: Any) -> Iterator[Any]:
-        """Futures as they finish; those added meanwhile too."""
+        """Futures as they finish, those added meanwhile too; None where the number of workers was looked at."""
         looked = there = time.monotonic()
         while not running.is_empty():
-            if running.has_ready():
-                yield next(running)
-                continue
-            time.sleep(POLL_SECONDS)
             if time.monotonic() - looked > LOOK_SECONDS:
                 looked = time.monotonic()
                 with suppress(OSError):  # a scheduler that cannot be reached ends the futures itself
                     there = there if self._n_workers() == 0 else looked
+                    yield None
                 _refuse_waiting(looked - there)
+            if running.has_ready():
+                yield next(running)
+            else:
+                time.sleep(POLL_SECONDS)
+
+    def _room(self) -> int:
+        return self.window * max(1, self._n_workers())
 
     def _n_workers(self) -> int:
         return len(self.client.scheduler_info(n_workers=-1)["workers"])
 
     def _submit(self, function: Callable[[T], R], item: T) -> Any:
-        return self.client.submit(function, item, pure=False)
+        key = f"{funcname(function)}-{uuid.uuid4().hex}"
+        return self.client.submit(run_checked, self._expected, function, item, key=key, pure=False)
 
 
 def _result(future: Any) -> Any:
@@ -146,58 +178,6 @@ def _refuse_waiting(seconds: float) -> None:
         )
 
 
-def _start(execution: Execution, threads: int, device: str, needed_bytes: int) -> Any:
-    n_workers = worker_count(execution, threads, device)
-    require_worker_memory(execution, needed_bytes, n_workers)
-    environment = worker_environment(threads)
-    options = {
-        "distributed.nanny.pre-spawn-environ": environment,
-        "distributed.scheduler.allowed-failures": execution.retries,
-    }
-    with dask.config.set(options):
-        if device == "cuda":
-            return _gpu_cluster(n_workers, environment)
-        return LocalCluster(
-            n_workers=n_workers,
-            threads_per_worker=1,
-            host="127.0.0.1",
-            dashboard_address="127.0.0.1:0",
-            memory_limit=0,
-            silence_logs=50,
-        )
-
-
-def worker_environment(threads: int) -> dict[str, str]:
-    """What must be set before a worker loads torch: results depend on the thread count."""
-    path = os.pathsep.join([os.getcwd(), *filter(None, [os.environ.get("PYTHONPATH")])])
-    # From the start of the process; Dask would set the first to 64 KiB. See tasks.extract.allocator.
-    keep = dict.fromkeys(("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_"), str(KEEP_BYTES))
-    keep |= {"MALLOC_ARENA_MAX": str(ARENAS)}
-    return thread_variables(threads) | keep | {"PYTHONPATH": path, "TOKENIZERS_PARALLELISM": "false"}
-
-
-def _gpu_cluster(n_workers: int, environment: dict[str, str]) -> Any:
-    options = {"nthreads": 1, "host": "127.0.0.1", "memory_limit": 0}
-    shares = gpu_shares(_visible_gpus(), n_workers)
-    spec = {
-        i: {"cls": Nanny, "options": options | {"env": environment | {"CUDA_VISIBLE_DEVICES": share}}}
-        for i, share in enumerate(shares)
-    }
-    return SpecCluster(
-        workers=spec,
-        scheduler={
-            "cls": Scheduler,
-            "options": {"host": "127.0.0.1", "dashboard": False, "dashboard_address": "127.0.0.1:0"},
-        },
-        silence_logs=50,
-    )
-
-
-def gpu_shares(gpus: list[str], n_workers: int) -> list[str]:
-    """CUDA_VISIBLE_DEVICES of each worker: one GPU each, several where there are fewer workers, shared where there are more."""
-    return [",".join(gpus[i::n_workers] or [gpus[i % len(gpus)]]) for i in range(n_workers)]
-
-
 def _connect(execution: Execution) -> Client:
     try:
         client = Client(execution.address, timeout=30, set_as_default=False)
@@ -210,55 +190,4 @@ def _connect(execution: Execution) -> Client:
         raise ResourceError(
             f"the scheduler at {execution.address} has no workers: start some with `dask worker --nthreads 1 {execution.address}`"
         )
-    client.get_versions(check=True, packages=["torch", "zarr", "numpy"])
-    _check_threads(client)
     return client
-
-
-def _check_threads(client: Client) -> None:
-    """Refuse workers that run several units at a time: they would share one network and its hooks."""
-    workers = client.scheduler_info(n_workers=-1)["workers"]
-    several = {address: worker["nthreads"] for address, worker in workers.items() if worker["nthreads"] != 1}
-    if several:
-        address, threads = next(iter(several.items()))
-        client.close()
-        raise ResourceError(
-            f"worker {address} has {threads} Dask threads ({len(several)} of {len(workers)} workers have several), expected 1: "
-            "start workers with `dask worker --nthreads 1`, as many as the machine has cores, or one per GPU"
-        )
-
-
-def shared_device(client: Client, execution: Execution) -> str:
-    """`cpu` or `cuda`: what every worker of an existing cluster can use, as the execution asks.
-
-    Raises:
-        ResourceError: if a GPU is asked for and a worker has none, or if only some have one and nothing is asked.
-    """
-    if execution.device == "cpu":
-        return "cpu"
-    without = [address for address, count in client.run(gpu_count).items() if count == 0]
-    n_workers = len(client.scheduler_info(n_workers=-1)["workers"])
-    if not without:
-        return "cuda"
-    if execution.device == "cuda" or len(without) < n_workers:
-        raise ResourceError(
-            f"{len(without)} of {n_workers} workers at {execution.address} see no CUDA device, such as {without[0]}: set execution.device "
-            "to cpu, or use workers of one kind"
-        )
-    return "cpu"
-
-
-def _check_memory(client: Client, needed_bytes: int) -> None:
-    for address, worker in client.scheduler_info(n_workers=-1)["workers"].items():
-        limit = worker["memory_limit"]
-        if limit and limit < needed_bytes:
-            raise ResourceError(
-                f"a unit needs about {needed_bytes / 2**20:.0f} MiB, worker {address} has {limit / 2**20:.0f} MiB: "
-                "lower store.shard_rows or batch_tokens, or start workers with more memory"
-            )
-
-
-def _visible_gpus() -> list[str]:
-    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
-    given = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return given.split(",") if given else [str(i) for i in range(gpu_count())]

@@ -17,8 +17,8 @@ UNLIMITED = 1 << 62
 
 def here(execution: Execution) -> Execution:
     """The execution as this machine does it alone: workers elsewhere are left out."""
-    elsewhere = execution.cluster == "address"
-    return execution.model_copy(update={"cluster": "auto", "address": None}) if elsewhere else execution
+    alone = {"cluster": "auto", "address": None, "file": None, "least_workers": None}
+    return execution.model_copy(update=alone) if execution.cluster in ("address", "file") else execution
 
 
 def resolve_device(execution: Execution) -> str:

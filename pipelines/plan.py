@@ -7,12 +7,11 @@ finished run reads a few small files and imports neither torch nor transformers.
 
 import importlib.metadata
 import os
-from functools import cache
 from pathlib import Path
 
 from pydantic import ValidationError
 
-from schemas.base import Frozen, canonical_json, content_id, sha256
+from schemas.base import Frozen, canonical_json, content_id
 from schemas.capture import CaptureRequest, CaptureSpec
 from schemas.errors import DamageError, NotFoundError, OccupiedError
 from schemas.execution import Execution
@@ -23,6 +22,7 @@ from tasks.store.edges import edges_ref
 from tasks.store.location import Location
 from tasks.store.paths import capture_path, manifest_path
 from tasks.store.seal import count_receipts, is_sealed
+from tasks.versions import code_digest
 
 PLANNING_PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "zarr")
 
@@ -173,7 +173,7 @@ def request_identity(run: RunSpec) -> str | None:
         "captures": captures,
         "stages": stages,
         "versions": versions,
-        "code": _code_digest(),
+        "code": code_digest(),
     }
     return content_id(asked | {"edges": {url: edges_ref(url).model_dump() for url in sorted(files)}})
 
@@ -191,13 +191,6 @@ def _source_prints(request: CaptureRequest) -> dict[str, object] | None:
     if weights is None or None in data.values():
         return None
     return {"weights": weights, "tokenizer": tokenizer_digest(request.model), "data": data}
-
-
-@cache
-def _code_digest() -> str:
-    top = Path(__file__).resolve().parent.parent
-    files = sorted(p for part in ("schemas", "tasks", "pipelines") for p in (top / part).rglob("*.py"))
-    return sha256(b"".join(p.read_bytes() for p in files))
 
 
 def _read_kept(root: Location, request_id: str) -> Plan | None:

@@ -4,6 +4,7 @@ device, too little memory, too small a disk. `subspan plan`, `--serial` and the 
 
 from typing import NamedTuple
 
+from pipelines.cluster_file import load_cluster
 from pipelines.devices import (
     here,
     own_memory,
@@ -61,13 +62,17 @@ def workers_of(plan: Plan, serial: bool = False) -> Workers:
     """Who will run the units.
 
     Raises:
-        ResourceError: if a GPU is asked for and there is none.
+        ResourceError: if a GPU is asked for and there is none, or the package that a cluster file needs is missing.
+        SpecError: if a cluster file is wrong.
     """
     execution = plan.execution
     if serial and execution.cluster != "threads":
         return Workers(resolve_device(here(execution)), 1)
     if execution.cluster == "address":
         return Workers(None, None)
+    if execution.cluster == "file":
+        gpus = load_cluster(execution).gpus
+        return Workers("cuda" if gpus and execution.device != "cpu" else "cpu", execution.workers)
     device = resolve_device(execution)
     return Workers(device, worker_count(execution, plan.threads, device))
 
@@ -120,5 +125,8 @@ def _check_memory(plan: Plan, workers: Workers, serial: bool) -> None:
     elif serial:
         cure = "lower store.shard_rows or batch_tokens, or free memory on this machine"
         require_memory(plan.memory_bytes, own_memory(execution), "this process", cure)
+    elif execution.cluster == "file":
+        cure = f"lower store.shard_rows or batch_tokens, or raise memory_bytes in {execution.file}"
+        require_memory(plan.memory_bytes, load_cluster(execution).memory_bytes, "a worker", cure)
     elif workers.n is not None:
         require_worker_memory(execution, plan.memory_bytes, workers.n)

@@ -18,14 +18,16 @@ os.environ.setdefault("AWS_EC2_METADATA_DISABLED", "true")
 from prefect import flow
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, PREFECT_LOGGING_LEVEL, temporary_settings
 
-from pipelines.cluster import DaskDriver, open_client, resolve_device, shared_device
+from pipelines.cluster import DaskDriver, open_client
+from pipelines.devices import resolve_device
 from pipelines.execute import execute, finished_outcome
 from pipelines.forms import RunForm
 from pipelines.plan import Plan, make_plan
-from pipelines.preflight import check_plan
+from pipelines.preflight import check_plan, workers_of
 from pipelines.progress import Progress, Quiet
 from pipelines.publish import PrefectProgress, publish_outcome
 from pipelines.serial import own_driver, plan_serial
+from pipelines.worker_checks import shared_device
 from schemas.artifact import Artifact
 from schemas.outcome import CaptureOutcome, RunOutcome
 from schemas.run import RunSpec
@@ -60,14 +62,17 @@ def execute_plan(plan: Plan, progress: Progress) -> RunOutcome:
         return done
     check_plan(plan)  # before a cluster is started for what would be refused
     execution = plan.execution
-    device = resolve_device(execution)
+    device = workers_of(plan).device or resolve_device(execution)
     if execution.cluster == "threads":
         with own_driver(plan) as driver:
             return execute(plan, driver, device, PrefectSteps(), progress)
     with open_client(execution, plan.threads, device, plan.memory_bytes) as client:
         if execution.cluster == "address":
             device = shared_device(client, execution)
-        return execute(plan, DaskDriver(client, execution.window), device, PrefectSteps(), progress)
+        elif execution.cluster == "file":
+            device = shared_device(client, execution.model_copy(update={"device": device}))
+        driver = DaskDriver(client, execution.window, execution.mix_fingerprints)
+        return execute(plan, driver, device, PrefectSteps(), progress)
 
 
 def carry_out(spec: RunSpec, check: Callable[[Plan], None] | None = None) -> RunOutcome:

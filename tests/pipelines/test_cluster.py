@@ -19,11 +19,13 @@ import torch
 from distributed import Client, LocalCluster
 from pydantic import ValidationError
 
-from pipelines.cluster import DaskDriver, _check_threads, open_client, resolve_device, shared_device
+from pipelines.cluster import DaskDriver, open_client
+from pipelines.devices import resolve_device
 from pipelines.execute import execute
 from pipelines.plan import Plan, make_plan
 from pipelines.progress import Quiet
 from pipelines.serial import PlainSteps, run_serial
+from pipelines.worker_checks import check_threads, shared_device
 from schemas.capture import CaptureSpec
 from schemas.errors import FingerprintError, ResourceError, UnitError
 from schemas.execution import Execution
@@ -391,7 +393,7 @@ class _Workers:
     """A client of workers that are somewhere else."""
 
     def __init__(self, threads: tuple[int, ...] = (1, 1), gpus: tuple[int, ...] = (0, 0)) -> None:
-        self.threads, self.gpus, self.closed = threads, gpus, False
+        self.threads, self.gpus = threads, gpus
 
     def scheduler_info(self, n_workers: int) -> dict[str, Any]:
         return {"workers": {f"tcp://w{i}": {"nthreads": n} for i, n in enumerate(self.threads)}}
@@ -399,16 +401,12 @@ class _Workers:
     def run(self, _: object) -> dict[str, int]:
         return {f"tcp://w{i}": n for i, n in enumerate(self.gpus)}
 
-    def close(self) -> None:
-        self.closed = True
-
 
 def test_workers_with_several_threads_are_refused() -> None:
-    _check_threads(_Workers((1, 1)))
+    check_threads(_Workers((1, 1)))
     workers = _Workers((1, 4))
     with pytest.raises(ResourceError, match=r"tcp://w1 has 4 Dask threads \(1 of 2 .*--nthreads 1"):
-        _check_threads(workers)
-    assert workers.closed
+        check_threads(workers)
 
 
 @pytest.mark.parametrize(

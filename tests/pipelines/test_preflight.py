@@ -6,13 +6,13 @@ from typing import Any
 import pytest
 
 from pipelines import devices
-from pipelines.cluster import gpu_shares
 from pipelines.devices import container_limit, here, own_memory, resolve_device, worker_memory
 from pipelines.execute import execute
 from pipelines.plan import Plan, make_plan
 from pipelines.preflight import check_plan, refusal, workers_of
 from pipelines.progress import Quiet
 from pipelines.serial import PlainSteps, run_serial
+from pipelines.workers_here import gpu_shares
 from schemas.errors import ResourceError
 from schemas.execution import Execution
 from schemas.run import RunSpec
