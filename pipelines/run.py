@@ -18,9 +18,11 @@ os.environ.setdefault("AWS_EC2_METADATA_DISABLED", "true")
 from prefect import flow
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, PREFECT_LOGGING_LEVEL, temporary_settings
 
-from pipelines.cluster import DaskDriver, open_client, resolve_device, shared_device
+from pipelines.account import Account
+from pipelines.cluster import DaskDriver, open_client, resolve_device, scheduler_page, shared_device
 from pipelines.execute import execute, finished_outcome
 from pipelines.forms import RunForm
+from pipelines.forward import show_events
 from pipelines.plan import Plan, make_plan
 from pipelines.preflight import check_plan
 from pipelines.progress import Progress, Quiet
@@ -29,6 +31,7 @@ from pipelines.serial import own_driver, plan_serial
 from schemas.artifact import Artifact
 from schemas.outcome import CaptureOutcome, RunOutcome
 from tasks.capture import capture_task
+from tasks.log import begin_log
 from tasks.report import report_task
 from tasks.stage import stages_task
 
@@ -54,19 +57,27 @@ class PrefectSteps:
 
 def execute_plan(plan: Plan, progress: Progress) -> RunOutcome:
     """Run a plan on the cluster that its execution asks for; inside a flow."""
+    begin_log()
+    show_events()
     done = finished_outcome(plan)
     if done is not None:
         return done
     check_plan(plan)  # before a cluster is started for what would be refused
     execution = plan.execution
     device = resolve_device(execution)
+    account = Account(plan.run.name)
     if execution.cluster == "threads":
-        with own_driver(plan) as driver:
-            return execute(plan, driver, device, PrefectSteps(), progress)
+        with own_driver(plan, account) as driver:
+            return execute(plan, driver, device, PrefectSteps(), progress, account=account)
     with open_client(execution, plan.threads, device, plan.memory_bytes) as client:
         if execution.cluster == "address":
             device = shared_device(client, execution)
-        return execute(plan, DaskDriver(client, execution.window), device, PrefectSteps(), progress)
+        page = scheduler_page(client)
+        if page is not None:
+            progress.link(*page)
+        dask = DaskDriver(client, execution.window)
+        driver = account.measured(dask, dask.n_workers)
+        return execute(plan, driver, device, PrefectSteps(), progress, account=account)
 
 
 @flow(name="subspan-run", flow_run_name="{form.name}", persist_result=False)
