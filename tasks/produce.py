@@ -16,7 +16,7 @@ from tasks.store.events import tell
 from tasks.store.lease import hold
 from tasks.store.location import Location
 from tasks.store.paths import all_units, receipt_path
-from tasks.store.receipts import drop_receipt, read_receipts
+from tasks.store.receipts import drop_receipt, receipts_in
 from tasks.store.seal import drop_incomplete, is_sealed, read_manifest, seal
 from tasks.unit import UnitDone, UnitJob, run_unit
 
@@ -65,14 +65,14 @@ def run_capture(
         create_capture(root, spec, table(), {"packages": package_versions()})
         check = _FingerprintCheck(root, mix_fingerprints)
         drop_incomplete(root, spec)
-        done = read_receipts(root, capture)
-        for receipt in done.values():
+        done: set[str] = set()
+        for name, receipt in receipts_in(root, capture):  # one at a time: a large capture has more of them than memory holds
             check(receipt)
+            done.add(name)
 
         def finished(unit: UnitDone) -> None:
             lease.check()
             check(unit.receipt, made_now=not unit.skipped)
-            done[unit.receipt.unit.name] = unit.receipt
             if on_unit is not None:
                 on_unit(unit)
 

@@ -1,6 +1,7 @@
 """Receipts: the proof that a unit is done, read and written without opening a single array."""
 
 import re
+from collections.abc import Iterator
 
 from schemas.base import Digested, canonical_json
 from schemas.errors import NotFoundError
@@ -44,13 +45,16 @@ def receipt_of(root: Location, capture_id: str, unit: UnitRef) -> Receipt | None
 
 def read_receipts(root: Location, capture_id: str) -> dict[str, Receipt]:
     """Every valid receipt of a capture, by the name of its unit. One read per receipt."""
-    found: dict[str, Receipt] = {}
+    return dict(receipts_in(root, capture_id))
+
+
+def receipts_in(root: Location, capture_id: str) -> Iterator[tuple[str, Receipt]]:
+    """The same, one after the other."""
     folder = receipts_path(capture_id)
     for name in root.ls(folder):
         receipt = Receipt.read(root.read(f"{folder}/{name}")) if name.endswith(".json") else None
         if receipt and receipt.capture == capture_id and f"{receipt.unit.name}.json" == name:
-            found[receipt.unit.name] = receipt
-    return found
+            yield receipt.unit.name, receipt
 
 
 def count_receipts(root: Location, capture_id: str) -> int:
