@@ -22,6 +22,8 @@ ON_CPU = (
     "network_compression",
     "extraction",
     "overhead",
+    "orchestration",
+    "scheduler_simulation",
     "encoding",
     "store_codecs",
     "compression_peers",

@@ -18,6 +18,7 @@ from pydantic import ValidationError
 
 from schemas.errors import SpecError, SubspanError
 from schemas.model import Head
+from tasks.log import begin_log
 
 if TYPE_CHECKING:
     from pipelines.estimate import Estimate
@@ -56,6 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.path.insert(0, os.getcwd())  # `module.path:factory` may name a file of the current folder
     debug = DEBUG in given
     try:
+        begin_log()
         code = app([word for word in given if word != DEBUG], exit_on_error=False, print_error=False)
     except KeyboardInterrupt:
         return refuse("stopped; what is finished is kept, run again to go on", debug, STOPPED)
@@ -240,6 +242,7 @@ def _execute(made: "Plan", serial: bool) -> "RunOutcome":
 
             return execute_serial(made, bars)
         os.environ.setdefault("PREFECT_LOGGING_LEVEL", "WARNING")
+        os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "WARNING")
         from pipelines.run import run_flow
 
         return run_flow(made, bars)

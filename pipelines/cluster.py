@@ -4,6 +4,7 @@ Only the flow's process submits. Units are futures in a bounded window, released
 never causes finished work to be held or run again.
 """
 
+import importlib.util
 import time
 import uuid
 import warnings
@@ -87,6 +88,18 @@ def _check(client: Client, execution: Execution, needed_bytes: int) -> None:
     check_memory(client, needed_bytes)
 
 
+def scheduler_page(client: Client) -> tuple[str, str] | None:
+    """What the scheduler shows of itself, as text and URL: its dashboard where bokeh is installed, else plain pages of workers and
+    tasks. None where it serves no pages.
+    """
+    if "dashboard" not in client.scheduler_info(n_workers=0)["services"]:
+        return None
+    link: str = client.dashboard_link
+    if importlib.util.find_spec("bokeh") is not None:
+        return "Dask dashboard", link
+    return "Dask workers", f"{link.removesuffix('/status')}/info/main/workers.html"
+
+
 class DaskDriver:
     """Runs a function over items on the workers of a client: see tasks.drive.Driver.
 
@@ -136,7 +149,7 @@ class DaskDriver:
             if time.monotonic() - looked > LOOK_SECONDS:
                 looked = time.monotonic()
                 with suppress(OSError):  # a scheduler that cannot be reached ends the futures itself
-                    there = there if self._n_workers() == 0 else looked
+                    there = there if self.n_workers() == 0 else looked
                     yield None
                 _refuse_waiting(looked - there)
             if running.has_ready():
@@ -145,9 +158,10 @@ class DaskDriver:
                 time.sleep(POLL_SECONDS)
 
     def _room(self) -> int:
-        return self.window * max(1, self._n_workers())
+        return self.window * max(1, self.n_workers())
 
-    def _n_workers(self) -> int:
+    def n_workers(self) -> int:
+        """Workers that are there now."""
         return len(self.client.scheduler_info(n_workers=-1)["workers"])
 
     def _submit(self, function: Callable[[T], R], item: T) -> Any:

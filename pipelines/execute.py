@@ -1,10 +1,13 @@
 """A plan, executed: captures, then stages, then the report. The same order with Prefect and without."""
 
+import logging
 import time
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
+from pipelines.account import Account
+from pipelines.metrics import exported
 from pipelines.plan import CapturePlan, Plan, StagePlan, keep_plan
 from pipelines.preflight import check_plan
 from pipelines.progress import Progress
@@ -14,11 +17,13 @@ from schemas.base import canonical_json, content_id
 from schemas.errors import SubspanError
 from schemas.outcome import ArtifactOutcome, CaptureOutcome, RunOutcome, StageFailure
 from tasks.store.artifacts import read_artifact
+from tasks.store.events import tell, within
 from tasks.store.location import Location
 from tasks.store.manifest import read_manifest
 from tasks.store.names import name_path
 from tasks.store.paths import RUNS
 
+LOG = logging.getLogger(__name__)
 PAGE = "report.html"
 """The page inside the folder of a report."""
 
@@ -54,7 +59,13 @@ def finished_outcome(plan: Plan) -> RunOutcome | None:
 
 
 def execute(
-    plan: Plan, driver: Any, device: str, steps: Steps, progress: Progress, serial: bool = False
+    plan: Plan,
+    driver: Any,
+    device: str,
+    steps: Steps,
+    progress: Progress,
+    serial: bool = False,
+    account: Account | None = None,
 ) -> RunOutcome:
     """Run what is missing of a plan.
 
@@ -67,15 +78,32 @@ def execute(
         steps: how captures, stages and the report are called.
         progress: told what happens.
         serial: whether the driver does all the work in this process.
+        account: where the cost of its steps is put down; its `measured` has made the driver.
 
     Raises:
         ResourceError: if disk, memory or device do not suffice; before anything is created.
         SubspanError: if a capture cannot be made.
     """
-    begun = time.perf_counter()
     check_plan(plan, serial)
     keep_plan(plan)
-    running = _Running(plan, driver, device, steps, progress)
+    account = account or Account(plan.run.name)
+    with within(run=plan.run.name), exported(account):
+        tell(
+            LOG,
+            "run.begin",
+            root=plan.run.root,
+            device=device,
+            captures=len(plan.captures),
+            stages=len(plan.stages),
+        )
+        outcome = _execute(_Running(plan, driver, device, steps, progress, account))
+        account.finished = True
+        tell(LOG, "run.done", seconds=outcome.seconds, failures=outcome.failures, report=outcome.report)
+    return outcome
+
+
+def _execute(running: "_Running") -> RunOutcome:
+    plan, account, begun = running.plan, running.account, time.perf_counter()
     captures = tuple(running.capture(capture) for capture in plan.captures)
     artifacts, failures = running.stages()
     outcome = RunOutcome(
@@ -86,16 +114,28 @@ def execute(
         stage_failures=failures,
         forwards=running.forwards,
         shards_read=running.shards,
+        device=running.device,
+        price_per_worker_hour=plan.execution.price_per_worker_hour,
     )
     _point(running.root, captures)
     folder = report_folder(plan)
     if folder is not None:
-        outcome = outcome.model_copy(update={"seconds": time.perf_counter() - begun})
-        page = steps.report("report", root=running.root, outcome=outcome, plan=plan, path=f"{folder}/{PAGE}")
+        outcome = _with_work(outcome, account, begun)
+        step = account.begin("report", "report", 1)
+        page = running.steps.report(
+            "report", root=running.root, outcome=outcome, plan=plan, path=f"{folder}/{PAGE}"
+        )
+        step.end()
         outcome = outcome.model_copy(update={"report": page})
-    outcome = outcome.model_copy(update={"seconds": time.perf_counter() - begun})
+    outcome = _with_work(outcome, account, begun)
     _record(running.root, plan, outcome)
     return outcome
+
+
+def _with_work(outcome: RunOutcome, account: Account, begun: float) -> RunOutcome:
+    """The outcome with what it took so far."""
+    seconds, workers = time.perf_counter() - begun, account.most_workers
+    return outcome.model_copy(update={"seconds": seconds, "work": account.work(), "workers": workers})
 
 
 def report_folder(plan: Plan) -> str | None:
@@ -113,8 +153,11 @@ def report_folder(plan: Plan) -> str | None:
 class _Running:
     """A plan with what executes it, and what it cost so far."""
 
-    def __init__(self, plan: Plan, driver: Any, device: str, steps: Steps, progress: Progress) -> None:
+    def __init__(
+        self, plan: Plan, driver: Any, device: str, steps: Steps, progress: Progress, account: Account
+    ) -> None:
         self.root = Location(plan.run.root)
+        self.account = account
         self.plan, self.driver, self.device, self.steps, self.progress = plan, driver, device, steps, progress
         self.forwards = 0
         self.shards = 0
@@ -132,7 +175,10 @@ class _Running:
         request = self.plan.run.captures[capture.name]
         execution = self.plan.run.execution
 
+        step = self.account.begin(label, "capture", capture.n_units, capture.units_done)
+
         def on_unit(done: Any) -> None:
+            step.unit(done)
             self.forwards += done.forwards
             self.progress.advance(label, tokens=done.receipt.tokens)
 
@@ -150,6 +196,7 @@ class _Running:
             take_over_lease=execution.take_over_lease,
             on_unit=on_unit,
         )
+        step.end()
         self.progress.end(label)
         return outcome.model_copy(update={"name": capture.name, "partition": capture.partition})
 
@@ -212,6 +259,8 @@ class _Running:
         made = finished(self.root, stage.id)
         if made is None:
             failures.append(StageFailure(stage=stage.name, site=stage.place, reason=reason))
+            self.account.stage_failures += 1
+            tell(LOG, "stage.failed", logging.ERROR, stage=stage.name, site=stage.place, reason=reason)
             self.failed[stage.id] = self._cause(stage) or failures[-1]
         else:
             artifacts[stage.id] = _artifact_outcome(made, stage, computed=False)
@@ -219,21 +268,25 @@ class _Running:
     def _run(self, label: str, group: Sequence[StagePlan], artifacts: dict[str, ArtifactOutcome]) -> None:
         from pipelines.stages import allowed_packages
 
-        before = self.shards
+        before, step = self.shards, self.account.begin(label, "stages", 0)
 
         def on_progress(done: int, total: int, shards: int) -> None:
-            self.shards = before + shards
+            self.shards, step.shards_read, step.total = before + shards, shards, total
             self.progress.at(label, done, total)
 
-        made = self.steps.stages(
-            label,
-            root=self.root,
-            stages=[stage.stage for stage in group],
-            driver=self.driver,
-            device=self.device,
-            allowed=allowed_packages(),
-            on_progress=on_progress,
-        )
+        try:
+            made = self.steps.stages(
+                label,
+                root=self.root,
+                stages=[stage.stage for stage in group],
+                driver=self.driver,
+                device=self.device,
+                allowed=allowed_packages(),
+                on_progress=on_progress,
+            )
+        finally:
+            step.end()
+        tell(LOG, "stages.done", stages=label, seconds=step.elapsed, jobs=step.done, shards=step.shards_read)
         for stage in group:
             artifacts[stage.id] = _artifact_outcome(made[stage.id], stage, computed=not stage.done)
 
@@ -275,6 +328,7 @@ def _artifact_outcome(artifact: Artifact, stage: StagePlan, computed: bool) -> A
         result={**scalars, **({"caveats": list(told["caveats"])} if told.get("caveats") else {})},
         alerts=tuple(map(Alert.model_validate, artifact.result.get("alerts") or ())),
         computed=computed,
+        bytes=sum(digest.bytes for digest in artifact.files.values()),
         seconds=artifact.seconds,
     )
 

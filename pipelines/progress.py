@@ -19,6 +19,9 @@ from rich.progress import Progress as RichProgress
 class Progress(Protocol):
     """Told what happens; draws it or not."""
 
+    def link(self, text: str, url: str) -> None:
+        """A page about the run that works while it does."""
+
     def begin(self, label: str, total: int, done: int = 0) -> None:
         """A step of `total` units starts, `done` of them finished earlier."""
 
@@ -34,6 +37,9 @@ class Progress(Protocol):
 
 class Quiet:
     """Shows nothing."""
+
+    def link(self, text: str, url: str) -> None:
+        """Say nothing."""
 
     def begin(self, label: str, total: int, done: int = 0) -> None:
         """Say nothing."""
@@ -73,6 +79,10 @@ class Terminal:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._bars.stop()
+
+    def link(self, text: str, url: str) -> None:
+        """A line above the bars."""
+        self._bars.console.print(f"{text}: {url}", highlight=False, markup=False, soft_wrap=True)
 
     def begin(self, label: str, total: int, done: int = 0) -> None:
         """Add a bar."""

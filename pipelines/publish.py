@@ -14,6 +14,7 @@ from prefect.artifacts import (
 )
 
 from schemas.outcome import CaptureOutcome, RunOutcome
+from tasks.costs import costs_of
 
 UPDATE_SECONDS = 1.0
 
@@ -26,6 +27,10 @@ class PrefectProgress:
         self._done: dict[str, int] = {}
         self._total: dict[str, int] = {}
         self._last = 0.0
+
+    def link(self, text: str, url: str) -> None:
+        """A link among the artifacts of the run."""
+        create_link_artifact(link=url, link_text=text, key=artifact_key(text), description=text)
 
     def begin(self, label: str, total: int, done: int = 0) -> None:
         """A step starts."""
@@ -80,6 +85,14 @@ def publish_outcome(outcome: RunOutcome) -> None:
         create_table_artifact(
             key=artifact_key("result", stage), table=rows, description=f"Results of {stage}, one row per site"
         )
+    costs = costs_of(outcome)
+    if costs is not None:
+        create_table_artifact(
+            key="work",
+            table=[_rounded(step.model_dump()) for step in outcome.work],
+            description="What each step took",
+        )
+        create_table_artifact(key="costs", table=[_rounded(costs._asdict())], description="What the run took")
     for failure in outcome.stage_failures:
         create_markdown_artifact(
             f"**{failure.stage}** at `{failure.site}` failed: {failure.reason}",

@@ -5,6 +5,7 @@ from typing import Any
 
 from pipelines.terminal import Cell, write_line, write_table
 from schemas.outcome import ArtifactOutcome, RunOutcome
+from tasks.costs import cost_lines
 from tasks.store.location import Location
 
 
@@ -39,6 +40,8 @@ def show_outcome(outcome: RunOutcome) -> None:
     )
     work = f"{outcome.forwards:,} forwards, {outcome.shards_read:,} shards read, {outcome.seconds:.1f} s"
     write_line(f"{work}.")
+    for line in cost_lines(outcome):
+        write_line(f"{line}.")
     write_line(f"It lies in {Location(outcome.root).url}")
     if outcome.report:
         write_line(f"Report: {outcome.report}")

@@ -18,10 +18,12 @@ os.environ.setdefault("AWS_EC2_METADATA_DISABLED", "true")
 from prefect import flow
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, PREFECT_LOGGING_LEVEL, temporary_settings
 
-from pipelines.cluster import DaskDriver, open_client
+from pipelines.account import Account
+from pipelines.cluster import DaskDriver, open_client, scheduler_page
 from pipelines.devices import resolve_device
 from pipelines.execute import execute, finished_outcome
 from pipelines.forms import RunForm
+from pipelines.forward import show_events
 from pipelines.plan import Plan, make_plan
 from pipelines.preflight import check_plan, workers_of
 from pipelines.progress import Progress, Quiet
@@ -32,6 +34,7 @@ from schemas.artifact import Artifact
 from schemas.outcome import CaptureOutcome, RunOutcome
 from schemas.run import RunSpec
 from tasks.capture import capture_task
+from tasks.log import begin_log
 from tasks.report import report_task
 from tasks.stage import stages_task
 
@@ -57,22 +60,29 @@ class PrefectSteps:
 
 def execute_plan(plan: Plan, progress: Progress) -> RunOutcome:
     """Run a plan on the cluster that its execution asks for; inside a flow."""
+    begin_log()
+    show_events()
     done = finished_outcome(plan)
     if done is not None:
         return done
     check_plan(plan)  # before a cluster is started for what would be refused
     execution = plan.execution
     device = workers_of(plan).device or resolve_device(execution)
+    account = Account(plan.run.name)
     if execution.cluster == "threads":
-        with own_driver(plan) as driver:
-            return execute(plan, driver, device, PrefectSteps(), progress)
+        with own_driver(plan, account) as driver:
+            return execute(plan, driver, device, PrefectSteps(), progress, account=account)
     with open_client(execution, plan.threads, device, plan.memory_bytes) as client:
         if execution.cluster == "address":
             device = shared_device(client, execution)
         elif execution.cluster == "file":
             device = shared_device(client, execution.model_copy(update={"device": device}))
-        driver = DaskDriver(client, execution.window, execution.mix_fingerprints)
-        return execute(plan, driver, device, PrefectSteps(), progress)
+        page = scheduler_page(client)
+        if page is not None:
+            progress.link(*page)
+        dask = DaskDriver(client, execution.window, execution.mix_fingerprints)
+        driver = account.measured(dask, dask.n_workers)
+        return execute(plan, driver, device, PrefectSteps(), progress, account=account)
 
 
 def carry_out(spec: RunSpec, check: Callable[[Plan], None] | None = None) -> RunOutcome:

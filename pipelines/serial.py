@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from pipelines.account import Account
 from pipelines.execute import execute, finished_outcome
 from pipelines.plan import Plan, make_plan
 from pipelines.preflight import workers_of
@@ -61,18 +62,20 @@ def execute_serial(plan: Plan, progress: Progress | None = None) -> RunOutcome:
     if done is not None:
         return done
     device = workers_of(plan, serial=True).device or "cpu"
-    with own_driver(plan) as driver:
-        return execute(plan, driver, device, PlainSteps(), progress or Quiet(), serial=True)
+    account = Account(plan.run.name)
+    with own_driver(plan, account) as driver:
+        return execute(plan, driver, device, PlainSteps(), progress or Quiet(), serial=True, account=account)
 
 
 @contextmanager
-def own_driver(plan: Plan) -> Iterator[Driver]:
+def own_driver(plan: Plan, account: Account) -> Iterator[Driver]:
     """Runs units in this process: in threads where the plan asks for them, else one after the other."""
     if plan.execution.cluster != "threads":
-        yield serial
+        yield account.measured(serial, lambda: 1)
         return
-    with Threads(workers_of(plan).n or 1) as driver:
-        yield driver
+    n = workers_of(plan).n or 1
+    with Threads(n) as driver:
+        yield account.measured(driver, lambda: n)
 
 
 def set_threads(threads: int) -> None:

@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 from pydantic import Field
 
+from pipelines.pace import Pace, pace_of
 from schemas.artifact import Artifact
 from schemas.base import Frozen
 from schemas.capture import CaptureSpec
@@ -48,6 +49,8 @@ class CaptureStatus(Frozen):
     failures: tuple[Failure, ...]
     holder: str | None
     """Who is at work on it, by its lease."""
+    pace: Pace | None = None
+    """Of the units that are done."""
 
 
 class ArtifactStatus(Frozen):
@@ -136,9 +139,10 @@ def capture_status(root: Location, capture: str, names: Mapping[str, str] | None
         samples=spec.layout.n_samples,
         sites=len(spec.layout.sites),
         rows={space.name: space.n_rows for space in spec.layout.spaces},
-        bytes=sum(digest.bytes for receipt in receipts.values() for digest in receipt.files.values()),
+        bytes=sum(receipt.written_bytes for receipt in receipts.values()),
         failures=failures,
         holder=lease.holder if lease is not None else None,
+        pace=pace_of(receipts.values()),
     )
 
 

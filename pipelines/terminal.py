@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from pipelines.status import RootStatus
+from pipelines.status import CaptureStatus, RootStatus
 
 if TYPE_CHECKING:
     from pipelines.estimate import Again, Estimate
@@ -283,6 +283,7 @@ def show_root(status: RootStatus, everything: bool) -> None:
             for c in status.captures
         ),
     )
+    _show_pace(status.captures)
     if everything:
         write_table(
             "artifacts",
@@ -300,6 +301,43 @@ def show_root(status: RootStatus, everything: bool) -> None:
         (
             (r.id, len(r.outcome.captures), len(r.outcome.artifacts), r.outcome.failures, r.outcome.seconds)
             for r in status.runs
+        ),
+    )
+
+
+def _show_pace(captures: Sequence[CaptureStatus]) -> None:
+    """How fast units are made, and what is left of captures that are not sealed."""
+    write_table(
+        "units, each by one worker",
+        (
+            "id",
+            "seconds",
+            "slowest",
+            "tokens/s",
+            "MB/s",
+            "network",
+            "writer",
+            "waiting",
+            "last unit",
+            "units/s",
+            "left",
+        ),
+        (
+            (
+                c.id,
+                c.pace.unit_seconds,
+                f"{c.pace.slowest_unit} {c.pace.slowest_seconds:.1f} s",
+                c.pace.tokens_per_second,
+                c.pace.written_per_second / 1e6,
+                c.pace.forward,
+                c.pace.write,
+                c.pace.wait,
+                c.pace.last,
+                c.pace.units_per_second,
+                None if c.sealed else c.units - c.units_done,
+            )
+            for c in captures
+            if c.pace is not None
         ),
     )
 

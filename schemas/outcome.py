@@ -1,6 +1,6 @@
 """What a run did: the answer of a flow, and the summary at the end of the page."""
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -52,6 +52,8 @@ class ArtifactOutcome(Frozen):
     """The scalars of its Result, and its caveats where there are some."""
     alerts: tuple[Alert, ...] = ()
     """What somebody should look at."""
+    bytes: int = 0
+    """Of its arrays on disk."""
     computed: bool = True
     seconds: float = 0.0
 
@@ -70,6 +72,40 @@ class StageFailure(Frozen):
     reason: str
 
 
+StepKind = Literal["capture", "stages", "report"]
+
+
+class StepWork(Frozen):
+    """What one step of a run took: a capture, stages that share reads, or the report. What an earlier run finished is not in it."""
+
+    label: str
+    kind: StepKind
+    units: int = 0
+    """Units of a capture, or jobs of stages."""
+    skipped: int = 0
+    """Of these, found finished by the worker that was given them."""
+    rows: int = 0
+    """Captured."""
+    tokens: int = 0
+    """Real tokens or samples that went through the network."""
+    seconds: float = 0.0
+    """By the wall."""
+    worker_seconds: float = 0.0
+    """Of all its units, end to end."""
+    forward_seconds: float = 0.0
+    """Of these, in the network."""
+    write_seconds: float = 0.0
+    """Of writers, beside the forwards."""
+    wait_seconds: float = 0.0
+    """That forwards waited for writers."""
+    slowest_seconds: float = 0.0
+    """Of its longest unit."""
+    shards_read: int = 0
+    read_bytes: int = 0
+    """From the store, by all processes."""
+    written_bytes: int = 0
+
+
 class RunOutcome(Frozen):
     """What a run did."""
 
@@ -86,6 +122,14 @@ class RunOutcome(Frozen):
     """Forward passes of the network."""
     shards_read: int = 0
     """Shards that stages read."""
+    work: tuple[StepWork, ...] = ()
+    """What each step took; empty in records of older versions."""
+    workers: int = 0
+    """The most that worked at a time; 0 where it is not known."""
+    device: str = ""
+    """Where they computed; empty where it is not known."""
+    price_per_worker_hour: float | None = None
+    """As the run file gave it."""
 
     @property
     def failures(self) -> int:

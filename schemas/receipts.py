@@ -61,6 +61,9 @@ class Receipt(Digested):
     seconds: float
     forward_seconds: float
     write_seconds: float
+    """Of the writer, beside the forwards."""
+    wait_seconds: float = 0.0
+    """That the forwards waited for the writer."""
     tokens: int
     """Real (unpadded) tokens or samples that went through the network."""
     padded_tokens: int
@@ -71,6 +74,11 @@ class Receipt(Digested):
     """host:pid"""
     finished: str
     """UTC time."""
+
+    @property
+    def written_bytes(self) -> int:
+        """That the unit wrote."""
+        return sum(digest.bytes for digest in self.files.values())
 
 
 class Manifest(Digested):

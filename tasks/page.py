@@ -17,6 +17,7 @@ from tasks.cluster_illustrations import CLUSTERS, cluster_illustrations
 from tasks.cluster_map_illustrations import CLUSTER_MAP, ClusterMap, cluster_map_illustrations
 from tasks.comparison import comparisons
 from tasks.compression_illustrations import FRONTIER, compression_illustrations
+from tasks.costs import cost_lines
 from tasks.drawing import draw, inline
 from tasks.example_illustrations import EXAMPLES, StageExamples, example_illustrations, example_tables
 from tasks.figures import cut
@@ -209,6 +210,7 @@ def html(
         n_failed=n_failed,
         limits=limits(data, rows),
         fingerprints=provenance(data),
+        costs=cost_lines(data.outcome),
         command=f"subspan run {RUN_FILE}",
         run_yaml=run_yaml(data.run),
         css_light=css(dark=False),

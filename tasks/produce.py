@@ -1,5 +1,6 @@
 """One capture from its spec to its seal, on any driver. The store is the truth: what has a receipt is not run again."""
 
+import logging
 import time
 from collections.abc import Callable
 from functools import partial
@@ -11,13 +12,15 @@ from schemas.receipts import Fingerprint, Manifest, Receipt
 from tasks.drive import Driver
 from tasks.fingerprint import differences, package_versions
 from tasks.store.arrays import SampleTable, create_capture
+from tasks.store.events import tell
 from tasks.store.lease import hold
 from tasks.store.location import Location
 from tasks.store.paths import all_units, receipt_path
-from tasks.store.receipts import drop_receipt, read_receipts
+from tasks.store.receipts import drop_receipt, receipts_in
 from tasks.store.seal import drop_incomplete, is_sealed, read_manifest, seal
 from tasks.unit import UnitDone, UnitJob, run_unit
 
+LOG = logging.getLogger(__name__)
 OnUnit = Callable[[UnitDone], None]
 
 
@@ -62,14 +65,16 @@ def run_capture(
         create_capture(root, spec, table(), {"packages": package_versions()})
         check = _FingerprintCheck(root, mix_fingerprints)
         drop_incomplete(root, spec)
-        done = read_receipts(root, capture)
-        for receipt in done.values():
+        done: set[str] = set()
+        for name, receipt in receipts_in(
+            root, capture
+        ):  # one at a time: a large capture has more of them than memory holds
             check(receipt)
+            done.add(name)
 
         def finished(unit: UnitDone) -> None:
             lease.check()
             check(unit.receipt, made_now=not unit.skipped)
-            done[unit.receipt.unit.name] = unit.receipt
             if on_unit is not None:
                 on_unit(unit)
 
@@ -83,9 +88,12 @@ def run_capture(
             allowed=allowed,
         )
         jobs = [job(unit=unit) for unit in all_units(spec) if unit.name not in done]
+        tell(LOG, "capture.begin", capture=capture, units=len(jobs), done=len(done))
         driver(run_unit, jobs, finished)
         lease.check()
         manifest = seal(root, spec)
+        seconds = time.perf_counter() - begun
+        tell(LOG, "capture.sealed", capture=capture, seconds=seconds, failed_samples=len(manifest.failures))
     return _outcome(manifest, capture, computed=True, seconds=time.perf_counter() - begun)
 
 

@@ -6,6 +6,7 @@ last batch has passed the site, and works beside the forwards of the next shard 
 elsewhere); it is drained before the receipt is written.
 """
 
+import logging
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -40,12 +41,14 @@ from tasks.fingerprint import fingerprint, worker_name
 from tasks.gradients import Gradients, make_gradients, needs_backward
 from tasks.peak import peak_bytes
 from tasks.store.capture_spec import read_spec
+from tasks.store.events import tell, within
 from tasks.store.location import Location
 from tasks.store.receipts import receipt_of, write_receipt
 from tasks.store.samples import UnitSamples, sample_key, samples_between
 from tasks.threads import shares_process
 from tasks.writer import UnitWriter
 
+LOG = logging.getLogger(__name__)
 MANY = 4
 """From this many samples on, a unit in which every one raised is a failed unit."""
 TRANSIENT = (StoreError, ResourceError, MemoryError, torch.OutOfMemoryError, torch.AcceleratorError)
@@ -119,10 +122,21 @@ def run_unit(job: UnitJob) -> UnitDone:
         UnitError: if the network, the device or the store fails as a whole.
         SubspanError: what the store, the data or the network refused.
     """
+    with within(capture=job.capture, unit=job.unit.name):
+        try:
+            return _run(job)
+        except Exception as error:
+            tell(LOG, "unit.failed", logging.ERROR, reason=f"{type(error).__name__}: {error}")
+            raise
+
+
+def _run(job: UnitJob) -> UnitDone:
     root = Location(job.root)
     done = receipt_of(root, job.capture, job.unit)
     if done is not None:
+        tell(LOG, "unit.skipped", made_by=done.worker)
         return UnitDone(receipt=done, skipped=True)
+    tell(LOG, "unit.begin")
     try:
         spec = read_spec(root, job.capture)
         if job.request is not None:
@@ -174,7 +188,15 @@ def _produce(root: Location, job: UnitJob, spec: CaptureSpec, own: bool = False)
         )
     receipt = _receipt(root, context, tally, writer)
     write_receipt(root, receipt)
+    _tell_done(receipt)
     return UnitDone(receipt=receipt, skipped=False, forwards=tally.forwards)
+
+
+def _tell_done(receipt: Receipt) -> None:
+    for failure in receipt.failures:
+        tell(LOG, "sample.failed", logging.WARNING, key=failure.key, reason=failure.reason)
+    facts = ("rows", "tokens", "seconds", "forward_seconds", "write_seconds", "wait_seconds", "peak_bytes")
+    tell(LOG, "unit.done", **{name: getattr(receipt, name) for name in facts}, bytes=receipt.written_bytes)
 
 
 def _open(root: Location, job: UnitJob, spec: CaptureSpec, writer: UnitWriter) -> _Context:
@@ -412,6 +434,7 @@ def _receipt(root: Location, context: _Context, tally: _Tally, writer: UnitWrite
         seconds=time.perf_counter() - tally.begun,
         forward_seconds=tally.seconds,
         write_seconds=writer.seconds,
+        wait_seconds=writer.wait_seconds,
         tokens=tally.tokens,
         padded_tokens=tally.padded,
         peak_bytes=peak_bytes(),

@@ -16,6 +16,7 @@ from schemas.receipts import FileDigest
 from tasks.buffers import Shard
 from tasks.store.arrays import ShardWriter
 from tasks.store.capture_spec import read_spec
+from tasks.store.events import adopt, surroundings
 from tasks.store.location import Location
 from tasks.store.remote import REQUESTS
 from tasks.store.shards import Staged
@@ -37,11 +38,14 @@ class UnitWriter:
         self.files: dict[str, FileDigest] = {}
         """Path below the capture's folder to digest, of what is written."""
         self.seconds = 0.0
+        self.wait_seconds = 0.0
+        """That its owner waited for it."""
         self._keep = spec.request.keep == "rows"
         self._space = spec.layout.space(unit.space)
         self._unit = unit
         self._writer = shard_writer(root, spec.id)
-        self._pool = ThreadPoolExecutor(1 if root.is_local else REQUESTS, thread_name_prefix="shard-writer")
+        threads = 1 if root.is_local else REQUESTS
+        self._pool = ThreadPoolExecutor(threads, "shard-writer", adopt, (surroundings(),))
         self._open: list[Written] = []
         """Handed over since the last finished shard."""
         self._finished: list[list[Written]] = []
@@ -100,10 +104,12 @@ class UnitWriter:
             self._settle(self._finished.pop(0))
 
     def _settle(self, writing: list[Written]) -> None:
+        begun = time.perf_counter()
         for written in writing:
             name, digest, seconds = written.result()
             self.files[name] = digest
             self.seconds += seconds
+        self.wait_seconds += time.perf_counter() - begun
 
     def put_norms(self, norms: np.ndarray, outliers: np.ndarray) -> None:
         """Hand over the norm and outlier columns [row, site] of the whole unit."""

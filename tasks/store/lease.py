@@ -26,6 +26,7 @@ from pydantic import ValidationError
 
 from schemas.base import Frozen, canonical_json
 from schemas.errors import LeaseError, NotFoundError, StoreError
+from tasks.store.events import tell
 from tasks.store.location import Location
 from tasks.store.paths import lease_path
 
@@ -147,6 +148,7 @@ class Lease:
         if not self._lost and time.monotonic() - self._last_beat > self._missed * self._record.beat_seconds:
             self._lost = "no heartbeat could be written"
         if self._lost:
+            tell(LOG, "lease.lost", logging.ERROR, capture=self._capture, reason=self._lost)
             raise LeaseError(
                 f"the lease of capture {self._capture} was lost: {self._lost}; "
                 "stop here, and run again when the other run is over"
@@ -226,7 +228,9 @@ def hold(
     """
     number, record = _acquire(root, capture_id, take_over, beat_seconds, missed)
     lease = Lease(root, capture_id, number, record, missed)
+    tell(LOG, "lease.taken", capture=capture_id, number=number, taken_over=number > 1)
     try:
         yield lease
     finally:
         lease.release()
+        tell(LOG, "lease.released", capture=capture_id, number=number)

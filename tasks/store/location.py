@@ -20,6 +20,7 @@ from schemas.urls import refuse_secret_options, refuse_secrets
 from tasks.store import local
 from tasks.store.local import PARTIAL, Bytes, LocalFiles
 from tasks.store.remote import REQUESTS, RemoteFiles
+from tasks.store.traffic import count
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -110,7 +111,9 @@ class Location:
             NotFoundError: if there is no such file.
             StoreError: if the back end refuses, stalls or cannot be reached.
         """
-        return self._files.read(self._full(path), start, stop)
+        data = self._files.read(self._full(path), start, stop)
+        count(read=len(data))
+        return data
 
     def write(self, path: str, data: Bytes, *, durable: bool = True) -> None:
         """Replace a file in one step; readers see the old bytes or the new ones. Durable on return.
@@ -125,6 +128,7 @@ class Location:
             StoreError: if the back end refuses, stalls or cannot be reached.
         """
         self._files.write(self._full(path), data, durable=durable)
+        count(written=memoryview(data).nbytes)
 
     def stage(self, path: str, data: Bytes) -> str:
         """Write a file under a name that no reader looks at, to be published or deleted; returns that name. Local folders only.
@@ -133,7 +137,9 @@ class Location:
             ResourceError: if the disk is full, with the bytes needed and free.
             StoreError: if the back end refuses.
         """
-        return _LOCAL.stage(self._full(path), data).removeprefix(f"{self.url}/")
+        staged = _LOCAL.stage(self._full(path), data)
+        count(written=memoryview(data).nbytes)
+        return staged.removeprefix(f"{self.url}/")
 
     def publish(self, partial: str, path: str) -> None:
         """Give a staged file its name in one step; its durability is left to a later `sync`."""
@@ -141,7 +147,9 @@ class Location:
 
     def create(self, path: str, data: Bytes) -> bool:
         """Make a file unless its name is taken; whether it was made. See `atomic_create`."""
-        return self._files.create(self._full(path), data)
+        made = self._files.create(self._full(path), data)
+        count(written=memoryview(data).nbytes if made else 0)
+        return made
 
     def exists(self, path: str) -> bool:
         """Whether there is such a file."""

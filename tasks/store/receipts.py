@@ -1,6 +1,7 @@
 """Receipts: the proof that a unit is done, read and written without opening a single array."""
 
 import re
+from collections.abc import Iterator
 
 from schemas.base import Digested, canonical_json
 from schemas.errors import NotFoundError
@@ -44,14 +45,17 @@ def receipt_of(root: Location, capture_id: str, unit: UnitRef) -> Receipt | None
 
 def read_receipts(root: Location, capture_id: str) -> dict[str, Receipt]:
     """Every valid receipt of a capture, by the name of its unit. One read per receipt."""
-    found: dict[str, Receipt] = {}
+    return dict(receipts_in(root, capture_id))
+
+
+def receipts_in(root: Location, capture_id: str) -> Iterator[tuple[str, Receipt]]:
+    """The same, one after the other."""
     folder = receipts_path(capture_id)
     names = [name for name in root.ls(folder) if name.endswith(".json")]
     for name, data in zip(names, root.each(lambda name: root.read(f"{folder}/{name}"), names), strict=True):
         receipt = Receipt.read(data)
         if receipt and receipt.capture == capture_id and f"{receipt.unit.name}.json" == name:
-            found[receipt.unit.name] = receipt
-    return found
+            yield receipt.unit.name, receipt
 
 
 def count_receipts(root: Location, capture_id: str) -> int:

@@ -5,14 +5,17 @@ minutes of silence.
 """
 
 import errno
+import logging
 import random
 import time
 from collections.abc import Callable
 from typing import Literal, TypeVar
 
 from schemas.errors import NotFoundError, ResourceError, StoreError
+from tasks.store.events import tell
 
 T = TypeVar("T")
+LOG = logging.getLogger(__name__)
 Kind = Literal["missing", "exists", "bucket", "unreachable", "transient", "full", "refused"]
 
 UNREACHABLE_SECONDS = 10.0
@@ -118,5 +121,14 @@ def retried(action: Callable[[], T], url: str, needed: int = 0) -> T:
                 raise FileExistsError(url) from error
             if seconds + pause > limit:
                 raise _refusal(kind, error, url, seconds, needed) from error
+            tell(
+                LOG,
+                "store.retry",
+                logging.WARNING,
+                url=url,
+                kind=kind,
+                seconds=seconds,
+                reason=f"{type(error).__name__}: {error}",
+            )
         time.sleep(pause * _jitter.uniform(0.5, 1.0))
         pause = min(2 * pause, LONGEST_PAUSE_SECONDS)

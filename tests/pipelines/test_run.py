@@ -1,12 +1,16 @@
 """Flows on a real Prefect API: the short form, artifacts in the UI, a run file, growing data."""
 
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 import yaml
-from prefect.client.orchestration import get_client
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
+from prefect.client.schemas.sorting import FlowRunSort
 from prefect.testing.utilities import prefect_test_harness
 
 from pipelines.forms import RunForm
@@ -43,6 +47,38 @@ def test_a_form_with_a_run_file_runs_it_and_shows_it(tmp_path: Path) -> None:
     with get_client(sync_client=True) as client:
         keys = {artifact.key for artifact in client.read_artifacts()}
     assert {"captures", "result-summary", "report", "progress-vectors"} <= keys
+
+
+def test_the_page_of_a_run_has_its_events_what_it_took_and_the_scheduler(tmp_path: Path) -> None:
+    spec = vectors_run(tmp_path / "out", n=40, stages={"summary": {"method": "spectrum.summary"}})
+    file = write(tmp_path / "run.yaml", json.loads(spec.model_dump_json(warnings=False)))
+    outcome = run(RunForm(run_file=str(file)))
+    with get_client(sync_client=True) as client:
+        (flow_run,) = client.read_flow_runs(limit=1, sort=FlowRunSort.START_TIME_DESC)
+        artifacts = {a.key: a for a in client.read_artifacts() if a.flow_run_id == flow_run.id}
+        told = list(events_of(client, flow_run.id))
+    assert {"run.begin", "lease.taken", "capture.begin", "capture.sealed", "stages.done", "run.done"} <= set(
+        told
+    )
+    assert "/info/main/workers.html" in str(artifacts["dask-workers"].data)
+    steps = json.loads(str(artifacts["work"].data))
+    assert [(s["label"], s["kind"], s["units"] > 0) for s in steps] == [
+        ("vectors", "capture", True),
+        ("summary", "stages", True),
+    ]
+    (costs,) = json.loads(str(artifacts["costs"].data))
+    assert costs["rows"] == outcome["captures"][0]["rows"]["sample"] == 40
+
+
+def events_of(client: SyncPrefectClient, flow_run: UUID) -> Iterator[str]:
+    """First words of the log lines of a run, once the last has come: they are sent in the background."""
+    wanted = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[flow_run]))
+    for _ in range(60):
+        lines = [log.message for log in client.read_logs(wanted, limit=200)]
+        if any(line.startswith("run.done") for line in lines):
+            break
+        time.sleep(0.5)
+    yield from (line.partition(" ")[0] for line in lines)
 
 
 def test_threads_need_no_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
