@@ -31,6 +31,8 @@ from tasks.store.location import Location
 from tasks.store.paths import lease_path
 
 LOG = logging.getLogger(__name__)
+_held: set[str] = set()
+"""Tokens of the leases that this process holds."""
 CREATE_TRIES = 8
 """How often a newcomer looks again after another was faster."""
 
@@ -103,6 +105,8 @@ def _process_gone(record: LeaseRecord) -> bool:
     """Whether the holder was a process of this very machine and is no more."""
     if record.boot != _boot():
         return False
+    if record.pid == os.getpid() and record.token not in _held:
+        return True  # of a run in this process that ended while its store was gone, so that the file stayed
     try:
         return abs(psutil.Process(record.pid).create_time() - record.started) > 1.0
     except psutil.NoSuchProcess:
@@ -176,6 +180,13 @@ class Lease:
         """Stop beating and remove the lease, and those it took over, if it is still ours."""
         self._stop.set()
         self._thread.join()
+        _held.discard(self.token)
+        try:
+            self._remove()
+        except StoreError as error:
+            LOG.warning("the lease of capture %s could not be removed: %s", self._capture, error)
+
+    def _remove(self) -> None:
         number, record = current_lease(self._root, self._capture)
         if number == self._number and record is not None and record.token == self.token:
             for older in range(1, self._number + 1):
@@ -194,9 +205,11 @@ def _acquire(
         if number and not take_over and not is_dead(root, capture_id, number, held, missed):
             break
         own = _new_record(beat_seconds)
+        _held.add(own.token)
         made = root.create(_file(capture_id, number + 1), canonical_json(own))
         if made and current_lease(root, capture_id) == (number + 1, own):
             return number + 1, own
+        _held.discard(own.token)
         if made:
             root.delete(_file(capture_id, number + 1))
     _, held = current_lease(root, capture_id)

@@ -1,0 +1,131 @@
+"""Whole runs on object stores that fail: 5 % of requests go wrong, the server dies in a PUT, runs are killed. The bytes are those of a disk."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from pipelines.plan import make_plan
+from pipelines.serial import run_serial
+from schemas.errors import LeaseError, StoreError
+from schemas.outcome import RunOutcome
+from schemas.run import RunSpec
+from subspan import open_artifact, open_capture
+from tasks.store import remote, retry
+from tasks.store.artifacts import verify_artifact
+from tasks.store.lease import hold
+from tasks.store.location import Location
+from tasks.store.paths import all_units
+from tasks.store.seal import count_receipts
+from tasks.store.verify import verify
+from tests.faulty_s3 import Mixed, MortalS3, mixed, moto_process, s3_environment
+from tests.pipelines.runs import artifact_bytes, store_bytes, vectors_run
+from tests.pipelines.test_cluster import run_on_workers, with_execution
+
+pytestmark = pytest.mark.alone
+STAGES = {
+    "pca": {"method": "spectrum.pca"},
+    "rows": {"method": "spectrum.project", "inputs": {"basis": {"stage": "pca"}}},
+    "rounds": {"method": "clustering.mixture", "config": {"clusters": 2, "starts": 1, "rounds": 3}, "sites": "last"},
+    "ready": {"method": "clustering.preparation", "sites": "last"},
+    "pairs": {"method": "clustering.tsc", "config": {"entries": 5}, "sites": "last"},
+}
+SAMPLES = 60
+
+
+def asked(root: Path | str, **more: Any) -> RunSpec:
+    return vectors_run(root, n=SAMPLES, stages=STAGES, **more)
+
+
+@pytest.fixture(scope="module")
+def disk(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, RunOutcome]:
+    """The same run on a disk."""
+    root = tmp_path_factory.mktemp("disk")
+    return root, run_serial(asked(root))
+
+
+@pytest.fixture(scope="module")
+def moto() -> Iterator[str]:
+    """The address of an S3 server in a process of its own."""
+    with moto_process() as url, s3_environment(url, "captures"):
+        yield url
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Short pauses, and a server that is gone is given up soon."""
+    monkeypatch.setattr(retry, "FIRST_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(retry, "UNREACHABLE_SECONDS", 0.3)
+
+
+def require_equal(disk: tuple[Path, RunOutcome], root: str, outcome: RunOutcome) -> None:
+    """The arrays of captures and artifacts have the bytes of the run on the disk, and nothing is damaged."""
+    here, local = disk
+    for one in local.captures:
+        assert store_bytes(here, one.id) == store_bytes(root, one.id)
+        assert verify(Location(root), one.id) == []
+    assert [a.id for a in local.artifacts] == [a.id for a in outcome.artifacts]
+    for made in local.artifacts:
+        assert artifact_bytes(here, made.id) == artifact_bytes(root, made.id)
+        assert open_artifact(here, made.id).result == open_artifact(root, made.id).result
+        assert verify_artifact(Location(root), made.id) == []
+
+
+@pytest.mark.parametrize("cluster", ["serial", "threads", "workers"])
+def test_five_percent_of_requests_go_wrong(moto: str, disk: tuple[Path, RunOutcome], cluster: str) -> None:
+    fate, root = Mixed(0.05, seed=7), f"s3://captures/mixed-{cluster}"
+    with mixed(moto, fate):
+        if cluster == "workers":
+            outcome = run_on_workers(asked(root))
+        else:
+            execution = {} if cluster == "serial" else {"cluster": "threads"}
+            outcome = run_serial(with_execution(asked(root), **execution))
+    require_equal(disk, root, outcome)
+    assert sum(fate.faults.values()) > 20
+    assert len(fate.faults) == 6, f"some faults never came: {fate.faults}"
+
+
+DIES_AT = (
+    r"captures/\w+\.zarr/zarr\.json",
+    r"sites/last@out@0/activation/zarr\.json",
+    r"samples/\w+/c/",
+    r"captures/\w+\.created\.json",
+    r"sites/last@out@0/activation/c/2",
+    r"\.receipts/sample-000001",
+    r"\.lease/",
+    r"\.manifest\.json",
+    r"states/",
+    r"artifacts/\w+/arrays\.zarr/.*c/",
+    r"artifacts/\w+/artifact\.json",
+    r"artifacts/\w+/receipts|\.receipts/rows",
+    r"plans/",
+    r"runs/",
+)
+"""Every kind of object that a run writes."""
+
+
+def test_a_server_that_dies_in_a_put_leaves_nothing_that_is_believed(
+    tmp_path: Path, disk: tuple[Path, RunOutcome]
+) -> None:
+    """One run, broken off at each kind of object in turn; each time half of the object stays."""
+    server, root, died = MortalS3(tmp_path), "s3://captures/mortal", []
+    with server.running(), s3_environment(server.url, "captures"):
+        pass
+    for pattern in DIES_AT:
+        with server.running(dies_at=pattern) as process, s3_environment(server.url, "captures"):
+            try:
+                run_serial(asked(root))
+            except StoreError as error:
+                assert "cannot reach" in str(error) or "kept failing" in str(error), pattern
+            if process.poll() is not None:
+                died.append(pattern)
+    assert len(died) >= len(DIES_AT) - 1, f"never died at {set(DIES_AT) - set(died)}"
+    with server.running(), s3_environment(server.url, "captures"):
+        require_equal(disk, root, run_serial(asked(root)))
