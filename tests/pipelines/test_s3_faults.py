@@ -1,29 +1,19 @@
-"""Whole runs on object stores that fail: 5 % of requests go wrong, the server dies in a PUT, runs are killed. The bytes are those of a disk."""
+"""Whole runs on object stores that fail: 5 % of requests go wrong, or the server dies in a PUT. The bytes are those of a disk."""
 
-import os
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
-from pipelines.plan import make_plan
 from pipelines.serial import run_serial
-from schemas.errors import LeaseError, StoreError
+from schemas.errors import StoreError
 from schemas.outcome import RunOutcome
 from schemas.run import RunSpec
-from subspan import open_artifact, open_capture
-from tasks.store import remote, retry
+from subspan import open_artifact
+from tasks.store import retry
 from tasks.store.artifacts import verify_artifact
-from tasks.store.lease import hold
 from tasks.store.location import Location
-from tasks.store.paths import all_units
-from tasks.store.seal import count_receipts
 from tasks.store.verify import verify
 from tests.faulty_s3 import Mixed, MortalS3, mixed, moto_process, s3_environment
 from tests.pipelines.runs import artifact_bytes, store_bytes, vectors_run
@@ -33,7 +23,11 @@ pytestmark = pytest.mark.alone
 STAGES = {
     "pca": {"method": "spectrum.pca"},
     "rows": {"method": "spectrum.project", "inputs": {"basis": {"stage": "pca"}}},
-    "rounds": {"method": "clustering.mixture", "config": {"clusters": 2, "starts": 1, "rounds": 3}, "sites": "last"},
+    "rounds": {
+        "method": "clustering.mixture",
+        "config": {"clusters": 2, "starts": 1, "rounds": 3},
+        "sites": "last",
+    },
     "ready": {"method": "clustering.preparation", "sites": "last"},
     "pairs": {"method": "clustering.tsc", "config": {"entries": 5}, "sites": "last"},
 }
