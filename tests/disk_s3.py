@@ -100,7 +100,9 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         """Remove many objects."""
         for key in re.findall(r"<Key>(.*?)</Key>", self._body().decode()):
-            (self._path() / key).unlink(missing_ok=True)
+            path = self._path() / key
+            if path.is_file():  # a prefix is named too
+                path.unlink()
         self._send(200, b"<DeleteResult></DeleteResult>")
 
     def _list(self) -> None:
