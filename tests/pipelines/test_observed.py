@@ -2,9 +2,11 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
+import time
 import urllib.request
 from collections import Counter
 from pathlib import Path
@@ -219,20 +221,22 @@ def test_status_with_everything_stopped(tmp_path: Path) -> None:
     """After a kill in the middle of a unit: units done, rates and what is left, from files alone; no server, no workers."""
     root = tmp_path / "out"
     file = tmp_path / "run.yaml"
-    file.write_text(yaml.safe_dump(vectors_run(root, network={"pause": 0.05}).model_dump(mode="json")))
+    file.write_text(yaml.safe_dump(vectors_run(root, network={"pause": 0.2}).model_dump(mode="json")))
     words = [sys.executable, "-m", "subspan", "run", str(file), "--serial", "--json"]
     running = subprocess.Popen(words, cwd=TOP, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         while running.poll() is None and len(list(root.glob("captures/*.receipts/*-*.json"))) < 3:
-            pass
-        mid = stopped_status(root)["captures"][0]  # while it writes
+            time.sleep(0.01)
+        running.send_signal(signal.SIGSTOP)  # wherever it is: in a forward, in a write
+        mid = stopped_status(root)["captures"][0]
     finally:
         running.kill()
         running.wait()
     assert not mid["sealed"]
     found = stopped_status(root)["captures"][0]
     receipts = read_receipts(Location(str(root)), found["id"])
-    assert 3 <= mid["units_done"] <= found["units_done"] == len(receipts) < found["units"] == 7
+    assert 3 <= mid["units_done"] == found["units_done"] == len(receipts) < found["units"] == 7
+    assert mid["holder"].startswith(f"process {running.pid} ")
     pace = found["pace"]
     assert pace["tokens_per_second"] == pytest.approx(
         sum(r.tokens for r in receipts.values()) / sum(r.seconds for r in receipts.values())
