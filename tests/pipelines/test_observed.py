@@ -21,7 +21,7 @@ from pipelines.metrics import VARIABLE
 from pipelines.pace import pace_of
 from pipelines.serial import run_serial
 from pipelines.status import capture_status, read_run, run_ids
-from schemas.errors import SpecError
+from schemas.errors import SpecError, UnitError
 from schemas.outcome import RunOutcome
 from tasks.costs import cost_lines, costs_of
 from tasks.store.location import Location
@@ -200,6 +200,24 @@ def test_metrics_that_cannot_be_shown_are_refused(
     monkeypatch.setenv(VARIABLE, target)
     with pytest.raises(SpecError, match=f"SUBSPAN_METRICS is .*{target}"):
         run_serial(vectors_run(tmp_path / "out"))
+
+
+def test_a_unit_that_fails_is_told_where_it_ran_and_ends_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise MemoryError("no memory today")
+
+    monkeypatch.setattr("tasks.unit.open_source", broken)
+    caplog.set_level("DEBUG")
+    with pytest.raises(UnitError, match="no memory today"):
+        run_serial(vectors_run(tmp_path))
+    told = {r.event: r.facts for r in caplog.records if hasattr(r, "event")}
+    assert (told["unit.failed"]["unit"], told["unit.failed"]["run"]) == ("sample-000000", "vectors")
+    assert "no memory today" in told["unit.failed"]["reason"]
+    assert "no memory today" in told["run.failed"]["reason"]
+    assert "unit.done" not in told
+    assert "lease.released" in told
 
 
 BLOCKED = "import sys\nfor name in ('prefect', 'distributed', 'dask', 'torch', 'prometheus_client'): sys.modules[name] = None\n"
