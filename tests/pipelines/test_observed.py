@@ -27,7 +27,7 @@ from tasks.costs import cost_lines, costs_of
 from tasks.store.location import Location
 from tasks.store.receipts import read_receipts
 from tests.pipelines.runs import vectors_run
-from tests.pipelines.test_ui import free_port
+from tests.pipelines.served import free_port
 
 pytestmark = pytest.mark.alone
 TOP = Path(__file__).resolve().parent.parent.parent
