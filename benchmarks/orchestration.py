@@ -179,7 +179,7 @@ def run_form(folder: Path, index: int) -> Any:
         "name": f"flow-{index}",
         "root": str(folder / "out"),
         "captures": captures,
-        "stages": {"summary": {"method": "spectrum.summary"}},
+        "stages": {"summary": {"method": "spectrum.summary", "inputs": {"x": {"captures": ["c0"]}}}},
         "execution": {"cluster": "threads", "workers": 1, "device": "cpu"},
         "report": None,
     }

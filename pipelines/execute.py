@@ -96,7 +96,11 @@ def execute(
             captures=len(plan.captures),
             stages=len(plan.stages),
         )
-        outcome = _execute(_Running(plan, driver, device, steps, progress, account))
+        try:
+            outcome = _execute(_Running(plan, driver, device, steps, progress, account))
+        except Exception as error:
+            tell(LOG, "run.failed", logging.ERROR, reason=_reason(error))
+            raise
         account.finished = True
         tell(LOG, "run.done", seconds=outcome.seconds, failures=outcome.failures, report=outcome.report)
     return outcome

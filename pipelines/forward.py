@@ -16,11 +16,13 @@ from tasks.log import OURS
 @cache
 def show_events() -> None:
     """Send events of flows and tasks to the server, from now on."""
-    handler = APILogHandler()
+    handler = APILogHandler(logging.INFO)
     handler.addFilter(_in_a_run)
     for name in OURS:
-        logging.getLogger(name).setLevel(logging.INFO)
-        logging.getLogger(name).addHandler(handler)
+        logger = logging.getLogger(name)
+        if logger.getEffectiveLevel() > logging.INFO:
+            logger.setLevel(logging.INFO)
+        logger.addHandler(handler)
 
 
 def _in_a_run(_: logging.LogRecord) -> bool:

@@ -58,7 +58,7 @@ def _begin(target: str) -> None:
     handler.setFormatter(JsonLines())
     for name in OURS:
         logger = logging.getLogger(name)
-        logger.setLevel(logging.INFO)
+        logger.setLevel(logging.DEBUG)
         logger.addHandler(handler)
 
 

@@ -44,7 +44,15 @@ class Measured:
             result = self.function(item)
             seconds, bytes_ = time.perf_counter() - begun, traffic().since(before)
             job = getattr(self.function, "__name__", type(self.function).__name__)
-            tell(LOG, "job.done", job=job, seconds=seconds, read=bytes_.read, written=bytes_.written)
+            tell(
+                LOG,
+                "job.done",
+                logging.DEBUG,
+                job=job,
+                seconds=seconds,
+                read=bytes_.read,
+                written=bytes_.written,
+            )
         return result, Spent(worker_name(), seconds, *bytes_)
 
 

@@ -136,7 +136,7 @@ def _run(job: UnitJob) -> UnitDone:
     if done is not None:
         tell(LOG, "unit.skipped", made_by=done.worker)
         return UnitDone(receipt=done, skipped=True)
-    tell(LOG, "unit.begin")
+    tell(LOG, "unit.begin", logging.DEBUG)
     try:
         spec = read_spec(root, job.capture)
         if job.request is not None:

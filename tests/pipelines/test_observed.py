@@ -2,9 +2,11 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
+import time
 import urllib.request
 from collections import Counter
 from pathlib import Path
@@ -19,13 +21,13 @@ from pipelines.metrics import VARIABLE
 from pipelines.pace import pace_of
 from pipelines.serial import run_serial
 from pipelines.status import capture_status, read_run, run_ids
-from schemas.errors import SpecError
+from schemas.errors import SpecError, UnitError
 from schemas.outcome import RunOutcome
 from tasks.costs import cost_lines, costs_of
 from tasks.store.location import Location
 from tasks.store.receipts import read_receipts
 from tests.pipelines.runs import vectors_run
-from tests.pipelines.test_ui import free_port
+from tests.pipelines.served import free_port
 
 pytestmark = pytest.mark.alone
 TOP = Path(__file__).resolve().parent.parent.parent
@@ -200,6 +202,24 @@ def test_metrics_that_cannot_be_shown_are_refused(
         run_serial(vectors_run(tmp_path / "out"))
 
 
+def test_a_unit_that_fails_is_told_where_it_ran_and_ends_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise MemoryError("no memory today")
+
+    monkeypatch.setattr("tasks.unit.open_source", broken)
+    caplog.set_level("DEBUG")
+    with pytest.raises(UnitError, match="no memory today"):
+        run_serial(vectors_run(tmp_path))
+    told = {r.event: r.facts for r in caplog.records if hasattr(r, "event")}
+    assert (told["unit.failed"]["unit"], told["unit.failed"]["run"]) == ("sample-000000", "vectors")
+    assert "no memory today" in told["unit.failed"]["reason"]
+    assert "no memory today" in told["run.failed"]["reason"]
+    assert "unit.done" not in told
+    assert "lease.released" in told
+
+
 BLOCKED = "import sys\nfor name in ('prefect', 'distributed', 'dask', 'torch', 'prometheus_client'): sys.modules[name] = None\n"
 
 
@@ -219,20 +239,22 @@ def test_status_with_everything_stopped(tmp_path: Path) -> None:
     """After a kill in the middle of a unit: units done, rates and what is left, from files alone; no server, no workers."""
     root = tmp_path / "out"
     file = tmp_path / "run.yaml"
-    file.write_text(yaml.safe_dump(vectors_run(root, network={"pause": 0.05}).model_dump(mode="json")))
+    file.write_text(yaml.safe_dump(vectors_run(root, network={"pause": 0.2}).model_dump(mode="json")))
     words = [sys.executable, "-m", "subspan", "run", str(file), "--serial", "--json"]
     running = subprocess.Popen(words, cwd=TOP, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         while running.poll() is None and len(list(root.glob("captures/*.receipts/*-*.json"))) < 3:
-            pass
-        mid = stopped_status(root)["captures"][0]  # while it writes
+            time.sleep(0.01)
+        running.send_signal(signal.SIGSTOP)  # wherever it is: in a forward, in a write
+        mid = stopped_status(root)["captures"][0]
     finally:
         running.kill()
         running.wait()
     assert not mid["sealed"]
     found = stopped_status(root)["captures"][0]
     receipts = read_receipts(Location(str(root)), found["id"])
-    assert 3 <= mid["units_done"] <= found["units_done"] == len(receipts) < found["units"] == 7
+    assert 3 <= mid["units_done"] == found["units_done"] == len(receipts) < found["units"] == 7
+    assert mid["holder"].startswith(f"process {running.pid} ")
     pace = found["pace"]
     assert pace["tokens_per_second"] == pytest.approx(
         sum(r.tokens for r in receipts.values()) / sum(r.seconds for r in receipts.values())
