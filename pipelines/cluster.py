@@ -120,7 +120,7 @@ class DaskDriver:
         todo = iter(items)
         running = as_completed(loop=self.client.loop)
         in_flight: set[Any] = set()
-        room = self._room()
+        room = self._room(self.n_workers())
 
         def submit(n: int) -> None:
             for item in islice(todo, max(0, n)):
@@ -131,8 +131,8 @@ class DaskDriver:
         submit(room)
         try:
             for future in self._finished(running):
-                if future is None:  # looked at who is there
-                    room = self._room() or room
+                if isinstance(future, int):
+                    room = self._room(future)
                 else:
                     on_done(_result(future))
                     in_flight.discard(future)
@@ -143,22 +143,25 @@ class DaskDriver:
                 self.client.cancel(list(in_flight))
 
     def _finished(self, running: Any) -> Iterator[Any]:
-        """Futures as they finish, those added meanwhile too; None where the number of workers was looked at."""
+        """Futures as they finish, those added meanwhile too; and now and then how many workers there are."""
         looked = there = time.monotonic()
         while not running.is_empty():
             if time.monotonic() - looked > LOOK_SECONDS:
                 looked = time.monotonic()
+                n = None
                 with suppress(OSError):  # a scheduler that cannot be reached ends the futures itself
-                    there = there if self.n_workers() == 0 else looked
-                    yield None
+                    n = self.n_workers()
+                there = looked if n else there
                 _refuse_waiting(looked - there)
+                if n is not None:
+                    yield n
             if running.has_ready():
                 yield next(running)
             else:
                 time.sleep(POLL_SECONDS)
 
-    def _room(self) -> int:
-        return self.window * max(1, self.n_workers())
+    def _room(self, n_workers: int) -> int:
+        return self.window * max(1, n_workers)
 
     def n_workers(self) -> int:
         """Workers that are there now."""

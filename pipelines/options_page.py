@@ -10,6 +10,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from schemas.cluster import KubernetesCluster, SlurmCluster
 from schemas.run import RunSpec
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "options.md"
@@ -18,11 +19,17 @@ HEAD = """# Options of a run file
 Every key, its type, its default and what it does. This page is made from the schemas (`make docs`); unknown keys are refused, and the
 nearest valid one is named.
 """
+CLUSTERS = """
+# Options of a cluster file
+
+For `execution.cluster: file`; `kind` says which of the two it is. [clusters.md](clusters.md) says which to use when.
+"""
 
 
 def options_page() -> str:
     """The page as Markdown."""
-    return HEAD + "".join(_section(model) for model in _models(RunSpec))
+    own = "".join(_section(model) for model in _models(RunSpec))
+    return HEAD + own + CLUSTERS + _section(SlurmCluster) + _section(KubernetesCluster)
 
 
 def _models(model: type[BaseModel]) -> Iterator[type[BaseModel]]:

@@ -182,6 +182,15 @@ def test_commands_and_their_options_exist(name: str) -> None:
             assert re.search(rf"(?<![\w-]){option}(?![\w-])", said), f"{program} {chosen} has no {option}"
 
 
+def test_one_service_builds_the_image_of_all() -> None:
+    built = [name for name in OWN if "build" in SERVICES[name]]
+    assert len({SERVICES[name]["image"] for name in OWN}) == len(built) == 1
+    place = SERVICES[built[0]]["build"]
+    assert (DEPLOY / place["context"] / place["dockerfile"]).resolve() == DOCKERFILES[0]
+    policies = {name: SERVICES[name]["pull_policy"] for name in OWN}
+    assert policies == dict.fromkeys(OWN, "never") | {built[0]: "build"}
+
+
 def test_a_misspelt_option_is_found() -> None:
     """The check above can fail."""
     assert "--nthread " not in help_of("dask", "worker")

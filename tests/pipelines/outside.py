@@ -13,11 +13,14 @@ from distributed import Client
 
 DASK = (str(Path(sys.executable).parent / "dask"),)
 
+TOLD = {"DASK_LOGGING__DISTRIBUTED": "info"}
+"""A scheduler tells its address in its log, which flows keep quiet."""
+
 
 @contextmanager
 def process(command: Sequence[str], log: Path, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
     """A process in a group of its own, with the project on its path; killed on the way out."""
-    variables = os.environ | {"PYTHONPATH": os.getcwd(), "OMP_NUM_THREADS": "1"} | environment
+    variables = os.environ | {"PYTHONPATH": os.getcwd(), "OMP_NUM_THREADS": "1", **TOLD} | environment
     with log.open("wb") as out:
         started = subprocess.Popen(
             command, stdout=out, stderr=out, env=variables, stdin=subprocess.DEVNULL, start_new_session=True

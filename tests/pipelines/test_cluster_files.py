@@ -19,6 +19,7 @@ import jsonschema
 import kubernetes_validate
 import psutil
 import pytest
+import torch
 import yaml
 
 from pipelines.cluster import DaskDriver, open_client
@@ -28,6 +29,7 @@ from pipelines.kube import dask_cluster
 from pipelines.plan import make_plan
 from pipelines.preflight import check_plan, workers_of
 from pipelines.progress import Quiet
+from pipelines.run import execute_plan
 from pipelines.serial import PlainSteps, run_serial
 from pipelines.slurm import certificates, make_slurm
 from pipelines.workers_here import worker_environment
@@ -287,6 +289,21 @@ def test_jobs_write_what_one_process_writes(tmp_path: Path, monkeypatch: pytest.
     assert made.captures[0].id == capture
     assert made.captures[0].rows == {"sample": 480}
     assert list((tmp_path / "shared").glob(".subspan-tls*")) == []
+
+
+def test_the_flow_runs_on_what_the_file_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its own way to a cluster, with plain steps for Prefect's; a GPU that workers do not have is refused when they are there."""
+    monkeypatch.setattr("pipelines.run.PrefectSteps", PlainSteps)
+    file = written(tmp_path, **SLURM, shared_directory=str(tmp_path / "shared"))
+    run = with_file(vectors_run(tmp_path / "root", n=48), file, device="auto")
+    with slurm_here(tmp_path / "slurm", monkeypatch):
+        assert execute_plan(make_plan(run), Quiet()).captures[0].rows == {"sample": 48}
+        if torch.cuda.is_available():
+            return
+        written(tmp_path, **SLURM, shared_directory=str(tmp_path / "shared"), gpus=1)
+        run = with_file(vectors_run(tmp_path / "root", n=49), file, device="auto")
+        with pytest.raises(ResourceError, match=r"workers at .*cluster.yaml see no CUDA device"):
+            execute_plan(make_plan(run), Quiet())
 
 
 def test_what_sbatch_says_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -177,7 +177,12 @@ def test_a_late_worker_of_another_version_writes_nothing(
         wait_for_workers(address, 1)
         with ExitStack() as late:
             command = worker_command(address, "--preload", str(tmp_path / "pretend.py"))
-            events = Events((2, lambda: late.enter_context(process(command, tmp_path / "late.log"))))
+
+            def join() -> None:
+                late.enter_context(process(command, tmp_path / "late.log"))
+                wait_for_workers(address, 2)
+
+            events = Events((2, join))
             with pytest.raises(FingerprintError, match=r"has torch 9.9 \(where the run was started 2"):
                 run_with(at(run, address), events)
         kept = {p: p.stat().st_mtime_ns for p in (tmp_path / "run" / receipts_path(capture)).glob("sample-*")}

@@ -1,8 +1,10 @@
 """What is refused before the first unit, by the plan, the serial run and the flow alike; nothing is created."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
+import dask
 import pytest
 
 from pipelines import devices
@@ -12,7 +14,7 @@ from pipelines.plan import Plan, make_plan
 from pipelines.preflight import check_plan, refusal, workers_of
 from pipelines.progress import Quiet
 from pipelines.serial import PlainSteps, run_serial
-from pipelines.workers_here import gpu_shares
+from pipelines.workers_here import gpu_shares, local_cluster, worker_environment
 from schemas.errors import ResourceError
 from schemas.execution import Execution
 from schemas.run import RunSpec
@@ -184,3 +186,34 @@ def test_a_spread_network_gets_one_worker_and_keeps_its_id(tmp_path: Path) -> No
     one, over_gpus = make_plan(run), make_plan(spread)
     assert one.captures[0].id == over_gpus.captures[0].id
     assert (one.execution.workers, over_gpus.execution.workers) == (None, 1)
+
+
+FAKE = """
+class LocalCUDACluster:
+    made = []
+
+    def __init__(self, **arguments):
+        self.made.append(arguments)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+"""
+
+
+def test_dask_cuda_makes_a_worker_per_gpu_where_it_is_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stand-in for the package, which needs GPUs: only what it is asked for is looked at."""
+    (tmp_path / "dask_cuda").mkdir()
+    (tmp_path / "dask_cuda" / "__init__.py").write_text(FAKE)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
+    with local_cluster(Execution(cluster="gpus", workers=2), 1, "cuda", 0) as cluster:
+        (asked,) = cluster.made
+        assert (asked["CUDA_VISIBLE_DEVICES"], asked["n_workers"]) == (["2", "5"], 2)
+        assert (asked["threads_per_worker"], asked["host"]) == (1, "127.0.0.1")
+        assert dask.config.get("distributed.nanny.pre-spawn-environ") == worker_environment(1)
+    sys.modules.pop("dask_cuda")
