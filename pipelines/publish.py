@@ -1,10 +1,14 @@
 """What a run shows in the Prefect UI: one progress artifact while it works, tables and the report link at the end."""
 
+import logging
 import os
 import re
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from uuid import UUID
 
+import httpx
 from prefect.artifacts import (
     create_link_artifact,
     create_markdown_artifact,
@@ -12,9 +16,14 @@ from prefect.artifacts import (
     create_table_artifact,
     update_progress_artifact,
 )
+from prefect.exceptions import PrefectHTTPStatusError
 
 from schemas.outcome import CaptureOutcome, RunOutcome
 from tasks.costs import costs_of
+
+LOG = logging.getLogger(__name__)
+LOST = (httpx.TransportError, PrefectHTTPStatusError)
+"""What Prefect's client raises, after it tried for about a minute, where no server answers or one that is going down."""
 
 UPDATE_SECONDS = 1.0
 
@@ -27,6 +36,7 @@ class PrefectProgress:
         self._done: dict[str, int] = {}
         self._total: dict[str, int] = {}
         self._last = 0.0
+        self._lost = False
 
     def link(self, text: str, url: str) -> None:
         """A link among the artifacts of the run."""
@@ -35,12 +45,13 @@ class PrefectProgress:
     def begin(self, label: str, total: int, done: int = 0) -> None:
         """A step starts."""
         self._total[label], self._done[label] = max(1, total), done
-        if label not in self._artifacts:
-            made = create_progress_artifact(
-                self._percent(label), key=artifact_key("progress", label), description=self._told(label)
-            )
-            if isinstance(made, UUID):
-                self._artifacts[label] = made
+        if label not in self._artifacts and not self._lost:
+            with self._noticing_loss():
+                made = create_progress_artifact(
+                    self._percent(label), key=artifact_key("progress", label), description=self._told(label)
+                )
+                if isinstance(made, UUID):
+                    self._artifacts[label] = made
 
     def advance(self, label: str, tokens: int = 0) -> None:
         """One more unit is done."""
@@ -67,9 +78,21 @@ class PrefectProgress:
 
     def _send(self, label: str) -> None:
         self._last = time.monotonic()
-        if label in self._artifacts:
-            update_progress_artifact(
-                self._artifacts[label], progress=self._percent(label), description=self._told(label)
+        if label in self._artifacts and not self._lost:
+            with self._noticing_loss():
+                update_progress_artifact(
+                    self._artifacts[label], progress=self._percent(label), description=self._told(label)
+                )
+
+    @contextmanager
+    def _noticing_loss(self) -> Iterator[None]:
+        """A server that is lost stops no unit: what it would show is dropped, and it is not asked again."""
+        try:
+            yield
+        except LOST as error:
+            self._lost = True
+            LOG.warning(
+                "the Prefect server does not answer (%s): units go on, it shows no more progress", error
             )
 
 

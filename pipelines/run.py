@@ -3,6 +3,7 @@
 Importing this module loads Prefect. `run_flow` is what the command line calls, `run` what a deployment calls.
 """
 
+import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,7 +17,12 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("AWS_EC2_METADATA_DISABLED", "true")
 
 from prefect import flow
-from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, PREFECT_LOGGING_LEVEL, temporary_settings
+from prefect.settings import (
+    PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
+    PREFECT_LOGGING_LEVEL,
+    get_current_settings,
+    temporary_settings,
+)
 
 from pipelines.account import Account
 from pipelines.cluster import DaskDriver, open_client, scheduler_page
@@ -27,16 +33,19 @@ from pipelines.forward import show_events
 from pipelines.plan import Plan, make_plan
 from pipelines.preflight import check_plan, workers_of
 from pipelines.progress import Progress, Quiet
-from pipelines.publish import PrefectProgress, publish_outcome
+from pipelines.publish import LOST, PrefectProgress, publish_outcome
 from pipelines.serial import own_driver, plan_serial
 from pipelines.worker_checks import shared_device
 from schemas.artifact import Artifact
+from schemas.errors import StoreError
 from schemas.outcome import CaptureOutcome, RunOutcome
 from schemas.run import RunSpec
 from tasks.capture import capture_task
 from tasks.log import begin_log
 from tasks.report import report_task
 from tasks.stage import stages_task
+
+LOG = logging.getLogger(__name__)
 
 
 class PrefectSteps:
@@ -96,7 +105,10 @@ def carry_out(spec: RunSpec, check: Callable[[Plan], None] | None = None) -> Run
     if check is not None:
         check(plan)
     outcome = execute_plan(plan, PrefectProgress())
-    publish_outcome(outcome)
+    try:
+        publish_outcome(outcome)
+    except LOST as error:
+        LOG.warning("%s", lost(outcome.root, error))
     return outcome
 
 
@@ -109,22 +121,53 @@ def run(form: RunForm = RunForm()) -> dict[str, Any]:  # noqa: B008  the form ne
 def run_flow(plan: Plan, progress: Progress | None = None) -> RunOutcome:
     """Run from the command line, as a flow: on the server that PREFECT_API_URL names, or on a temporary one.
 
-    A finished run needs no server and no cluster.
+    A finished run needs no server and no cluster. A server that is lost at the end of a run takes nothing away: the outcome is returned.
+
+    Raises:
+        StoreError: if the server does not answer, and the run is not finished.
+        SubspanError: see pipelines.execute.execute.
     """
     done = finished_outcome(plan)
     if done is not None:
         return done
 
+    made: list[RunOutcome] = []
+
     @flow(name="subspan", flow_run_name="{name}", persist_result=False)
     def from_command_line(name: str, root: str) -> RunOutcome:
         # The plan is not a parameter: parameters go to the server, which takes half a megabyte.
-        return execute_plan(plan, progress or Quiet())
+        made.append(execute_plan(plan, progress or Quiet()))
+        return made[0]
 
     with _quiet_prefect():
-        return from_command_line(plan.run.name, plan.run.root)
+        try:
+            return from_command_line(plan.run.name, plan.run.root)
+        except LOST as error:
+            if not made:
+                raise StoreError(lost(plan.run.root, error)) from error
+            LOG.warning("%s", lost(plan.run.root, error))  # the store is the truth, and it has everything
+            return made[0]
+
+
+def lost(root: str, error: Exception) -> str:
+    """What a server that stopped answering means for a run."""
+    return (
+        f"the Prefect server at {get_current_settings().api.url} does not answer ({error}) and has no record of how this run ended; "
+        f"what is finished lies in {root}, and running again makes only what is missing. Start the server again, or unset PREFECT_API_URL"
+    )
 
 
 @contextmanager
 def _quiet_prefect() -> Iterator[None]:
-    with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None, PREFECT_LOGGING_LEVEL: "WARNING"}):
-        yield
+    logger = logging.getLogger("prefect.flow_runs")
+    logger.addFilter(_without_lost_server)
+    try:
+        with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None, PREFECT_LOGGING_LEVEL: "WARNING"}):
+            yield
+    finally:
+        logger.removeFilter(_without_lost_server)
+
+
+def _without_lost_server(record: logging.LogRecord) -> bool:
+    """Prefect's traceback of a server that does not answer; it is told in words instead."""
+    return not (record.exc_info and isinstance(record.exc_info[1], LOST))

@@ -41,10 +41,10 @@ def clean_environment(home: Path, port: int) -> dict[str, str]:
 
 
 @contextmanager
-def running_ui(home: Path) -> Iterator[Served]:
+def running_ui(home: Path, **variables: str) -> Iterator[Served]:
     """Everything that `make ui` starts; nothing of it may outlive it."""
     port = free_port()
-    environment = clean_environment(home, port) | {"SUBSPAN_REPORTS_PORT": str(free_port())}
+    environment = clean_environment(home, port) | {"SUBSPAN_REPORTS_PORT": str(free_port())} | variables
     process = subprocess.Popen(
         [sys.executable, "-m", "pipelines.ui"], env=environment, cwd=TOP, stdout=subprocess.DEVNULL
     )
