@@ -46,6 +46,8 @@ from tasks.report import report_task
 from tasks.stage import stages_task
 
 LOG = logging.getLogger(__name__)
+NO_SERVER = "Failed to reach API"
+"""What Prefect says, as a plain RuntimeError, where there is no server when a flow begins."""
 
 
 class PrefectSteps:
@@ -142,7 +144,9 @@ def run_flow(plan: Plan, progress: Progress | None = None) -> RunOutcome:
     with _quiet_prefect():
         try:
             return from_command_line(plan.run.name, plan.run.root)
-        except LOST as error:
+        except (*LOST, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and NO_SERVER not in str(error):
+                raise
             if not made:
                 raise StoreError(lost(plan.run.root, error)) from error
             LOG.warning("%s", lost(plan.run.root, error))  # the store is the truth, and it has everything

