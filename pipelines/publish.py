@@ -40,7 +40,8 @@ class PrefectProgress:
 
     def link(self, text: str, url: str) -> None:
         """A link among the artifacts of the run."""
-        create_link_artifact(link=url, link_text=text, key=artifact_key(text), description=text)
+        with self._noticing_loss():
+            create_link_artifact(link=url, link_text=text, key=artifact_key(text), description=text)
 
     def begin(self, label: str, total: int, done: int = 0) -> None:
         """A step starts."""
