@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 from pipelines.serial import run_serial
+from pipelines.status import root_status
 from schemas.errors import DamageError, StoreError
 from schemas.outcome import RunOutcome
 from schemas.run import RunSpec
-from subspan import open_artifact
+from subspan import open_artifact, open_capture
 from tasks.store import retry
 from tasks.store.artifacts import verify_artifact
 from tasks.store.location import Location
@@ -139,3 +140,35 @@ def test_half_of_what_seals_is_refused_by_name(tmp_path: Path, pattern: str) -> 
             if re.search(pattern, path):
                 place.delete(path)
         require_equal((quiet, local), root, run_serial(run))
+
+
+def test_requests_grow_with_units_and_no_shards_are_listed(moto: str) -> None:
+    """What a capture, the same again, a read, a status and a verification ask, with 8 and with 16 units' shards."""
+    seen: dict[int, dict[str, dict[str, int]]] = {}
+    for samples in (128, 256):
+        root, fate = f"s3://captures/counted-{samples}", Mixed()
+        with mixed(moto, fate):
+            outcome = run_serial(vectors_run(root, n=samples))
+            capture = outcome.captures[0].id
+            steps = {"capture": fate.counts()}
+            for name, step in (
+                ("again", lambda root=root, n=samples: run_serial(vectors_run(root, n=n))),
+                ("status", lambda root=root: root_status(Location(root))),
+                (
+                    "read",
+                    lambda root=root, c=capture: open_capture(root, c).site("last")["activation"].values,
+                ),
+                ("verify", lambda root=root, c=capture: verify(Location(root), c)),
+            ):
+                fate.requests.clear()
+                step()
+                steps[name] = fate.counts()
+        seen[samples] = steps
+    for name in ("again", "status", "read"):
+        assert all("LIST" not in steps[name] for steps in seen.values())
+    assert seen[128]["again"] == seen[256]["again"]
+    few, many = (seen[n]["status"] for n in seen)
+    assert many == {**few, "GET": few["GET"] + 8}, "one GET for the receipt of each unit"
+    assert [seen[n]["capture"]["LIST"] for n in seen] == [2, 2]
+    assert [seen[n]["verify"]["LIST"] for n in seen] == [2, 2]
+    assert "HEAD" not in seen[128]["verify"]

@@ -14,7 +14,7 @@ import pytest
 from schemas.base import canonical_json
 from schemas.errors import LeaseError, StoreError
 from tasks.store import lease as lease_module
-from tasks.store.lease import current_lease, hold
+from tasks.store.lease import Lease, current_lease, hold
 from tasks.store.location import Location
 
 ID = "0123456789abcdef"
@@ -250,3 +250,21 @@ def test_an_advisory_place_is_named(root: Location, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(Location, "atomic_create", False)
     with hold(root, ID), pytest.raises(LeaseError, match="the lease is advisory"), hold(root, ID):
         pytest.fail("two hold it")
+
+
+def test_a_lease_that_this_process_could_not_remove_is_dead(
+    root: Location, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run whose store was gone at its end leaves its file; the next run in the same process goes on at once."""
+
+    def gone(self: Lease) -> None:
+        raise StoreError("gone")
+
+    with hold(root, "a"):
+        with pytest.raises(LeaseError), hold(root, "a"):
+            pass
+        monkeypatch.setattr(Lease, "_remove", gone)
+    monkeypatch.undo()
+    assert current_lease(root, "a")[0] == 1
+    with hold(root, "a"):
+        assert current_lease(root, "a")[0] == 2

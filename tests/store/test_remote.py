@@ -259,3 +259,25 @@ def test_damage_on_s3(s3_root: Location) -> None:
     s3_root.write(path, bytes(data))
     with pytest.raises(DamageError, match="pooler"):
         open_group(s3_root, spec.id)["sites/pooler@out@0/activation"][...]
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_large_object_is_one_put(s3_environment: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Above the size at which s3fs would upload in parts; a first try that is reset leaves nothing behind."""
+    import boto3
+
+    fates, asked = iter(["reset"]), []
+
+    def fate(command: str, path: str) -> str:
+        asked.append((command, "upload" in path))
+        return next(fates, "ok") if command == "PUT" else "ok"
+
+    whole = bytes(101 << 20)
+    with faulty.proxy(s3_environment, fate) as server:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
+        root = Location(f"s3://{BUCKET}/{uuid.uuid4().hex}")
+        root.write("large", whole)
+        assert root.size("large") == len(whole)
+    assert asked == [("PUT", False), ("PUT", False), ("HEAD", False)]
+    client = boto3.client("s3", endpoint_url=s3_environment)
+    assert "Uploads" not in client.list_multipart_uploads(Bucket=BUCKET)
