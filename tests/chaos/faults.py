@@ -1,0 +1,135 @@
+"""What goes wrong, and when."""
+
+import random
+import shutil
+import signal
+import subprocess
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+
+from tests.chaos.flows import Processes, hit, wait_until
+from tests.chaos.scenario import Fault
+
+FULL_SECONDS, STOPPED_SECONDS, MOMENT_SECONDS = 1.0, 1.5, 60.0
+ROOM = "64m"
+SIGNALS = {"flow SIGKILL": signal.SIGKILL, "flow SIGINT": signal.SIGINT, "flow SIGTERM": signal.SIGTERM}
+
+
+def mount(folder: Path) -> None:
+    """A small disk of its own at a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={ROOM}", "tmpfs", str(folder)], check=True)
+
+
+def unmount(folder: Path) -> None:
+    """Undo that; the files are kept at the same place."""
+    kept = folder.with_name(folder.name + ".kept")
+    shutil.copytree(folder, kept)
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+    shutil.rmtree(folder)
+    kept.rename(folder)
+
+
+def resize(folder: Path, size: str) -> None:
+    """Another size of that disk."""
+    subprocess.run(["mount", "-o", f"remount,size={size}", str(folder)], check=True)
+
+
+def reached(root: Path, fault: Fault, n_units: int) -> bool:
+    """Whether the run is about what the fault waits for."""
+    receipts = len(list(root.glob("captures/*.receipts/sample-*.json")))
+    if fault.moment == "units":
+        return receipts >= fault.units and (root / "captures").exists()
+    if fault.moment == "seal":
+        return receipts >= n_units or any(root.glob("captures/*.manifest.json"))
+    if fault.moment == "stages":
+        return any(root.glob("captures/*.manifest.json"))
+    if fault.moment == "finish":
+        return any(root.glob("artifacts/*/arrays.zarr"))
+    return len(list(root.glob("artifacts/*/artifact.json"))) >= 3
+
+
+class Blows:
+    """Strikes one flow."""
+
+    def __init__(self, processes: Processes, root: Path, disk: Path, execution: str, file: Path) -> None:
+        self.processes, self.root, self.disk = processes, root, disk
+        self.execution, self.file = execution, file
+        self.others: list[subprocess.Popen[bytes]] = []
+
+    def strike(
+        self,
+        fault: Fault,
+        flow: subprocess.Popen[bytes],
+        scheduler: subprocess.Popen[bytes] | None,
+        n_units: int,
+        rng: random.Random,
+    ) -> bool:
+        """Wait for the moment and let it happen; False where the flow had ended before."""
+        wait_until(lambda: flow.poll() is not None or reached(self.root, fault, n_units), MOMENT_SECONDS)
+        time.sleep(fault.wait)
+        if flow.poll() is not None:
+            return False
+        if fault.kind in SIGNALS:
+            hit(flow, SIGNALS[fault.kind])
+        elif fault.kind == "flow stopped":
+            hit(flow, signal.SIGSTOP)
+            time.sleep(STOPPED_SECONDS)
+            hit(flow, signal.SIGCONT)
+        elif fault.kind == "disk full":
+            used = shutil.disk_usage(self.disk).used
+            resize(self.disk, str(used))
+            wait_until(lambda: flow.poll() is not None, FULL_SECONDS)
+            resize(self.disk, ROOM)
+        elif fault.kind == "clock":
+            self.processes.clock.write_text(str(fault.hours * 3600))
+        elif fault.kind == "second run":
+            self.others.append(self.processes.flow(self.execution, self.file))
+        elif fault.kind.startswith("scheduler") and scheduler is not None:
+            self._scheduler(fault, scheduler)
+        else:
+            return self._worker(fault, rng)
+        return True
+
+    def _scheduler(self, fault: Fault, scheduler: subprocess.Popen[bytes]) -> None:
+        if fault.kind == "scheduler SIGKILL":
+            hit(scheduler, signal.SIGKILL)
+            scheduler.wait()
+            return
+        hit(scheduler, signal.SIGSTOP)
+        time.sleep(STOPPED_SECONDS)
+        hit(scheduler, signal.SIGCONT)
+
+    def _worker(self, fault: Fault, rng: random.Random) -> bool:
+        workers = sorted(self.processes.workers(), key=lambda process: process.pid)
+        if not workers:
+            return False
+        with suppress(psutil.Error):
+            worker = rng.choice(workers)
+            if "stopped" in fault.kind:
+                worker.suspend()
+                time.sleep(STOPPED_SECONDS)
+            if "kill" in fault.kind.lower():
+                worker.kill()
+            worker.resume()
+        return True
+
+
+def leave(root: Path, what: str, shards: list[Path], rng: random.Random) -> None:
+    """Lay what a machine that lost its power may leave behind: a shard without receipt cut short, files half written."""
+    if what == "cut shard" and shards:
+        shard = rng.choice(shards)
+        shard.write_bytes(shard.read_bytes()[: rng.randrange(shard.stat().st_size or 1)])
+    if what == "partial files":
+        folders = [
+            path
+            for path in root.rglob("*")
+            if path.is_dir() and "captures" in path.parts and not (root / "captures") == path
+        ]
+        sealed = {path.name.removesuffix(".manifest.json") for path in root.glob("captures/*.manifest.json")}
+        free = [f for f in folders if not any(part.split(".")[0] in sealed for part in f.parts)]
+        for number, folder in enumerate(rng.sample(sorted(free), min(3, len(free)))):
+            (folder / f"{number}.{number:032x}.partial").write_bytes(b"half")
