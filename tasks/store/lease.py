@@ -47,7 +47,7 @@ class LeaseRecord(Frozen):
     """Which boot and which process namespace the process id belongs to."""
     pid: int
     started: float
-    """When the process began, by its host's clock: a process id alone may be used again."""
+    """When the process began, in seconds; on Linux since the boot: a process id alone may be used again."""
     since: str
     """UTC time of taking the lease."""
     beat: int
@@ -70,13 +70,19 @@ def _boot() -> str:
         return f"{psutil.boot_time():.0f}"
 
 
+def _began(pid: int) -> float:
+    """When a process began. Linux counts from its boot; by the wall clock every process would move when that is set."""
+    created = psutil.Process(pid).create_time()
+    return created - psutil.boot_time() if psutil.LINUX else created
+
+
 def _new_record(beat_seconds: float) -> LeaseRecord:
     return LeaseRecord(
         token=uuid.uuid4().hex,
         host=socket.gethostname(),
         boot=_boot(),
         pid=os.getpid(),
-        started=psutil.Process().create_time(),
+        started=_began(os.getpid()),
         since=datetime.now(UTC).isoformat(timespec="seconds"),
         beat=0,
         beaten=time.time(),
@@ -108,7 +114,7 @@ def _process_gone(record: LeaseRecord) -> bool:
     if record.pid == os.getpid() and record.token not in _held:
         return True  # of a run in this process that ended while its store was gone, so that the file stayed
     try:
-        return abs(psutil.Process(record.pid).create_time() - record.started) > 1.0
+        return abs(_began(record.pid) - record.started) > 1.0
     except psutil.NoSuchProcess:
         return True
 

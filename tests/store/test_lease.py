@@ -268,3 +268,19 @@ def test_a_lease_that_this_process_could_not_remove_is_dead(
     assert current_lease(root, "a")[0] == 1
     with hold(root, "a"):
         assert current_lease(root, "a")[0] == 2
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="times of processes come from /proc on Linux only")
+def test_a_holder_lives_on_when_the_clock_of_the_machine_is_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel then tells another time of its boot, and psutil other times of every process."""
+    import psutil
+
+    root, boot = Location(str(tmp_path)), psutil.boot_time()
+    with other_process(root) as process:
+        before = psutil.Process(process.pid).create_time()
+        monkeypatch.setattr(psutil._psplatform, "boot_time", lambda: boot + 3600)
+        assert psutil.Process(process.pid).create_time() == before + 3600
+        with pytest.raises(LeaseError, match="is being worked on"), hold(root, ID):
+            pass
