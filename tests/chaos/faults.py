@@ -124,12 +124,17 @@ def leave(root: Path, what: str, shards: list[Path], rng: random.Random) -> None
         shard = rng.choice(shards)
         shard.write_bytes(shard.read_bytes()[: rng.randrange(shard.stat().st_size or 1)])
     if what == "partial files":
-        folders = [
-            path
-            for path in root.rglob("*")
-            if path.is_dir() and "captures" in path.parts and not (root / "captures") == path
-        ]
-        sealed = {path.name.removesuffix(".manifest.json") for path in root.glob("captures/*.manifest.json")}
-        free = [f for f in folders if not any(part.split(".")[0] in sealed for part in f.parts)]
-        for number, folder in enumerate(rng.sample(sorted(free), min(3, len(free)))):
+        for number, folder in enumerate(rng.sample(open_ := _open_folders(root), min(3, len(open_)))):
             (folder / f"{number}.{number:032x}.partial").write_bytes(b"half")
+
+
+def _open_folders(root: Path) -> list[Path]:
+    """Those of captures that are not sealed, and of artifacts that are not complete."""
+    captures = [
+        path
+        for path in root.glob("captures/*/")
+        if not (root / "captures" / f"{path.name.split('.')[0]}.manifest.json").exists()
+    ]
+    artifacts = [path for path in root.glob("artifacts/*/") if not (path / "artifact.json").exists()]
+    inner = [path for top in (*captures, *artifacts) for path in top.rglob("*/")]
+    return sorted({*captures, *artifacts, *inner})

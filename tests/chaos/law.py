@@ -17,7 +17,6 @@ from tests.chaos.scenario import run_of
 from tests.pipelines.runs import artifact_bytes, finished, store_bytes
 
 
-
 @functools.cache
 def quiet(arrangement: int) -> dict[str, bytes]:
     """What an undisturbed run stores."""
@@ -34,7 +33,9 @@ def contents(root: Path) -> dict[str, bytes]:
         found |= {f"captures/{capture}/{path}": data for path, data in store_bytes(root, capture).items()}
     for file in root.glob("artifacts/*/artifact.json"):
         artifact = file.parent.name
-        found |= {f"artifacts/{artifact}/{path}": data for path, data in artifact_bytes(root, artifact).items()}
+        found |= {
+            f"artifacts/{artifact}/{path}": data for path, data in artifact_bytes(root, artifact).items()
+        }
         result = json.loads(file.read_text())["result"]
         found[f"artifacts/{artifact}/result"] = json.dumps(result, sort_keys=True).encode()
     return found
