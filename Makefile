@@ -6,7 +6,7 @@ PROCESSES ?= 2
 export PYTHONUNBUFFERED=1
 export HF_HUB_OFFLINE=1 DO_NOT_TRACK=1
 
-.PHONY: demo test test-all setup setup-dev lint bench bench-gpu ui docs image-check clean
+.PHONY: demo test test-all setup setup-dev lint chaos bench bench-gpu ui docs image-check clean
 
 demo: $(VENV)/.run  ## capture a real encoder, find its subspaces, write the report
 	$(BIN)/subspan run examples/demo.yaml $(ARGS)
@@ -35,6 +35,9 @@ lint: $(VENV)/.dev  ## ruff, strict types, and an audit of what is installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m tests.audit
+
+chaos: $(VENV)/.dev  ## 200 seeded scenarios of kills, full disks, shifted clocks; ARGS="--scenarios 20 --seed 7"
+	$(BIN)/python -m tests.chaos $(ARGS)
 
 bench: $(VENV)/.dev  ## side by side with peers, each in its own environment below .bench/
 	$(BIN)/python -m benchmarks $(ARGS)

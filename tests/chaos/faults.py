@@ -135,6 +135,10 @@ def _open_folders(root: Path) -> list[Path]:
         for path in root.glob("captures/*/")
         if not (root / "captures" / f"{path.name.split('.')[0]}.manifest.json").exists()
     ]
-    artifacts = [path for path in root.glob("artifacts/*/") if not (path / "artifact.json").exists()]
+    artifacts = [
+        path
+        for path in root.glob("artifacts/*/")
+        if not (root / "artifacts" / path.name.split(".")[0] / "artifact.json").exists()
+    ]
     inner = [path for top in (*captures, *artifacts) for path in top.rglob("*/")]
     return sorted({*captures, *artifacts, *inner})

@@ -284,3 +284,13 @@ def test_a_holder_lives_on_when_the_clock_of_the_machine_is_set(
         assert psutil.Process(process.pid).create_time() == before + 3600
         with pytest.raises(LeaseError, match="is being worked on"), hold(root, ID):
             pass
+
+
+def test_a_holder_killed_in_a_write_leaves_no_folder_behind(root: Location) -> None:
+    with other_process(root) as process:
+        process.kill()
+        process.wait()
+    root.write(f"captures/{ID}.lease/000001.json.{0:032x}.partial", b"half")
+    with hold(root, ID) as lease:
+        lease.check()
+    assert root.ls("captures") == []
