@@ -59,6 +59,7 @@ def write_artifact(
     _check_dims(artifact.id, infos)
     for path in there.keys() - written.keys():
         root.delete(f"{artifact_path(artifact.id)}/{path}")
+    root.sweep(artifact_receipts_path(artifact.id))
     written |= _write_arrays(root, artifact, arrays)
     for name, data in figures.items():
         root.write(f"{artifact_path(artifact.id)}/figures/{name}", data)

@@ -27,7 +27,7 @@ from pydantic import ValidationError
 from schemas.base import Frozen, canonical_json
 from schemas.errors import LeaseError, NotFoundError, StoreError
 from tasks.store.events import tell
-from tasks.store.location import PARTIAL, Location
+from tasks.store.location import Location
 from tasks.store.paths import lease_path
 
 LOG = logging.getLogger(__name__)
@@ -195,19 +195,12 @@ class Lease:
     def _remove(self) -> None:
         number, record = current_lease(self._root, self._capture)
         if number == self._number and record is not None and record.token == self.token:
-            self._sweep()
+            self._root.sweep(lease_path(self._capture))  # while it is held: the next holder writes here too
             for older in range(1, self._number + 1):
                 self._root.delete(_file(self._capture, older))
         if self._root.is_local:
             with suppress(StoreError):  # not empty: the next holder is already there
                 self._root.delete(lease_path(self._capture))
-
-    def _sweep(self) -> None:
-        """Delete what holders that were killed in a write left; while the lease is held, for the next one writes here too."""
-        folder = lease_path(self._capture)
-        for name in self._root.ls(folder) if self._root.is_local else ():
-            if name.endswith(PARTIAL):
-                self._root.delete(f"{folder}/{name}")
 
 
 def _acquire(

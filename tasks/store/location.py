@@ -163,6 +163,12 @@ class Location:
         """Names of files and folders in a folder, sorted; empty if there is no such folder."""
         return self._files.names(self._full(path))
 
+    def sweep(self, folder: str) -> None:
+        """Delete what interrupted writes left below a folder; an object store keeps nothing of them under a name."""
+        for path in self.walk(folder) if self.is_local else ():
+            if path.endswith(PARTIAL):
+                self.delete(f"{folder}/{path}")
+
     def walk(self, path: str = "") -> dict[str, int]:
         """Every file below a folder, by its path from there, with its size in bytes."""
         return self._files.walk(self._full(path))

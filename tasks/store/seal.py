@@ -11,7 +11,7 @@ from schemas.capture import CaptureSpec
 from schemas.errors import DamageError, NotFoundError, StoreError
 from schemas.layout import UnitRef
 from schemas.receipts import Failure, FileDigest, Manifest, Receipt
-from tasks.store.location import PARTIAL, Location
+from tasks.store.location import Location
 from tasks.store.manifest import is_sealed, list_captures, read_manifest
 from tasks.store.paths import (
     STATES,
@@ -52,7 +52,8 @@ def seal(root: Location, spec: CaptureSpec) -> Manifest:
     files = _metadata(root, spec) | _ok(root, spec, failures)
     for receipt in receipts.values():
         files |= {path: digest for path, digest in receipt.files.items() if _sealed(spec, path)}
-    _sweep(root, spec)
+    for folder in (capture_path(spec.id), receipts_path(spec.id)):
+        root.sweep(folder)
     manifest = Manifest(
         schema_version=spec.schema_version,
         capture=spec.id,
@@ -166,16 +167,6 @@ def _saturated(receipts: Iterable[Receipt]) -> dict[str, int]:
     for receipt in receipts:
         total.update(receipt.saturated)
     return dict(sorted(total.items()))
-
-
-def _sweep(root: Location, spec: CaptureSpec) -> None:
-    """Delete what interrupted writes left behind; an object store keeps nothing of them under a name."""
-    if not root.is_local:
-        return
-    for folder in (capture_path(spec.id), receipts_path(spec.id)):
-        for path in root.walk(folder):
-            if path.endswith(PARTIAL):
-                root.delete(f"{folder}/{path}")
 
 
 def _receipt_digests(root: Location, capture_id: str) -> dict[str, FileDigest]:

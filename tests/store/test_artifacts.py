@@ -110,6 +110,14 @@ def test_half_written_leftovers_are_removed(root: Location) -> None:
     assert verify_artifact(root, artifact.id) == []
 
 
+def test_receipts_of_rows_half_written_are_removed(root: Location) -> None:
+    """By a run that was killed in that write."""
+    half = f"artifacts/{make_artifact().id}.receipts/rows-000000.json.{0:032x}.partial"
+    root.write(half, b"half")
+    write_artifact(root, make_artifact(), {}, {})
+    assert root.size(half) is None
+
+
 def test_the_record_comes_last(root: Location, monkeypatch: pytest.MonkeyPatch) -> None:
     order: list[str] = []
     write, create = Location.write, Location.create
