@@ -33,9 +33,11 @@ def unmount(folder: Path) -> None:
     kept.rename(folder)
 
 
-def resize(folder: Path, size: str) -> None:
-    """Another size of that disk."""
-    subprocess.run(["mount", "-o", f"remount,size={size}", str(folder)], check=True)
+def fill(filler: Path) -> None:
+    """Leave no byte free on the disk of this file."""
+    with suppress(OSError), filler.open("ab", buffering=0) as file:
+        while file.write(b"x" * 4096):
+            pass
 
 
 def reached(root: Path, fault: Fault, n_units: int) -> bool:
@@ -80,10 +82,7 @@ class Blows:
             time.sleep(STOPPED_SECONDS)
             hit(flow, signal.SIGCONT)
         elif fault.kind == "disk full":
-            used = shutil.disk_usage(self.disk).used
-            resize(self.disk, str(used))
-            wait_until(lambda: flow.poll() is not None, FULL_SECONDS)
-            resize(self.disk, ROOM)
+            self._fill(flow)
         elif fault.kind == "clock":
             self.processes.clock.write_text(str(fault.hours * 3600))
         elif fault.kind == "second run":
@@ -93,6 +92,14 @@ class Blows:
         else:
             return self._worker(fault, rng)
         return True
+
+    def _fill(self, flow: subprocess.Popen[bytes]) -> None:
+        """What is freed meanwhile is taken too."""
+        filler, end = self.disk / "filler", time.monotonic() + FULL_SECONDS
+        while flow.poll() is None and time.monotonic() < end:
+            fill(filler)
+            time.sleep(0.01)
+        filler.unlink(missing_ok=True)
 
     def _scheduler(self, fault: Fault, scheduler: subprocess.Popen[bytes]) -> None:
         if fault.kind == "scheduler SIGKILL":
