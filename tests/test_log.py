@@ -72,11 +72,19 @@ def test_no_secret_gets_in(lines: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wJalrXUtnFEMI")
     tell(LOG, "one", url="s3://bucket/x", reason="signed with wJalrXUtnFEMI")
     tell(LOG, "two", url="https://user:pass@host/x")
+    tell(
+        LOG,
+        "three",
+        url="https://host/x?sv=1&sig=Ab12%3D&se=2, s3://AKIA:Ab/12@bucket/x, zip://a.txt::https://u:Ab12@host/x",
+    )
     error = ValueError("wJalrXUtnFEMI")
     LOG.error("it was wJalrXUtnFEMI", exc_info=error)
     text = json.dumps(lines())
     assert "wJalr" not in text
     assert "user:pass" not in text
+    assert "Ab" not in text
+    assert "https://host/x?sv=1&sig=***&se=2" in text
+    assert "zip://a.txt::https://***@host/x" in text
     assert "s3://bucket/x" in text
     assert text.count("***") >= 4
 

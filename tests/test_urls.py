@@ -23,6 +23,11 @@ WITH_SECRET = [
     f"s3://bucket/prefix?region=x&key={SECRET}",
     f"https://account.example/container?sig={SECRET}",
     f"simplecache::s3://user:{SECRET}@bucket/x",
+    f"s3://{KEY}:{SECRET[:5]}/{SECRET}@bucket/x",
+    f"https://host.example/x?access_token={SECRET}",
+    f"https://host.example/x?api_key={SECRET}",
+    f"https://host.example/x?X-Goog-Signature={SECRET}",
+    f"https://account.example/x?%73ig={SECRET}",
 ]
 
 
@@ -47,6 +52,9 @@ def test_a_url_with_a_secret_is_refused_without_saying_it(url: str) -> None:
         "/data/key=1/x",
         "s3://b/year=2026/key=3/x.npy",
         "sftp://me@host/x",
+        "hdfs://host:9000/a@b",
+        "http://[::1]:9000/a@b",
+        "s3://bucket/a?versionId=3",
     ],
 )
 def test_other_urls_are_not(url: str) -> None:
