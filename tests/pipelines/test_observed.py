@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,7 +18,8 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from pipelines.metrics import VARIABLE
+from pipelines.account import Account
+from pipelines.metrics import VARIABLE, exported
 from pipelines.pace import pace_of
 from pipelines.serial import run_serial
 from pipelines.status import capture_status, read_run, run_ids
@@ -190,6 +192,20 @@ def test_a_metrics_port_answers_in_mid_run(tmp_path: Path, monkeypatch: pytest.M
         for c in psutil.Process().net_connections()
         if c.laddr and c.laddr.port == port and c.status == "LISTEN"
     ]
+
+
+def test_a_run_outlives_its_file_of_metrics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "metrics"
+    folder.mkdir()
+    monkeypatch.setenv(VARIABLE, str(folder / "run.prom"))
+    monkeypatch.setattr("pipelines.metrics.WRITE_SECONDS", 0.01)
+    with exported(Account("run")):
+        shutil.rmtree(folder)
+        time.sleep(0.1)
+        folder.mkdir()
+    assert samples_of((folder / "run.prom").read_text())
+    with exported(Account("run")):
+        shutil.rmtree(folder)
 
 
 @pytest.mark.parametrize("target", ["nowhere/run.prom", "99999"])
