@@ -6,8 +6,10 @@ import os
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from pipelines.cli import main
+from pipelines.forms import RunForm, WatchForm
 from pipelines.serial import run_serial
 from schemas.errors import CredentialsError
 from schemas.run import RunSpec
@@ -108,3 +110,10 @@ def test_nothing_that_a_run_writes_or_says_has_a_key(
         assert [path for path, data in objects.items() if secret.encode() in data] == []
         assert secret not in log.getvalue() + said.out + said.err
         assert secret not in outcome.model_dump_json()
+
+
+def test_a_form_refuses_it_without_saying_it() -> None:
+    for form, field in ((RunForm, "root"), (RunForm, "data_path"), (WatchForm, "run_file")):
+        with pytest.raises(ValidationError, match=field) as refused:
+            form.model_validate({field: WITH_SECRET[0]})
+        assert SECRET not in str(refused.value)
