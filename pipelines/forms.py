@@ -29,7 +29,9 @@ RUN_FILE = r"^([^:]+\.(yaml|yml|json))?$"
 class CaptureForm(BaseModel):
     """Give a run file, or fill the fields below it."""
 
-    model_config = ConfigDict(extra="forbid", title="Capture", regex_engine="python-re")
+    model_config = ConfigDict(
+        extra="forbid", title="Capture", regex_engine="python-re", hide_input_in_errors=True
+    )
 
     run_file: str = Field(
         "",
@@ -158,7 +160,9 @@ class AnalyseForm(RunForm):
 class WatchForm(BaseModel):
     """Give the run file that names reference, new data and stages."""
 
-    model_config = ConfigDict(extra="forbid", title="Watch", regex_engine="python-re")
+    model_config = ConfigDict(
+        extra="forbid", title="Watch", regex_engine="python-re", hide_input_in_errors=True
+    )
 
     run_file: str = Field(
         title="Run file",

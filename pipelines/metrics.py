@@ -4,6 +4,7 @@
 then answered on loopback. The account of the run is read when somebody asks; units and workers do nothing for it.
 """
 
+import logging
 import os
 import re
 import threading
@@ -14,7 +15,9 @@ from typing import Any
 
 from pipelines.account import BUCKETS, Account, Step
 from schemas.errors import SpecError
+from tasks.store.events import tell
 
+LOG = logging.getLogger(__name__)
 VARIABLE = "SUBSPAN_METRICS"
 HOST = "127.0.0.1"
 WRITE_SECONDS = 5.0
@@ -143,9 +146,16 @@ def _filed(account: Account, path: Path) -> Iterator[None]:
     def write() -> None:
         write_to_textfile(str(path), registry)
 
+    def write_again() -> None:
+        """A run goes on without its metrics."""
+        try:
+            write()
+        except OSError as error:
+            tell(LOG, "metrics.failed", logging.WARNING, path=str(path), reason=str(error))
+
     def keep_writing() -> None:
         while not over.wait(WRITE_SECONDS):
-            write()
+            write_again()
 
     try:
         write()
@@ -160,4 +170,4 @@ def _filed(account: Account, path: Path) -> Iterator[None]:
     finally:
         over.set()
         writer.join()
-        write()
+        write_again()

@@ -113,6 +113,8 @@ class Handler(BaseHTTPRequestHandler):
     """GET and HEAD of one file."""
 
     server: ReportsServer
+    timeout = 30.0
+    """Seconds that a connection may say nothing: each has a thread."""
     server_version = "subspan"
     sys_version = ""
 

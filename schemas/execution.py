@@ -33,7 +33,7 @@ class Execution(Frozen):
     """How often a unit is run again after its worker died."""
     mix_fingerprints: bool = False
     """Allow one capture from workers of different versions or devices; then only a tolerance is promised."""
-    price_per_worker_hour: float | None = Field(None, ge=0)
+    price_per_worker_hour: float | None = Field(None, ge=0, allow_inf_nan=False)
     """What an hour of one worker costs, in any currency; a run that knows it ends with what it cost."""
     take_over_lease: bool = False
     """Take a capture over from a process that holds its lease."""

@@ -3,16 +3,19 @@
 import re
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import unquote
 
 from schemas.errors import CredentialsError
 
 _NAMES = (
-    r"key|secret|token|password|passwd|username|sig|signature|sas_token|account_key|connection_string|credential|"
-    r"access_?key(_?id)?|secret_?(access_?)?key|session_?token|aws_?access_?key_?id|aws_?secret_?access_?key|aws_?session_?token|x-amz-[a-z-]+"
+    r"(?:[\w.-]*(?:secret|token|password|passwd|signature|credential)|key|username|sig|connection_string|google_?access_?id|"
+    r"(?:[\w.-]*(?:access|account|api|private|secret)[_-]?key)(?:_?id)?|x-(?:amz|goog)-[a-z-]+)"
 )
 _OPTION = re.compile(_NAMES, re.IGNORECASE)
-_QUERY = re.compile(rf"[?&;#]({_NAMES})=", re.IGNORECASE)
-_USER = re.compile(r"^[^/?#]*:[^/?#]*@")
+_QUERY = re.compile(rf"(?<=[?&;#])({_NAMES})=([^\s&;#]*)", re.IGNORECASE)
+_USER = re.compile(r"^(?:[^/?#]*:[^/?#]*|[^/?#:\[]*:(?!\d*/|:)[^?#]*)@")
+"""The second way: keys of S3 may have a slash; what follows a host and a colon is a port."""
+_PASSWORD = re.compile(r"(?<=://)(?:[^/@\s]+|[^/:@\s\[]*:(?!\d*/|:)[^@\s?#]*)(?=@)")
 _SCHEME = "://"
 CURE = (
     "give credentials by the environment (for S3: AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; "
@@ -23,7 +26,12 @@ CURE = (
 def has_secret(text: str) -> bool:
     """Whether a text is a URL with `user:secret@`, or with a parameter that is a key, a token or a signature."""
     parts = [part.partition(_SCHEME)[2] for part in text.split("::") if _SCHEME in part]
-    return any(_USER.search(part) or _QUERY.search(part) for part in parts)
+    return any(_USER.search(part) or _QUERY.search(unquote(part)) for part in parts)
+
+
+def hide_secrets(text: str, instead: str) -> str:
+    """The text with what stands before the `@` of URLs, and parameters that are keys, tokens or signatures, replaced."""
+    return _QUERY.sub(rf"\1={instead}", _PASSWORD.sub(instead, text))
 
 
 def refuse_secrets(value: Any, what: str) -> None:

@@ -62,10 +62,27 @@ def _begin(target: str) -> None:
         logger.addHandler(handler)
 
 
+class LogFile(logging.FileHandler):
+    """Says once that it cannot be written, such as on a full disk; the run goes on."""
+
+    silent = False
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """What it says of a line that was not written."""
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            super().handleError(record)
+        elif not self.silent:
+            self.silent = True
+            sys.stderr.write(
+                f"{VARIABLE}: {self.baseFilename} cannot be written ({error.strerror}); lines are missing from here on\n"
+            )
+
+
 def _file(path: str) -> logging.Handler:
     """Appends: lines are short, so that those of several processes do not mix."""
     try:
-        return logging.FileHandler(path, encoding="utf-8")
+        return LogFile(path, encoding="utf-8")
     except OSError as error:
         raise SpecError(
             f"{VARIABLE} is {path!r}, which cannot be written ({error.strerror}): give a file in a folder that exists, or - for stderr"

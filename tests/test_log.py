@@ -6,13 +6,14 @@ import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from schemas.errors import SpecError
-from tasks.log import OURS, VARIABLE, JsonLines, _begin, begin_log
+from tasks.log import OURS, VARIABLE, JsonLines, LogFile, _begin, begin_log
 from tasks.store.events import adopt, surroundings, tell, within
 from tasks.store.retry import retried
 
@@ -72,13 +73,33 @@ def test_no_secret_gets_in(lines: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wJalrXUtnFEMI")
     tell(LOG, "one", url="s3://bucket/x", reason="signed with wJalrXUtnFEMI")
     tell(LOG, "two", url="https://user:pass@host/x")
+    tell(
+        LOG,
+        "three",
+        url="https://host/x?sv=1&sig=Ab12%3D&se=2, s3://AKIA:Ab/12@bucket/x, zip://a.txt::https://u:Ab12@host/x",
+    )
     error = ValueError("wJalrXUtnFEMI")
     LOG.error("it was wJalrXUtnFEMI", exc_info=error)
     text = json.dumps(lines())
     assert "wJalr" not in text
     assert "user:pass" not in text
+    assert "Ab" not in text
+    assert "https://host/x?sv=1&sig=***&se=2" in text
+    assert "zip://a.txt::https://***@host/x" in text
     assert "s3://bucket/x" in text
     assert text.count("***") >= 4
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:
+    handler = LogFile("/dev/full", encoding="utf-8")
+    for _ in range(3):
+        handler.handle(logging.makeLogRecord({"msg": "one"}))
+    with suppress(OSError):
+        handler.close()
+    assert capsys.readouterr().err.splitlines() == [
+        f"{VARIABLE}: /dev/full cannot be written (No space left on device); lines are missing from here on"
+    ]
 
 
 def test_a_retried_request_is_told_with_its_reason(lines: Any, monkeypatch: pytest.MonkeyPatch) -> None:

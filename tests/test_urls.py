@@ -6,8 +6,10 @@ import os
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from pipelines.cli import main
+from pipelines.forms import RunForm, WatchForm
 from pipelines.serial import run_serial
 from schemas.errors import CredentialsError
 from schemas.run import RunSpec
@@ -23,6 +25,11 @@ WITH_SECRET = [
     f"s3://bucket/prefix?region=x&key={SECRET}",
     f"https://account.example/container?sig={SECRET}",
     f"simplecache::s3://user:{SECRET}@bucket/x",
+    f"s3://{KEY}:{SECRET[:5]}/{SECRET}@bucket/x",
+    f"https://host.example/x?access_token={SECRET}",
+    f"https://host.example/x?api_key={SECRET}",
+    f"https://host.example/x?X-Goog-Signature={SECRET}",
+    f"https://account.example/x?%73ig={SECRET}",
 ]
 
 
@@ -47,6 +54,9 @@ def test_a_url_with_a_secret_is_refused_without_saying_it(url: str) -> None:
         "/data/key=1/x",
         "s3://b/year=2026/key=3/x.npy",
         "sftp://me@host/x",
+        "hdfs://host:9000/a@b",
+        "http://[::1]:9000/a@b",
+        "s3://bucket/a?versionId=3",
     ],
 )
 def test_other_urls_are_not(url: str) -> None:
@@ -100,3 +110,10 @@ def test_nothing_that_a_run_writes_or_says_has_a_key(
         assert [path for path, data in objects.items() if secret.encode() in data] == []
         assert secret not in log.getvalue() + said.out + said.err
         assert secret not in outcome.model_dump_json()
+
+
+def test_a_form_refuses_it_without_saying_it() -> None:
+    for form, field in ((RunForm, "root"), (RunForm, "data_path"), (WatchForm, "run_file")):
+        with pytest.raises(ValidationError, match=field) as refused:
+            form.model_validate({field: WITH_SECRET[0]})
+        assert SECRET not in str(refused.value)

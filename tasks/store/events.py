@@ -1,7 +1,7 @@
 """What happened, for the log: one named event with facts, and what it happened in (run, capture, unit) without being told each time.
 
 Events go through stdlib loggers; `tasks.log` writes them as lines of JSON. Where nobody listens they cost nothing, and say nothing. No
-secret gets in: values of the environment that are called so, and passwords in URLs, are taken out.
+secret gets in: values of the environment that are called so, and secrets in URLs, are taken out.
 """
 
 import logging
@@ -12,9 +12,10 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
+from schemas.urls import hide_secrets
+
 SECRET = re.compile(r"SECRET|TOKEN|PASSWORD|PASSWD|CREDENTIAL|API_KEY|ACCESS_KEY", re.IGNORECASE)
 """Names of variables whose values are kept out."""
-PASSWORD = re.compile(r"(?<=://)[^/@\s]+(?=@)")
 SHORTEST_SECRET = 6
 HIDDEN = "***"
 
@@ -51,11 +52,11 @@ def adopt(facts: Mapping[str, Any]) -> None:
 
 
 def without_secrets(text: str) -> str:
-    """The text with values of secret variables and passwords of URLs replaced."""
+    """The text with values of secret variables, and secrets in URLs, replaced."""
     for name, value in os.environ.items():
         if len(value) >= SHORTEST_SECRET and SECRET.search(name):
             text = text.replace(value, HIDDEN)
-    return PASSWORD.sub(HIDDEN, text)
+    return hide_secrets(text, HIDDEN)
 
 
 def _clean(value: Any) -> Any:

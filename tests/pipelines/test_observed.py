@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,12 +17,15 @@ import psutil
 import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
+from pydantic import ValidationError
 
-from pipelines.metrics import VARIABLE
+from pipelines.account import Account
+from pipelines.metrics import VARIABLE, exported
 from pipelines.pace import pace_of
 from pipelines.serial import run_serial
 from pipelines.status import capture_status, read_run, run_ids
 from schemas.errors import SpecError, UnitError
+from schemas.execution import Execution
 from schemas.outcome import RunOutcome
 from tasks.costs import cost_lines, costs_of
 from tasks.store.location import Location
@@ -190,6 +194,26 @@ def test_a_metrics_port_answers_in_mid_run(tmp_path: Path, monkeypatch: pytest.M
         for c in psutil.Process().net_connections()
         if c.laddr and c.laddr.port == port and c.status == "LISTEN"
     ]
+
+
+@pytest.mark.parametrize("price", [-1.0, float("inf"), float("nan")])
+def test_a_price_is_a_number(price: float) -> None:
+    with pytest.raises(ValidationError, match="price_per_worker_hour"):
+        Execution(price_per_worker_hour=price)
+
+
+def test_a_run_outlives_its_file_of_metrics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "metrics"
+    folder.mkdir()
+    monkeypatch.setenv(VARIABLE, str(folder / "run.prom"))
+    monkeypatch.setattr("pipelines.metrics.WRITE_SECONDS", 0.01)
+    with exported(Account("run")):
+        shutil.rmtree(folder)
+        time.sleep(0.1)
+        folder.mkdir()
+    assert samples_of((folder / "run.prom").read_text())
+    with exported(Account("run")):
+        shutil.rmtree(folder)
 
 
 @pytest.mark.parametrize("target", ["nowhere/run.prom", "99999"])

@@ -2,13 +2,14 @@
 
 import http.client
 import json
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 
-from pipelines.reports import FOLDER, register, serving
+from pipelines.reports import FOLDER, Handler, register, serving
 from schemas.errors import NotFoundError, SpecError
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(64)
@@ -97,6 +98,16 @@ def test_nothing_is_written_and_no_other_name_leads_here(base: str, home: Path, 
     assert ask(base, path, Host="rebound.example:80")[0] == 421
     port = urlsplit(base).port
     assert ask(base, path, Host=f"localhost:{port}")[0] == 200
+
+
+def test_a_connection_that_says_nothing_is_closed(
+    base: str, home: Path, report: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert Handler.timeout
+    monkeypatch.setattr(Handler, "timeout", 0.1)
+    with socket.create_connection(("127.0.0.1", urlsplit(base).port or 0), timeout=10) as silent:
+        assert silent.recv(1) == b""
+    assert ask(base, register(home, str(report / "report.html")))[0] == 200
 
 
 def test_only_reports_are_registered(home: Path, report: Path) -> None:
