@@ -20,10 +20,12 @@ from tasks.store.artifacts import read_artifact
 from tasks.store.events import tell, within
 from tasks.store.location import Location
 from tasks.store.manifest import read_manifest
-from tasks.store.names import name_path
-from tasks.store.paths import RUNS
+from tasks.store.names import NAMES, name_path
+from tasks.store.paths import ARTIFACTS, CAPTURES, PLANS, RUNS
 
 LOG = logging.getLogger(__name__)
+SHARED = (RUNS, NAMES, PLANS, CAPTURES, ARTIFACTS)
+"""Folders that several runs write into at once: what a killed one left there goes when it is old."""
 PAGE = "report.html"
 """The page inside the folder of a report."""
 
@@ -369,3 +371,5 @@ def _record(root: Location, plan: Plan, outcome: RunOutcome) -> None:
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
     record = {"run": plan.run.model_dump(mode="json"), "outcome": outcome.model_dump(mode="json")}
     root.write(f"{RUNS}/{stamp}-{plan.run.name}.json", canonical_json(record))
+    for folder in SHARED:
+        root.sweep_old(folder)

@@ -20,7 +20,7 @@ from schemas.run import RunSpec
 from schemas.stage import ResolvedStage
 from tasks.store.edges import edges_ref
 from tasks.store.location import Location
-from tasks.store.paths import capture_path, manifest_path
+from tasks.store.paths import PLANS, capture_path, manifest_path
 from tasks.store.seal import count_receipts, is_sealed
 from tasks.versions import code_digest
 
@@ -143,7 +143,7 @@ def make_plan(run: RunSpec, refresh: bool = False) -> Plan:
 def keep_plan(plan: Plan) -> None:
     """Keep a plan, so that the same run need not be planned again."""
     if plan.request_id is not None:
-        Location(plan.run.root).write(f"plans/{plan.request_id}.json", canonical_json(plan))
+        Location(plan.run.root).write(f"{PLANS}/{plan.request_id}.json", canonical_json(plan))
 
 
 def with_progress(plan: Plan) -> Plan:
@@ -195,7 +195,7 @@ def _source_prints(request: CaptureRequest) -> dict[str, object] | None:
 
 def _read_kept(root: Location, request_id: str) -> Plan | None:
     try:
-        return Plan.model_validate_json(root.read(f"plans/{request_id}.json"))
+        return Plan.model_validate_json(root.read(f"{PLANS}/{request_id}.json"))
     except (NotFoundError, ValidationError):
         return None
 

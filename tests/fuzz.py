@@ -30,7 +30,7 @@ ODD: tuple[Any, ...] = (
     None, True, -1, 0, 10**30, 1.5, float("nan"), float("inf"), "", " ", "../../etc", "a/b", "\u0000", "é" * 300, "%s", "{module}", [], {},
     [[]], {"": 1}, [None], "spectrum.pca", "os:system", "2020-01-01", "1e3", "=1", "<b>", "x" * 5000,
 )  # fmt: skip
-PLANS = ("plans",)
+MAY_BE = ("plans",)
 """Folders below a root that a plan may write."""
 UNEXPECTED = ("subspan: unexpected", "Traceback")
 SEALED = (".manifest.json", "artifact.json", "zarr.json", ".receipts/", "names/", "runs/")
@@ -86,7 +86,7 @@ def fuzz_runs(folder: Path, n: int, seed: int) -> list[str]:
         file.write_text(yaml.safe_dump(data, allow_unicode=True))
         code, error = told(["plan", str(file), "--serial"])
         problem = _problem(code, error)
-        written = [p.name for p in (folder / "out").glob("*") if p.name not in PLANS]
+        written = [p.name for p in (folder / "out").glob("*") if p.name not in MAY_BE]
         if problem or written:
             wrong.append(f"run file {number} of seed {seed}: {problem or written}: {data}")
     return wrong

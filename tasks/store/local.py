@@ -4,6 +4,7 @@ import contextlib
 import errno
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +15,8 @@ from tasks.store.direct import DIRECT, pays_off, write_direct
 
 PARTIAL = ".partial"
 """Suffix of a file that is being written; never read, deleted when a capture is sealed."""
+OLD_SECONDS = 3600.0
+"""After which others take a write for ended: files in folders that they share are small."""
 
 Bytes = bytes | bytearray | memoryview
 
@@ -94,6 +97,15 @@ def _open_in_folder(path: str, flags: int) -> int:
 def free_bytes(path: str) -> int:
     """Bytes that may still be written below a path, which need not exist yet."""
     return shutil.disk_usage(_nearest(path)).free
+
+
+def old_partials(folder: str) -> list[str]:
+    """Names in a folder that writes left which nobody goes on with: they were begun `OLD_SECONDS` ago or earlier."""
+    if not os.path.isdir(folder):
+        return []
+    with os.scandir(folder) as entries:
+        left = [entry for entry in entries if entry.name.endswith(PARTIAL)]
+        return sorted(one.name for one in left if time.time() - one.stat().st_mtime > OLD_SECONDS)
 
 
 def refuses_writing(path: str) -> str:
@@ -223,7 +235,7 @@ def _link(partial: str, path: str, data: Bytes) -> None:
 def _removed_on_failure(partial: str) -> Iterator[None]:
     try:
         yield
-    except OSError:
+    except BaseException:  # Ctrl-C too
         with contextlib.suppress(OSError):
             os.unlink(partial)
         raise

@@ -169,6 +169,11 @@ class Location:
             if path.endswith(PARTIAL):
                 self.delete(f"{folder}/{path}")
 
+    def sweep_old(self, folder: str) -> None:
+        """Delete what writes left in a folder that several processes write into, if it is old enough to be nobody's."""
+        for name in local.old_partials(self._full(folder)) if self.is_local else ():
+            self.delete(f"{folder}/{name}")
+
     def walk(self, path: str = "") -> dict[str, int]:
         """Every file below a folder, by its path from there, with its size in bytes."""
         return self._files.walk(self._full(path))

@@ -5,7 +5,7 @@ from typing import NamedTuple
 from schemas.capture import CaptureSpec
 from schemas.layout import Space, UnitRef
 
-CAPTURES, ARTIFACTS, RUNS = "captures", "artifacts", "runs"
+CAPTURES, ARTIFACTS, RUNS, PLANS = "captures", "artifacts", "runs", "plans"
 STATES = "states/"
 
 

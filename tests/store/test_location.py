@@ -178,3 +178,24 @@ def test_digest_in_blocks(root: Location) -> None:
     root.write("x", data)
     assert root.digest("x") == digest_of(data)
     assert isinstance(root.digest("x"), FileDigest)
+
+
+def test_a_write_that_is_interrupted_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        Location(str(tmp_path)).write("runs/one.json", b"whole")
+    assert list((tmp_path / "runs").iterdir()) == []
+
+
+def test_what_killed_writes_left_goes_when_it_is_old(tmp_path: Path) -> None:
+    """In a folder that others write into: a fresh one may be theirs."""
+    place, now = Location(str(tmp_path)), os.stat(tmp_path).st_mtime
+    for name, age in (("old.json.1.partial", 2), ("new.json.2.partial", 0.5), ("old.json", 2)):
+        place.write(f"runs/{name}", b"half")
+        os.utime(tmp_path / "runs" / name, times=(now - age * local.OLD_SECONDS,) * 2)
+    place.sweep_old("runs")
+    place.sweep_old("not-there")
+    assert place.ls("runs") == ["new.json.2.partial", "old.json"]
