@@ -11,6 +11,7 @@ from pipelines.runfile import describe, line_of, read_document, read_text
 from schemas.cluster import ClusterFile, KubernetesCluster, SlurmCluster
 from schemas.errors import ResourceError, SpecError
 from schemas.execution import Execution
+from schemas.urls import refuse_secret_options
 
 NEEDED = {"slurm": ("dask_jobqueue", "dask-jobqueue"), "kubernetes": ("dask_kubernetes", "dask-kubernetes")}
 """Kind of cluster to the module that makes it, and its package."""
@@ -34,6 +35,7 @@ def load_cluster(execution: Execution) -> SlurmCluster | KubernetesCluster:
     except ValidationError as error:
         found = [_mistake(path, document.lines, detail["loc"], detail["msg"]) for detail in error.errors()]
         raise SpecError("\n".join(found)) from None
+    refuse_secret_options(cluster.environment, f"{path}: environment")
     _check_package(cluster)
     if execution.device == "cuda" and not cluster.gpus:
         raise ResourceError(

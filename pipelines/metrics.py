@@ -20,6 +20,8 @@ from tasks.store.events import tell
 LOG = logging.getLogger(__name__)
 VARIABLE = "SUBSPAN_METRICS"
 HOST = "127.0.0.1"
+ENDING = ".prom"
+"""What the collector of node_exporter reads."""
 WRITE_SECONDS = 5.0
 """Between two writes of the file."""
 COUNTERS: dict[str, tuple[str, Callable[[Step], float]]] = {
@@ -53,12 +55,16 @@ def exported(account: Account) -> Iterator[None]:
     target = os.environ.get(VARIABLE, "")
     if not target:
         yield
-    elif re.fullmatch(r"\d+", target):
+    elif re.fullmatch(r"\d+", target) and 0 < int(target) < 1 << 16:
         with _served(account, int(target)):
             yield
-    else:
+    elif target.endswith(ENDING):
         with _filed(account, Path(target)):
             yield
+    else:
+        raise SpecError(
+            f"{VARIABLE} is {target!r}; expected a port, 1 to 65535, or a file whose name ends in {ENDING}"
+        )
 
 
 class Collected:

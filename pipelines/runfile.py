@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from pipelines.explain import KeyPath, dotted, explain
 from schemas.errors import NotFoundError, SpecError, nearest
 from schemas.run import RunSpec
+from schemas.urls import hide_secrets
 
 NAMED = ("captures", "stages")
 """Top-level mappings whose keys are names that the user chooses."""
@@ -151,7 +152,7 @@ def parse_override(text: str) -> tuple[KeyPath, Any]:
     try:
         parsed = yaml.safe_load(value)
     except (yaml.YAMLError, ValueError) as error:
-        raise SpecError(yaml_message(error, f"--set {text}")) from None
+        raise SpecError(yaml_message(error, f"--set {hide_secrets(text, '***')}")) from None
     return tuple(int(part) if part.isdecimal() else part for part in parts), parsed
 
 

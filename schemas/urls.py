@@ -8,7 +8,7 @@ from urllib.parse import unquote
 from schemas.errors import CredentialsError
 
 _NAMES = (
-    r"(?:[\w.-]*(?:secret|token|password|passwd|signature|credential)|key|username|sig|connection_string|google_?access_?id|"
+    r"(?:[\w.-]*(?:secret|token|password|passwd|signature|credential|passphrase)|key|username|sig|auth|bearer|connection_string|google_?access_?id|"
     r"(?:[\w.-]*(?:access|account|api|private|secret)[_-]?key)(?:_?id)?|x-(?:amz|goog)-[a-z-]+)"
 )
 _OPTION = re.compile(_NAMES, re.IGNORECASE)

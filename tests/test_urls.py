@@ -30,6 +30,8 @@ WITH_SECRET = [
     f"https://host.example/x?api_key={SECRET}",
     f"https://host.example/x?X-Goog-Signature={SECRET}",
     f"https://account.example/x?%73ig={SECRET}",
+    f"https://host.example/x?auth={SECRET}",
+    f"https://host.example/x?passphrase={SECRET}",
 ]
 
 

@@ -143,7 +143,7 @@ class RemoteFiles:
             _call(system, "pipe_file", path, whole, n_bytes=len(whole), mode="create", **self._whole)
 
         try:
-            retried(action, url, len(whole))
+            retried(action, url, len(whole), exclusive=True)
         except FileExistsError:
             return tries > 1 and self.read(url) == whole
         return True

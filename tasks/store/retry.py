@@ -45,6 +45,8 @@ _TRANSIENT_NUMBERS = {
     for name in ("EBUSY", "EIO", "EREMOTEIO", "EAGAIN", "ETIMEDOUT", "ECONNRESET", "ECONNABORTED", "EPIPE")
     if hasattr(errno, name)
 }
+UNCONDITIONAL = {"NotImplemented", "InvalidArgument", "InvalidRequest", "501", "400"}
+"""What stores answer that know no `If-None-Match`."""
 _TRANSIENT_CODES = {"ConditionalRequestConflict", "RequestTimeout", "IncompleteBody", "BadDigest"}
 
 
@@ -78,7 +80,9 @@ def classify(error: BaseException) -> Kind:
     return "transient" if passing or numbered or foreign else "refused"
 
 
-def _refusal(kind: Kind, error: BaseException, url: str, seconds: float, needed: int) -> Exception:
+def _refusal(
+    kind: Kind, error: BaseException, url: str, seconds: float, needed: int, exclusive: bool
+) -> Exception:
     said = f"{type(error).__name__}: {error}"
     if kind == "missing":
         return NotFoundError(f"there is no object {url}")
@@ -97,14 +101,29 @@ def _refusal(kind: Kind, error: BaseException, url: str, seconds: float, needed:
         return StoreError(
             f"{url} kept failing for {seconds:.0f} s ({said}); run again when the back end is well"
         )
+    if kind == "exists":
+        return StoreError(
+            f"the back end demands a condition for {url} ({said}): a policy of the bucket; objects below the root must be replaceable"
+        )
+    if exclusive and _code(error) in UNCONDITIONAL:
+        return StoreError(
+            f"the back end does not make {url} on the condition that there is none ({said}), which leases and seals need: use a store with "
+            "conditional writes (If-None-Match), as S3 has them"
+        )
     return StoreError(
         f"the back end refused {url} ({said}); check the credentials in the environment (AWS_ACCESS_KEY_ID, "
         "AWS_SECRET_ACCESS_KEY, AWS_PROFILE for S3) and their rights"
     )
 
 
-def retried(action: Callable[[], T], url: str, needed: int = 0) -> T:
+def retried(action: Callable[[], T], url: str, needed: int = 0, exclusive: bool = False) -> T:
     """Do it, again after a growing pause while the error may pass.
+
+    Args:
+        action: what is done.
+        url: of what, for messages.
+        needed: bytes, for messages.
+        exclusive: whether it makes a name that must be free.
 
     Raises:
         FileExistsError: if an exclusive creation found the name taken.
@@ -116,11 +135,13 @@ def retried(action: Callable[[], T], url: str, needed: int = 0) -> T:
             return action()
         except Exception as error:
             kind, seconds = classify(error), time.monotonic() - begin
+            if exclusive and _code(error) in UNCONDITIONAL:
+                kind = "refused"  # it will not learn
             limit = {"unreachable": UNREACHABLE_SECONDS, "transient": TRANSIENT_SECONDS}.get(kind, 0.0)
-            if kind == "exists":
+            if kind == "exists" and exclusive:
                 raise FileExistsError(url) from error
             if seconds + pause > limit:
-                raise _refusal(kind, error, url, seconds, needed) from error
+                raise _refusal(kind, error, url, seconds, needed, exclusive) from error
             tell(
                 LOG,
                 "store.retry",

@@ -216,7 +216,7 @@ def test_a_run_outlives_its_file_of_metrics(tmp_path: Path, monkeypatch: pytest.
         shutil.rmtree(folder)
 
 
-@pytest.mark.parametrize("target", ["nowhere/run.prom", "99999"])
+@pytest.mark.parametrize("target", ["nowhere/run.prom", "99999", "0", "-1", "9400x", "-"])
 def test_metrics_that_cannot_be_shown_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str
 ) -> None:

@@ -119,6 +119,11 @@ CODE = [
     "/srv/code/network.py",
     "package:tests.factories",
     "package:os/../x",
+    "/code.PY",
+    "code.py/",
+    "code.py\n",
+    "two\nlines",
+    "nul\0",
 ]
 
 

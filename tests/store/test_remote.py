@@ -1,7 +1,7 @@
 import errno
 import socket
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 
 import fsspec
@@ -78,6 +78,46 @@ def test_a_refusal_is_not_retried(flaky: Location, error: Exception) -> None:
     with pytest.raises(StoreError, match="check the credentials"):
         flaky.read("x")
     assert len(calls) == 1
+
+
+def test_a_store_without_conditional_writes_is_named(flaky: Location) -> None:
+    """Its answer to `If-None-Match` has another cure than that to wrong keys."""
+    error = OSError("not implemented")
+    error.__cause__ = answered("NotImplemented", 501)
+    faulty.FAULTS.append(raising(error))
+    with pytest.raises(StoreError, match="If-None-Match"):
+        flaky.create("lease/1.json", b"mine")
+    with pytest.raises(StoreError, match="check the credentials"):
+        flaky.write("lease/1.json", b"mine")
+
+
+def test_a_condition_that_nobody_set_is_an_error_of_the_store(flaky: Location) -> None:
+    error = OSError("precondition failed")
+    error.__cause__ = answered("PreconditionFailed", 412)
+    faulty.FAULTS.append(raising(error))
+    for act in (lambda: flaky.write("a", b"x"), lambda: flaky.read("a"), lambda: flaky.size("a")):
+        with pytest.raises(StoreError, match="demands a condition"):
+            act()
+    assert not flaky.create("a", b"x")
+
+
+def raising(error: Exception) -> Callable[[str], None]:
+    """A fault of every operation."""
+
+    def fault(operation: str) -> None:
+        raise error
+
+    return fault
+
+
+def answered(code: str, status: int) -> Exception:
+    """What botocore raises for an answer of S3."""
+    from botocore.exceptions import ClientError
+
+    return ClientError(
+        {"Error": {"Code": code, "Message": code}, "ResponseMetadata": {"HTTPStatusCode": status}},
+        "PutObject",
+    )
 
 
 def test_full_back_end(flaky: Location) -> None:
