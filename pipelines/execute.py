@@ -18,6 +18,7 @@ from schemas.errors import SubspanError
 from schemas.outcome import ArtifactOutcome, CaptureOutcome, RunOutcome, StageFailure
 from tasks.store.artifacts import read_artifact
 from tasks.store.events import tell, within
+from tasks.store.lease import drop_left
 from tasks.store.location import Location
 from tasks.store.manifest import read_manifest
 from tasks.store.names import NAMES, name_path
@@ -341,6 +342,7 @@ def _artifact_outcome(artifact: Artifact, stage: StagePlan, computed: bool) -> A
 
 def _sealed_outcome(root: Location, capture: CapturePlan) -> CaptureOutcome:
     manifest = read_manifest(root, capture.id)
+    drop_left(root, capture.id)
     return CaptureOutcome(
         name=capture.name,
         partition=capture.partition,

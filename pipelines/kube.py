@@ -4,11 +4,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import dask
+
 from pipelines.slurm import NO_PAUSE
-from pipelines.workers_here import worker_environment
+from pipelines.workers_here import AT_ONCE, worker_environment
 from schemas.cluster import KubernetesCluster
 from schemas.errors import ResourceError
 
+ALLOWED_FAILURES = "distributed.scheduler.allowed-failures"
 SCHEDULER_BYTES = 1 << 30
 IDLE_SECONDS = 3600
 """The operator ends a cluster that nobody uses for so long: a flow that was killed cannot."""
@@ -108,8 +111,13 @@ def _pod(found: KubernetesCluster, role: str, container: dict[str, Any]) -> dict
 
 def _scheduler() -> dict[str, Any]:
     health = {"httpGet": {"port": "http-dashboard", "path": "/health"}}
+    as_here = {
+        "DASK_DISTRIBUTED__ADAPTIVE__TARGET_DURATION": AT_ONCE,
+        "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": str(dask.config.get(ALLOWED_FAILURES)),
+    }
     return {
         "args": ["dask", "scheduler", "--host", "0.0.0.0"],
+        "env": _env(as_here),
         "resources": _resources(SCHEDULER_BYTES, 1, 0),
         "ports": [
             {"name": "tcp-comm", "containerPort": 8786, "protocol": "TCP"},

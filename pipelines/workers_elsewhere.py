@@ -10,7 +10,6 @@ from distributed import Client
 
 from pipelines.kube import kubernetes_cluster
 from pipelines.slurm import slurm_cluster
-from pipelines.workers_here import PLANNED_SECONDS
 from schemas.cluster import KubernetesCluster, SlurmCluster
 from schemas.errors import ResourceError
 from schemas.execution import Execution
@@ -30,7 +29,6 @@ def remote_cluster(
     """
     options = {
         "distributed.scheduler.allowed-failures": execution.retries,
-        "distributed.scheduler.unknown-task-duration": PLANNED_SECONDS,
         "distributed.deploy.lost-worker-timeout": LOST_SECONDS,
     }
     name = f"subspan-{uuid.uuid4().hex[:8]}"

@@ -16,9 +16,9 @@ from schemas.execution import Execution
 from tasks.extract.allocator import ARENAS, KEEP_BYTES
 from tasks.threads import thread_variables
 
-PLANNED_SECONDS = "60s"
-"""What Dask takes a unit for before it has seen one end: it asks for all workers at once, not one by one as units end."""
-ADAPTIVE = {"interval": "1s", "wait_count": 5, "target_duration": "5s"}
+AT_ONCE = "1ms"
+"""In what time Dask's scheduler wants all that it knows of done: so it asks for a worker for each unit. It knows those in flight alone."""
+ADAPTIVE = {"interval": "1s", "wait_count": 5, "target_duration": AT_ONCE}
 """How often workers that come and go are counted anew; one goes that was not needed five times in turn."""
 
 
@@ -35,7 +35,6 @@ def local_cluster(execution: Execution, threads: int, device: str, needed_bytes:
     options = {
         "distributed.nanny.pre-spawn-environ": environment,
         "distributed.scheduler.allowed-failures": execution.retries,
-        "distributed.scheduler.unknown-task-duration": PLANNED_SECONDS,
     }
     with dask.config.set(options):  # also for workers that come later
         gpus = device == "cuda"

@@ -15,6 +15,8 @@ _OPTION = re.compile(_NAMES, re.IGNORECASE)
 _QUERY = re.compile(rf"(?<=[?&;#])({_NAMES})=([^\s&;#]*)", re.IGNORECASE)
 _USER = re.compile(r"^(?:[^/?#]*:[^/?#]*|[^/?#:\[]*:(?!\d*/|:)[^?#]*)@")
 """The second way: keys of S3 may have a slash; what follows a host and a colon is a port."""
+_WEB_USER = re.compile(r"\s*https?://[^/?#]+@", re.IGNORECASE)
+"""Without a password too: what stands there is a token."""
 _PASSWORD = re.compile(r"(?<=://)(?:[^/@\s]+|[^/:@\s\[]*:(?!\d*/|:)[^@\s?#]*)(?=@)")
 _SCHEME = "://"
 CURE = (
@@ -25,8 +27,11 @@ CURE = (
 
 def has_secret(text: str) -> bool:
     """Whether a text is a URL with `user:secret@`, or with a parameter that is a key, a token or a signature."""
-    parts = [part.partition(_SCHEME)[2] for part in text.split("::") if _SCHEME in part]
-    return any(_USER.search(part) or _QUERY.search(unquote(part)) for part in parts)
+    urls = [part for part in text.split("::") if _SCHEME in part]
+    parts = [url.partition(_SCHEME)[2] for url in urls]
+    return any(_USER.search(part) or _QUERY.search(unquote(part)) for part in parts) or any(
+        _WEB_USER.match(url) for url in urls
+    )
 
 
 def hide_secrets(text: str, instead: str) -> str:
@@ -61,13 +66,18 @@ def refuse_secret_options(options: Any, what: str) -> None:
         refuse_secret_options(value, what)
 
 
-def _texts(value: Any, path: str) -> Iterator[tuple[str, str]]:
+def _texts(value: Any, path: str, above: frozenset[int] = frozenset()) -> Iterator[tuple[str, str]]:
+    """Path and text of every text in a value, keys too; a list or mapping that lies in itself is entered once."""
     if isinstance(value, str):
         yield path, value
-    elif isinstance(value, list | tuple):
+    if isinstance(value, str) or id(value) in above:
+        return
+    above |= {id(value)}
+    if isinstance(value, list | tuple):
         for number, item in enumerate(value):
-            yield from _texts(item, f"{path}.{number}")
-    else:
-        items = value if isinstance(value, dict) else getattr(value, "__dict__", {})
-        for name, item in items.items():
-            yield from _texts(item, f"{path}.{name}")
+            yield from _texts(item, f"{path}.{number}", above)
+        return
+    items = value if isinstance(value, dict) else getattr(value, "__dict__", {})
+    yield from ((f"{path}, a key", name) for name in items if isinstance(name, str))
+    for name, item in items.items():
+        yield from _texts(item, f"{path}.{name}", above)

@@ -96,7 +96,7 @@ def test_what_is_recalled_never_had_its_name(tmp_path: Path, monkeypatch: pytest
 
     monkeypatch.setattr(UnitWriter, "put_early", note)
     monkeypatch.setattr(ShardBuffers, "recall", look)
-    monkeypatch.setattr("tasks.store.seal._sweep", lambda root, spec: None)
+    monkeypatch.setattr(Location, "sweep", lambda self, folder: None)
     run_serial(run_of(tmp_path, "float32"))
     assert seen == [{True}], "of the shard with sample 11: two sites, staged"
     assert not any(path.endswith(PARTIAL) for path in place.walk()), "dropped, not left to the seal"

@@ -32,6 +32,8 @@ WITH_SECRET = [
     f"https://account.example/x?%73ig={SECRET}",
     f"https://host.example/x?auth={SECRET}",
     f"https://host.example/x?passphrase={SECRET}",
+    f"https://{SECRET}@host.example/x",
+    f"simplecache::HTTPS://{SECRET}@host.example/x",
 ]
 
 
@@ -40,7 +42,9 @@ def test_a_url_with_a_secret_is_refused_without_saying_it(url: str) -> None:
     run = vectors_run("s3://bucket/a").model_dump(mode="json")
     texts = {"source": {"kind": "text", "paths": [url]}}
     capture = {**run["captures"]["vectors"], "data": texts}
-    for given in ({**run, "root": url}, {**run, "captures": {"vectors": capture}}):
+    factory = {"kind": "factory", "factory": "a:b", "arguments": {"c": [{url: 1}]}}
+    keys = {**run["captures"]["vectors"], "data": {"source": factory}}
+    for given in ({**run, "root": url}, *({**run, "captures": {"vectors": c}} for c in (capture, keys))):
         with pytest.raises(CredentialsError, match="AWS_PROFILE") as refused:
             RunSpec.model_validate(given)
         assert SECRET not in str(refused.value)

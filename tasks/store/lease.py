@@ -131,6 +131,13 @@ def is_dead(root: Location, capture_id: str, number: int, record: LeaseRecord | 
     return current_lease(root, capture_id) == (number, record)
 
 
+def drop_left(root: Location, capture_id: str) -> None:
+    """Remove the lease of a sealed capture whose holder, on this machine, died between the seal and the release: nobody takes it over."""
+    number, record = current_lease(root, capture_id)
+    if number and (record is None or _process_gone(record)):
+        root.delete(lease_path(capture_id), recursive=True)
+
+
 class Lease:
     """A lease that is held. `check` between steps of work notices that it was lost."""
 

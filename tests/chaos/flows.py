@@ -13,6 +13,7 @@ import psutil
 
 CLOCK = Path(__file__).parent / "clock"
 PROJECT = Path(__file__).parents[2]
+END_SECONDS = 10
 WITHOUT_PREFECT = """
 import sys
 from pathlib import Path
@@ -36,6 +37,7 @@ class Processes:
     def __init__(self, folder: Path) -> None:
         self.folder, self.clock, self.mark = folder, folder / "clock", str(folder)
         self._logs = 0
+        self._started: list[subprocess.Popen[bytes]] = []
 
     def start(self, command: list[str]) -> subprocess.Popen[bytes]:
         """A process in a group of its own; what it says lies in the scenario's folder."""
@@ -49,7 +51,7 @@ class Processes:
             "PREFECT_HOME": str(self.folder / "prefect"),
         }
         with (self.folder / f"{self._logs:02}.log").open("wb") as out:
-            return subprocess.Popen(
+            started = subprocess.Popen(
                 command,
                 stdout=out,
                 stderr=out,
@@ -58,6 +60,8 @@ class Processes:
                 start_new_session=True,
                 cwd=PROJECT,
             )
+        self._started.append(started)
+        return started
 
     def flow(self, execution: str, file: Path) -> subprocess.Popen[bytes]:
         """A run of a file, executed so."""
@@ -100,15 +104,18 @@ class Processes:
         return found
 
     def end(self) -> None:
-        """Kill all that is left."""
+        """Kill all that is left, and let none of them wait to be told of."""
         for _ in range(20):
             left = self.marked()
             for process in left:
                 with suppress(psutil.Error):
                     process.kill()
             if not left:
-                return
+                break
             psutil.wait_procs(left, timeout=1)
+        for started in self._started:
+            started.wait(END_SECONDS)
+        self._started.clear()
 
 
 def hit(process: subprocess.Popen[bytes], number: signal.Signals) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import dask
 import jsonschema
 import kubernetes_validate
 import psutil
@@ -32,7 +33,7 @@ from pipelines.progress import Quiet
 from pipelines.run import execute_plan
 from pipelines.serial import PlainSteps, run_serial
 from pipelines.slurm import certificates, make_slurm
-from pipelines.workers_here import worker_environment
+from pipelines.workers_here import AT_ONCE, worker_environment
 from schemas.cluster import KubernetesCluster, SlurmCluster
 from schemas.errors import NotFoundError, ResourceError, SpecError
 from schemas.execution import Execution
@@ -144,6 +145,11 @@ def test_the_resource_of_a_shipped_file(path: Path) -> None:
     expected = {k: v for k, v in worker_environment(2).items() if k != "PYTHONPATH"} | found.environment
     assert {key: environment[key] for key in expected} == expected
     assert "PYTHONPATH" not in environment
+    (scheduler,) = resource["spec"]["scheduler"]["spec"]["containers"]
+    assert {entry["name"].rpartition("__")[2]: entry["value"] for entry in scheduler["env"]} == {
+        "TARGET_DURATION": AT_ONCE,
+        "ALLOWED_FAILURES": str(dask.config.get("distributed.scheduler.allowed-failures")),
+    }
     assert [entry["secretRef"]["name"] for entry in worker["envFrom"]] == list(found.secrets)
 
 

@@ -29,10 +29,8 @@ from tests.pipelines.runs import store_bytes, vectors_run
 pytestmark = pytest.mark.alone
 SLOW: dict[str, Any] = {"n": 320, "network": {"pause": 0.05}}
 """Twenty units of 0.2 seconds."""
-
-
-SLOWER: dict[str, Any] = {"n": 320, "network": {"pause": 0.2}}
-"""Twenty units of 0.8 seconds: longer than it takes a worker to come."""
+MORE: dict[str, Any] = {"n": 1600, "network": {"pause": 0.05}}
+"""A hundred of them: longer than it takes workers to come, though all that is in flight at once takes less than a second."""
 
 
 def quiet(
@@ -218,9 +216,9 @@ def test_a_scheduler_that_is_killed_in_mid_run(tmp_path: Path, monkeypatch: pyte
 
 def test_workers_come_and_go_with_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One at first, three while there is much to do, one again afterwards; the window follows."""
-    capture, expected = quiet(tmp_path / "quiet", monkeypatch, SLOWER)
+    capture, expected = quiet(tmp_path / "quiet", monkeypatch, MORE)
     monkeypatch.setattr("pipelines.cluster.LOOK_SECONDS", 0.2)
-    run = vectors_run(tmp_path / "run", **SLOWER)
+    run = vectors_run(tmp_path / "run", **MORE)
     plan = make_plan(run)
     execution = Execution(cluster="processes", workers=3, least_workers=1, device="cpu")
     n_workers: list[int] = []

@@ -14,7 +14,7 @@ import pytest
 from schemas.base import canonical_json
 from schemas.errors import LeaseError, StoreError
 from tasks.store import lease as lease_module
-from tasks.store.lease import Lease, current_lease, hold
+from tasks.store.lease import Lease, current_lease, drop_left, hold
 from tasks.store.location import Location
 
 ID = "0123456789abcdef"
@@ -127,6 +127,17 @@ def test_a_killed_process_on_this_host_does_not_block(
             assert current_lease(root, ID)[0] == 2
         assert pauses == []
     assert root.walk() == {}
+
+
+def test_what_a_killed_process_left_on_a_sealed_capture_goes(root: Location) -> None:
+    with other_process(root) as process:
+        drop_left(root, ID)
+        assert current_lease(root, ID)[0] == 1, "its holder lives"
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        drop_left(root, ID)
+    assert root.walk() == {}
+    drop_left(root, ID)
 
 
 def test_a_reused_process_id_does_not_block(root: Location) -> None:
