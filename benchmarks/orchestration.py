@@ -199,7 +199,7 @@ def server(home: Path) -> Iterator["subprocess.Popen[bytes]"]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = int(probe.getsockname()[1])
-    os.environ |= settings(port, home) | {"PREFECT_LOGGING_LEVEL": "ERROR"}
+    os.environ |= settings(port, home, reports="") | {"PREFECT_LOGGING_LEVEL": "ERROR"}
     process = subprocess.Popen(
         [sys.executable, "-m", "prefect", "server", "start"],
         stdout=subprocess.DEVNULL,
