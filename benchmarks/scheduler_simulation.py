@@ -62,8 +62,8 @@ def measure(n: int) -> dict[str, float]:
     """Costs of one unit, one receipt, one file of a manifest, one sample."""
     found = {"loop_seconds": orchestration.units(n)["cpu_ms"] / 1000}
     with tempfile.TemporaryDirectory(dir=scratch_folder()) as folder:
-        found |= receipt_costs(Path(folder), n)
-    found |= manifest_costs(100_000) | sample_costs(100_000) | plan_costs(20_000)
+        found |= receipt_costs(Path(folder), n) | plan_costs(Path(folder))
+    found |= manifest_costs(100_000) | sample_costs(100_000)
     for name, value in found.items():
         print(f"{name}: {value:.4g}", flush=True)
     return found
@@ -220,18 +220,29 @@ def _case(name: str, times: np.ndarray, plant: Plant) -> dict[str, Any]:
     return {"case": name, "least": least, "utilisation": found.utilisation, **found._asdict()}
 
 
-def plan_costs(n_tokens: int) -> dict[str, float]:
-    """Of reading and tokenising text, by the difference of two sizes."""
+def plan_costs(folder: Path) -> dict[str, float]:
+    """Of reading and tokenising text, one sample a line, by the difference of two sizes."""
+    from pydoc_data.topics import topics
+
     from pipelines.resolve import prepare
     from schemas.capture import CaptureRequest
 
-    def plan(n: int) -> float:
-        asked = CaptureRequest.model_validate(overhead.request(overhead.FIRST, "lz4", n))
-        return seconds(lambda: prepare(asked, None))
+    texts = [
+        line for text in topics.values() for part in text.split("\n\n") if (line := " ".join(part.split()))
+    ]
 
-    plan(100)  # loads libraries and the network
-    small, large = plan(n_tokens), plan(5 * n_tokens)
-    return {"plan_tokens_per_second": 4 * n_tokens / (large - small)}
+    def plan(times: int) -> tuple[int, float]:
+        file = folder / f"{times}.txt"
+        file.write_text("".join(f"{n} {text}\n" for n in range(times) for text in texts))
+        asked = overhead.request(overhead.FIRST, "lz4", 1)
+        asked["data"] = {"source": {"kind": "text", "paths": [str(file)]}}
+        request = CaptureRequest.model_validate(asked)
+        taken = seconds(lambda: prepare(request, None))
+        return prepare(request, None).n_tokens, taken
+
+    plan(1)  # loads libraries and the network
+    (few, short), (many, long) = plan(2), plan(10)
+    return {"plan_tokens_per_second": (many - few) / (long - short)}
 
 
 def held_bytes(make: Any) -> tuple[Any, int]:

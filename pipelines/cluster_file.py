@@ -27,7 +27,7 @@ def load_cluster(execution: Execution) -> SlurmCluster | KubernetesCluster:
         ResourceError: if the package that makes such a cluster is missing, or a GPU is asked for and its workers have none.
     """
     path = str(execution.file)
-    document = read_document(read_text(Path(path)), path)
+    document = read_document(read_text(Path(path), "cluster file"), path)
     if not isinstance(document.data, dict):
         raise SpecError(f"{path}: found {describe(document.data)}, expected a mapping with at least `kind`")
     try:

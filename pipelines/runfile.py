@@ -60,20 +60,27 @@ def parse_run(text: str, name: str, overrides: Sequence[str] = ()) -> RunSpec:
         raise SpecError(explain(error, RunSpec, data, where)) from None
 
 
-def read_text(path: Path) -> str:
-    """The text of a run file."""
+def read_text(path: Path, kind: str = "run file") -> str:
+    """The text of a file that a user wrote; `kind` stands for it in messages.
+
+    Raises:
+        NotFoundError: if there is no such file; with the nearest.
+        SpecError: if it is not UTF-8, or its name cannot be that of a file.
+    """
     try:
         return path.read_text(encoding="utf-8")
     except (FileNotFoundError, IsADirectoryError):
         there = sorted(str(p) for p in path.parent.glob("*.y*ml")) if path.parent.is_dir() else []
         raise NotFoundError(
-            f"there is no run file {str(path)!r} (relative paths start at {Path.cwd()}); "
+            f"there is no {kind} {str(path)!r} (relative paths start at {Path.cwd()}); "
             f"nearest: {nearest(str(path), there)}"
         ) from None
     except UnicodeDecodeError as error:
         raise SpecError(
             f"{path}: found bytes that are not UTF-8 ({error.reason}), expected YAML text"
         ) from None
+    except ValueError as error:
+        raise SpecError(f"{str(path)!r} cannot name a {kind}: {error}") from None
 
 
 def read_document(text: str, name: str) -> Document:

@@ -10,6 +10,8 @@ Line = Annotated[str, StringConstraints(pattern=r"^[^\r\n]+$")]
 """One line of a job script."""
 Label = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$")]
 """What Kubernetes takes as a name."""
+Absolute = Annotated[str, StringConstraints(pattern=r"^/[^:\x00-\x1f]*$")]
+"""Where a volume is mounted."""
 Variable = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 
 
@@ -36,7 +38,7 @@ class SlurmCluster(Frozen):
     """The interpreter on the nodes; None: the path of this one."""
     interface: Line | None = None
     """The network that scheduler and workers share, such as `ib0`; None: the one that leads outside."""
-    shared_directory: str = "."
+    shared_directory: str = Field(".", min_length=1)
     """A folder that this machine and the nodes share: certificates and logs of jobs lie there, for as long as the cluster lives."""
     wait_minutes: int = Field(60, ge=1)
     """How long the run waits for the first worker."""
@@ -57,7 +59,7 @@ class KubernetesCluster(Frozen):
     """Variables of workers, no secrets."""
     secrets: tuple[Label, ...] = ()
     """Secrets of the namespace whose keys become variables of workers, such as credentials of an object store."""
-    claims: dict[Label, str] = Field(default_factory=dict)
+    claims: dict[Label, Absolute] = Field(default_factory=dict)
     """Persistent volume claim to the path where workers see it, for a root or weights that lie on a volume."""
     user: int = Field(1000, ge=1)
     """Under whose number pods run, never root."""

@@ -11,6 +11,7 @@ import os
 import sys
 from datetime import UTC, datetime
 from functools import lru_cache
+from pathlib import Path
 
 from schemas.errors import SpecError
 from tasks.fingerprint import worker_name
@@ -81,6 +82,10 @@ class LogFile(logging.FileHandler):
 
 def _file(path: str) -> logging.Handler:
     """Appends: lines are short, so that those of several processes do not mix."""
+    if Path(path).is_fifo():
+        raise SpecError(
+            f"{VARIABLE} is {path!r}, a pipe, which would wait for its reader: give a file, or - for stderr"
+        )
     try:
         return LogFile(path, encoding="utf-8")
     except OSError as error:

@@ -121,10 +121,14 @@ def test_a_retried_request_is_told_with_its_reason(lines: Any, monkeypatch: pyte
     ]
 
 
-def test_a_file_that_cannot_be_written_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(VARIABLE, str(tmp_path / "nowhere" / "log"))
+@pytest.mark.parametrize("name", ["nowhere/log", "pipe"])
+def test_a_file_that_cannot_be_written_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    monkeypatch.setenv(VARIABLE, str(tmp_path / name))
     _begin.cache_clear()
-    with pytest.raises(SpecError, match=r"SUBSPAN_LOG is .*nowhere/log"):
+    with pytest.raises(SpecError, match=rf"SUBSPAN_LOG is .*{name}"):
         begin_log()
 
 

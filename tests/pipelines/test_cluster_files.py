@@ -176,6 +176,14 @@ def test_a_resource_with_a_misspelt_key_is_not_valid() -> None:
             "kind: slurm\nmemory_bytes: 8589934592\nprologue: ['a\n\n  b']\n",
             r"cluster.yaml:3: prologue.0: .*pattern",
         ),
+        (
+            "kind: slurm\nmemory_bytes: 8589934592\nshared_directory: ''\n",
+            r"cluster.yaml:3: shared_directory: .*at least 1",
+        ),
+        (
+            "kind: kubernetes\nimage: x\nmemory_bytes: 8589934592\nclaims:\n  disk: data\n",
+            r"cluster.yaml:5: claims.disk: .*pattern",
+        ),
     ],
 )
 def test_a_wrong_file_is_refused_by_line(tmp_path: Path, content: str, says: str) -> None:
@@ -185,7 +193,7 @@ def test_a_wrong_file_is_refused_by_line(tmp_path: Path, content: str, says: str
 
 
 def test_what_is_missing_is_said_with_its_cure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(NotFoundError, match=r"no run file|there is no"):
+    with pytest.raises(NotFoundError, match=r"there is no cluster file"):
         of_file(tmp_path / "nowhere.yaml")
     with pytest.raises(ResourceError, match=r"device is cuda and workers of .* have gpus: 0"):
         of_file("deploy/clusters/slurm.yaml", device="cuda")

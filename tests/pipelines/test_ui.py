@@ -1,25 +1,56 @@
 """`make ui` for real: a server, the deployments and a worker; a run from the form's parameters, and one by the clock."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 import yaml
 
 from pipelines.serial import run_serial
 from tests.pipelines.runs import vectors_run
-from tests.pipelines.served import TOP, asked, deployment, ended, running_ui, start, wait_until
+from tests.pipelines.served import TOP, Served, asked, deployment, ended, running_ui, start, wait_until
 from tests.pipelines.test_watch import file_of, told, watched, write_day, write_reference
 
 pytestmark = [pytest.mark.slow, pytest.mark.alone, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")
-def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
-    with running_ui(tmp_path_factory.mktemp("prefect")) as served:
-        yield served.api
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    with running_ui(tmp_path_factory.mktemp("prefect")) as ui:
+        yield ui
+
+
+@pytest.fixture
+def api(served: Served) -> httpx.Client:
+    return served.api
+
+
+def listening(served: Served) -> set[tuple[str, str]]:
+    """Address and program of every port that `make ui` and what it started listen at."""
+    found = set()
+    for process in (top := psutil.Process(served.process.pid), *top.children(recursive=True)):
+        with suppress(psutil.NoSuchProcess):
+            name = " ".join(process.cmdline()[1:4])
+            ports = [c for c in process.net_connections("tcp") if c.status == psutil.CONN_LISTEN]
+            found |= {(port.laddr.ip, name) for port in ports}
+    return found
+
+
+def test_all_that_listens_is_on_loopback(served: Served, tmp_path: Path) -> None:
+    """Server, reports, and the Dask scheduler and workers of a run."""
+    file = tmp_path / "run.yaml"
+    run = vectors_run(tmp_path / "out", n=320, network={"pause": 0.1})
+    file.write_text(yaml.safe_dump(run.model_dump(mode="json")))
+    run_id = start(served.api, {"run_file": str(file)})
+    found: set[tuple[str, str]] = set()
+    wait_until(lambda: found.update(listening(served)) or ended(served.api, run_id))
+    assert {address for address, _ in found} == {"127.0.0.1"}, found
+    assert any("multiprocessing" in name for _, name in found), "workers of the run"
+    assert len(found) >= 3
 
 
 def test_a_run_from_the_form(api: httpx.Client, tmp_path: Path) -> None:
