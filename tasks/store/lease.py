@@ -132,10 +132,19 @@ def is_dead(root: Location, capture_id: str, number: int, record: LeaseRecord | 
 
 
 def drop_left(root: Location, capture_id: str) -> None:
-    """Remove the lease of a sealed capture whose holder, on this machine, died between the seal and the release: nobody takes it over."""
+    """Remove what is left of a sealed capture's lease whose holder, on this machine, died before it was released: nobody takes it over."""
     number, record = current_lease(root, capture_id)
-    if number and (record is None or _process_gone(record)):
+    if not number:
+        _drop_empty(root, capture_id)
+    elif record is None or _process_gone(record):
         root.delete(lease_path(capture_id), recursive=True)
+
+
+def _drop_empty(root: Location, capture_id: str) -> None:
+    """Remove the folder of a lease that has no number any more; an object store has no folders."""
+    if root.is_local:
+        with suppress(StoreError):  # not empty: the next holder is already there
+            root.delete(lease_path(capture_id))
 
 
 class Lease:
@@ -205,9 +214,7 @@ class Lease:
             self._root.sweep(lease_path(self._capture))  # while it is held: the next holder writes here too
             for older in range(1, self._number + 1):
                 self._root.delete(_file(self._capture, older))
-        if self._root.is_local:
-            with suppress(StoreError):  # not empty: the next holder is already there
-                self._root.delete(lease_path(self._capture))
+        _drop_empty(self._root, self._capture)
 
 
 def _acquire(

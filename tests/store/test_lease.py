@@ -136,8 +136,19 @@ def test_what_a_killed_process_left_on_a_sealed_capture_goes(root: Location) -> 
         process.send_signal(signal.SIGKILL)
         process.wait()
         drop_left(root, ID)
-    assert root.walk() == {}
+    assert root.ls("captures") == []
     drop_left(root, ID)
+
+
+def test_a_release_that_was_stopped_half_way_is_ended(root: Location) -> None:
+    """Its file is gone, the folder not yet; that of the next holder stays."""
+    with hold(root, ID):
+        root.delete(f"captures/{ID}.lease/000001.json")
+        drop_left(root, ID)
+        assert root.ls("captures") == []
+    root.write(f"captures/{ID}.lease/other", b"")
+    drop_left(root, ID)
+    assert root.ls(f"captures/{ID}.lease") == ["other"]
 
 
 def test_a_reused_process_id_does_not_block(root: Location) -> None:
