@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -98,48 +98,49 @@ DIES_AT = (
 )
 
 
-@pytest.mark.parametrize("pattern", DIES_AT)
-def test_a_server_that_dies_in_a_put_leaves_nothing_that_is_believed(tmp_path: Path, pattern: str) -> None:
-    """Half of an object stays; the run again makes what a quiet run makes."""
-    server, root = MortalS3(tmp_path), "s3://captures/mortal"
-    stages = {"pca": STAGES["pca"]}
-    quiet = tmp_path / ".quiet"
+class Died(NamedTuple):
+    """A run whose server died in a PUT and left half of an object, and the same run on a disk."""
+
+    server: MortalS3
+    run: RunSpec
+    disk: tuple[Path, RunOutcome]
+
+
+def died(folder: Path, pattern: str) -> Died:
+    """Let the server die in the first PUT of a key that the pattern is found in."""
+    server, stages = MortalS3(folder), {"pca": STAGES["pca"]}
+    quiet = folder / ".quiet"
     local = run_serial(vectors_run(quiet, n=SAMPLES, stages=stages))
-    run = vectors_run(root, n=SAMPLES, stages=stages)
+    run = vectors_run("s3://captures/mortal", n=SAMPLES, stages=stages)
     with server.running(), s3_environment(server.url, "captures"):
-        pass
+        pass  # the bucket is there
     with server.running(dies_at=pattern) as process, s3_environment(server.url, "captures"):
         with pytest.raises(StoreError, match=r"cannot reach|kept failing"):
             run_serial(run)
         assert process.poll() is not None
+    return Died(server, run, (quiet, local))
+
+
+@pytest.mark.parametrize("pattern", DIES_AT)
+def test_a_server_that_dies_in_a_put_leaves_nothing_that_is_believed(tmp_path: Path, pattern: str) -> None:
+    """Half of an object stays; the run again makes what a quiet run makes."""
+    server, run, disk = died(tmp_path, pattern)
     with server.running(), s3_environment(server.url, "captures"):
-        require_equal((quiet, local), root, run_serial(run))
+        require_equal(disk, run.root, run_serial(run))
 
 
 @pytest.mark.parametrize("pattern", [r"\.manifest\.json", r"artifacts/\w+/artifact\.json"])
 def test_half_of_what_seals_is_refused_by_name(tmp_path: Path, pattern: str) -> None:
     """Nothing tells half a seal from a damaged one: it is named with the cure, and after that the run is whole."""
-    server, root = MortalS3(tmp_path), "s3://captures/mortal"
-    stages = {"pca": STAGES["pca"]}
-    quiet = tmp_path / ".quiet"
-    local = run_serial(vectors_run(quiet, n=SAMPLES, stages=stages))
-    run = vectors_run(root, n=SAMPLES, stages=stages)
-    with server.running(), s3_environment(server.url, "captures"):
-        pass
-    with (
-        server.running(dies_at=pattern),
-        s3_environment(server.url, "captures"),
-        pytest.raises(StoreError, match=r"cannot reach|kept failing"),
-    ):
-        run_serial(run)
+    server, run, disk = died(tmp_path, pattern)
     with server.running(), s3_environment(server.url, "captures"):
         with pytest.raises(DamageError, match=r"remove its folder|capture again"):
             run_serial(run)
-        place = Location(root)
+        place = Location(run.root)
         for path in place.walk():
             if re.search(pattern, path):
                 place.delete(path)
-        require_equal((quiet, local), root, run_serial(run))
+        require_equal(disk, run.root, run_serial(run))
 
 
 def test_requests_grow_with_units_and_no_shards_are_listed(moto: str) -> None:
