@@ -5,6 +5,7 @@ A summary at the end and the metrics meanwhile are both read from here.
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +17,8 @@ from tasks.store.traffic import Traffic, traffic
 
 BUCKETS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0)
 """Upper ends in seconds, of a histogram of units and jobs."""
+LOOK_SECONDS = 5.0
+"""Between two counts of the workers that are there."""
 
 
 @dataclass
@@ -110,7 +113,11 @@ class Account:
         self.finished = False
         self.begun = time.perf_counter()
         self.workers: Callable[[], int] = lambda: 1
-        self.most_workers = 1
+        self.most_workers = 0
+        self.there_seconds = 0.0
+        """Of all workers, idle ones too."""
+        self._there = 0
+        self._looked: float | None = None
 
     def measured(self, driver: Driver, workers: Callable[[], int]) -> MeasuredDriver:
         """The driver, each of whose jobs is put down to the step that runs.
@@ -124,6 +131,8 @@ class Account:
         def on_spent(spent: Spent) -> None:
             if self.steps:
                 self.steps[-1].took(spent)
+            if self._looked is not None and time.perf_counter() - self._looked > LOOK_SECONDS:
+                self.look()
 
         def on_failed() -> None:
             if self.steps:
@@ -131,9 +140,24 @@ class Account:
 
         return MeasuredDriver(driver, self.run, on_spent, on_failed)
 
+    def look(self) -> float:
+        """Count the workers that are there. The time since the last look is put down to the mean of both counts; the first look begins.
+
+        Returns:
+            When it was, by `time.perf_counter`.
+        """
+        there = self._there
+        with suppress(OSError):  # of a scheduler that cannot be reached: the last count stands
+            there = self.workers()
+        now = time.perf_counter()
+        if self._looked is not None:
+            self.there_seconds += (self._there + there) / 2 * (now - self._looked)
+        self._there, self._looked, self.most_workers = there, now, max(self.most_workers, there)
+        return now
+
     def begin(self, label: str, kind: StepKind, total: int, found: int = 0) -> Step:
         """A step begins; the one before has ended. One that is called as an earlier one gets a number."""
-        self.most_workers = max(self.most_workers, self.workers())
+        self.look()
         same = sum(step.label.partition(" #")[0] == label for step in self.steps)
         self.steps.append(Step(f"{label} #{same + 1}" if same else label, kind, total, found))
         return self.steps[-1]

@@ -1,7 +1,6 @@
 """A plan, executed: captures, then stages, then the report. The same order with Prefect and without."""
 
 import logging
-import time
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any, Protocol
@@ -110,7 +109,8 @@ def execute(
 
 
 def _execute(running: "_Running") -> RunOutcome:
-    plan, account, begun = running.plan, running.account, time.perf_counter()
+    plan, account = running.plan, running.account
+    begun = account.look()
     captures = tuple(running.capture(capture) for capture in plan.captures)
     artifacts, failures = running.stages()
     outcome = RunOutcome(
@@ -141,8 +141,8 @@ def _execute(running: "_Running") -> RunOutcome:
 
 def _with_work(outcome: RunOutcome, account: Account, begun: float) -> RunOutcome:
     """The outcome with what it took so far."""
-    seconds, workers = time.perf_counter() - begun, account.most_workers
-    return outcome.model_copy(update={"seconds": seconds, "work": account.work(), "workers": workers})
+    took = {"seconds": account.look() - begun, "worker_seconds": account.there_seconds}
+    return outcome.model_copy(update={**took, "work": account.work(), "workers": account.most_workers})
 
 
 def report_folder(plan: Plan) -> str | None:

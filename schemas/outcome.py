@@ -125,7 +125,9 @@ class RunOutcome(Frozen):
     work: tuple[StepWork, ...] = ()
     """What each step took; empty in records of older versions."""
     workers: int = 0
-    """The most that worked at a time; 0 where it is not known."""
+    """The most that were there at a time; 0 where it is not known."""
+    worker_seconds: float | None = None
+    """Of all workers while they were there, idle or not: what is paid for. None in records of older versions."""
     device: str = ""
     """Where they computed; empty where it is not known."""
     price_per_worker_hour: float | None = None

@@ -17,7 +17,7 @@ class Costs(NamedTuple):
     worker_seconds: float
     """Of all units and jobs."""
     worker_hours: float
-    """Workers times the seconds of the run: what is paid for."""
+    """Of workers that were there, idle or not: what is paid for. They are counted every few seconds."""
     busy: float | None
     """Share of these in which units and jobs ran."""
     computing: float | None
@@ -39,7 +39,8 @@ def costs_of(outcome: RunOutcome) -> Costs | None:
     tokens, written = sum(s.tokens for s in captures), sum(s.written_bytes for s in captures)
     units = sum(step.worker_seconds for step in captures)
     work = sum(step.worker_seconds for step in outcome.work)
-    hours = outcome.workers * outcome.seconds / HOUR
+    paid = outcome.worker_seconds
+    hours = (outcome.workers * outcome.seconds if paid is None else paid) / HOUR
     price = outcome.price_per_worker_hour
     return Costs(
         rows=sum(step.rows for step in captures),

@@ -10,7 +10,9 @@ import threading
 import time
 import urllib.request
 from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -143,6 +145,36 @@ def test_the_run_ends_with_what_it_cost(ran: Any) -> None:
     assert 0 < costs.computing < 1
     assert any("2 CPU workers" in line and "at 3600 per hour" in line for line in cost_lines(outcome))
     assert "/info/main/workers.html" in stderr or "/status" in stderr  # the scheduler's page, while it works
+
+
+def test_workers_that_come_and_go_are_paid_for_while_they_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """1 for ten seconds, 3 for twenty, and 5 at a look between units; then the scheduler is gone. A count stands until the next one."""
+    now = [100.0]
+    monkeypatch.setattr("pipelines.account.time", SimpleNamespace(perf_counter=lambda: now[0]))
+    counts = iter([1, 1, 3, 3, 5, OSError("gone")])
+
+    def workers() -> int:
+        if isinstance(count := next(counts), OSError):
+            raise count
+        return count
+
+    def driver(function: Callable[[int], int], items: Sequence[int], on_done: Callable[[int], None]) -> None:
+        for item in items:
+            on_done(function(item))
+
+    account = Account("run")
+    measured = account.measured(driver, workers)
+    for later in (50, 10, 0, 20):  # what comes before the first look is not of the run
+        now[0] += later
+        account.look()
+    now[0] += 4
+    measured(abs, [1], lambda _: None)  # too soon for another look
+    now[0] += 4
+    measured(abs, [1], lambda _: None)
+    now[0] += 2
+    account.look()
+    assert account.there_seconds == 1 * 10 + 3 * 20 + (3 + 5) / 2 * 8 + 5 * 2
+    assert account.most_workers == 5
 
 
 def test_records_of_older_versions_have_no_costs() -> None:
