@@ -17,6 +17,7 @@ import pytest
 import yaml
 
 from pipelines.cluster_file import load_cluster
+from pipelines.forms import CaptureForm
 from schemas.cluster import KubernetesCluster
 from schemas.execution import Execution
 from tests.replay_dockerfile import TOP, allowed, first_stage, instructions
@@ -110,6 +111,15 @@ def test_compose_names_only_what_it_has() -> None:
         assert {volume.split(":")[0] for volume in service.get("volumes", [])} <= set(COMPOSE["volumes"])
         assert set(service.get("secrets", [])) <= set(COMPOSE["secrets"])
         assert {c["source"] for c in service.get("configs", [])} <= set(COMPOSE["configs"])
+
+
+def test_what_flows_make_outlives_their_container() -> None:
+    """The root that the form offers is a volume, and the image has the folder: else the volume would belong to root."""
+    root = f"/work/{CaptureForm.model_fields['root'].default}"
+    assert f"results:{root}" in SERVICES["prefect-worker"]["volumes"]
+    for path in DOCKERFILES:
+        made = next(line for line in path.read_text().splitlines() if "install -d -o subspan" in line)
+        assert root in made.split()
 
 
 def test_compose_has_no_circle() -> None:
