@@ -3,13 +3,16 @@
 A run file is all that it takes; `watch: {sealed: [...]}` in it names what must be there already. It is run by a schedule, or by hand.
 """
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
 from prefect import flow
 from prefect.artifacts import create_table_artifact
-from prefect.events import emit_event
-from prefect.events.worker import EventsWorker
+from prefect.client.orchestration import get_client
+from prefect.events import Event
+from prefect.events.clients import get_events_client
+from prefect.events.related import related_resources_from_run_context
 
 from pipelines.alerts import Raised, check_sealed, tell_new
 from pipelines.forms import WatchForm
@@ -37,12 +40,14 @@ def watch(form: WatchForm) -> dict[str, Any]:
 
 
 def send_event(one: Raised) -> None:
-    """An event with the alert, under an id of its own, so that a second one is the same.
+    """An event with the alert, under an id of its own, so that a second one is the same; the server has it when this returns.
+
+    Prefect's own `emit_event` sends in the background: a server that is lost there is only logged, or waited for without end.
 
     Raises:
         SubspanError: if Prefect does not take it.
     """
-    taken = emit_event(
+    event = Event(
         event=EVENT,
         resource={
             "prefect.resource.id": f"subspan.stage.{one.run}.{one.stage}",
@@ -54,11 +59,21 @@ def send_event(one: Raised) -> None:
         payload=one.model_dump(mode="json"),
         id=one.event_id,
     )
-    if taken is None:
+    try:
+        asyncio.run(_send(event))
+    except Exception as error:
         raise SubspanError(
-            f"Prefect did not take the event of the alert {one.line!r}; look at PREFECT_API_URL and its log, the next watch tells it again"
-        )
-    EventsWorker.instance().wait_until_empty()  # it is sent in the background, and told once it is on its way
+            f"Prefect did not take the event of the alert {one.line!r} ({type(error).__name__}: {error}); look at PREFECT_API_URL and its "
+            "log, the next watch tells it again"
+        ) from error
+
+
+async def _send(event: Event) -> None:
+    exclude = {resource.id for resource in event.involved_resources}
+    async with get_client() as client:
+        event.related += await related_resources_from_run_context(client=client, exclude=exclude)
+    async with get_events_client(checkpoint_every=1) as events:  # each is answered
+        await events.emit(event)
 
 
 def _row(one: Raised) -> dict[str, Any]:
