@@ -112,6 +112,7 @@ def _execute(running: "_Running") -> RunOutcome:
     plan, account = running.plan, running.account
     begun = account.look()
     captures = tuple(running.capture(capture) for capture in plan.captures)
+    _point(running.root, captures)  # before stages read them: what a name opens is not removed meanwhile
     artifacts, failures = running.stages()
     outcome = RunOutcome(
         run=plan.run.name,
@@ -124,7 +125,6 @@ def _execute(running: "_Running") -> RunOutcome:
         device=running.device,
         price_per_worker_hour=plan.execution.price_per_worker_hour,
     )
-    _point(running.root, captures)
     folder = report_folder(plan)
     if folder is not None:
         outcome = _with_work(outcome, account, begun)

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from pipelines import execute
 from pipelines import remove as module
 from pipelines.cli import main
 from pipelines.remove import garbage, removals, remove
@@ -148,3 +149,16 @@ def test_partitions_lose_their_names_one_by_one(tmp_path: Path) -> None:
         names = [json.loads(f.read_text())["partitions"] for f in (place / "names").glob("*.json")]
         assert {part for found in names for part in found} == left
     assert len(outcome.captures) == 2
+
+
+def test_a_capture_that_stages_read_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+    stages = execute._Running.stages
+
+    def beside(running: Any) -> Any:
+        seen.append(len(garbage(Location(str(tmp_path)))))
+        return stages(running)
+
+    monkeypatch.setattr(execute._Running, "stages", beside)
+    assert not made(tmp_path).stage_failures
+    assert seen == [0]
