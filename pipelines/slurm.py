@@ -127,8 +127,17 @@ def _try_job(script: str) -> None:
 
 @contextmanager
 def _kept(cluster: Any) -> Iterator[None]:
-    """Put new jobs in the places of lost ones: dask-jobqueue does so only when it is asked to scale."""
-    again = PeriodicCallback(lambda: cluster.scale(len(cluster.worker_spec)), KEEP_SECONDS * 1000)
+    """Put new jobs in the places of lost ones: dask-jobqueue does so only when it is asked to scale, and never for one that SLURM did not
+    take.
+    """
+
+    def fill() -> None:
+        for name, job in list(cluster.workers.items()):
+            if job.job_id is None:
+                del cluster.workers[name]
+        cluster.scale(len(cluster.worker_spec))
+
+    again = PeriodicCallback(fill, KEEP_SECONDS * 1000)
     cluster.loop.add_callback(again.start)
     try:
         yield

@@ -320,6 +320,23 @@ def test_the_flow_runs_on_what_the_file_says(tmp_path: Path, monkeypatch: pytest
             execute_plan(make_plan(run), Quiet())
 
 
+def test_a_job_that_slurm_refused_for_a_moment_is_submitted_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipelines.slurm.KEEP_SECONDS", 1)
+    file = written(tmp_path, **SLURM, shared_directory=str(tmp_path / "shared"))
+    execution = with_file(vectors_run(tmp_path), file).execution
+    busy = '[ "$1" != --test-only ] && mkdir {jobs}/busy 2>/dev/null && exit 1'
+    begin, rest = SBATCH.split("\n", 1)
+    with (
+        slurm_here(tmp_path / "slurm", monkeypatch, f"{begin}\n{busy}\n{rest}") as pids,
+        open_client(execution, 1, "cpu") as client,
+    ):
+        client.wait_for_workers(2, timeout=50)
+        assert len(jobs_of(pids)) == 2
+    assert (tmp_path / "slurm" / "busy").exists()
+
+
 def test_what_sbatch_says_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = written(tmp_path, **SLURM, shared_directory=str(tmp_path / "shared"))
     execution = with_file(vectors_run(tmp_path), file).execution
