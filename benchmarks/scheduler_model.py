@@ -101,12 +101,13 @@ class _State:
         heapq.heappush(self.events, (time, self.number, kind, which, life))
 
     def submit(self) -> None:
-        """The client handles a unit that came back, or one of the first, and submits another where there is one."""
+        """The client submits another unit where there is one; its seconds of a unit, until it is back, are spent here."""
+        if not self.todo:
+            return
         begin = max(self.now, self.client_free)
         self.client_free = begin + self.plant.loop_seconds
         self.client_seconds += self.plant.loop_seconds
-        if self.todo:
-            self.at(self.client_free, OFFER, self.todo.popleft(), self.epoch)
+        self.at(self.client_free, OFFER, self.todo.popleft(), self.epoch)
 
     def begin(self) -> None:
         """Free workers take what is offered."""

@@ -17,7 +17,7 @@ class Costs(NamedTuple):
     worker_seconds: float
     """Of all units and jobs."""
     worker_hours: float
-    """Of workers that were there, idle or not: what is paid for. They are counted every few seconds."""
+    """Of workers that were there, idle or not: what is paid for. They are counted as units come back."""
     busy: float | None
     """Share of these in which units and jobs ran."""
     computing: float | None

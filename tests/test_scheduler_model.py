@@ -34,6 +34,12 @@ def test_a_slow_client_is_the_limit() -> None:
     assert found.client_busy > 0.99
 
 
+@pytest.mark.parametrize("window", [1, 4, 40])
+def test_the_client_spends_its_seconds_on_each_unit_once(window: int) -> None:
+    found = simulate([1.0] * 100, Plant(workers=5, window=window, loop_seconds=0.01))
+    assert found.client_busy * found.makespan == pytest.approx(100 * 0.01)
+
+
 def test_a_window_of_one_makes_a_worker_wait_for_the_client() -> None:
     one = simulate([1.0] * 100, Plant(workers=1, window=1, loop_seconds=0.1))
     assert one.makespan == pytest.approx(100 * 1.1)
