@@ -12,6 +12,7 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile, TemporaryDirectory
 from typing import Any
 
+from distributed.core import Status
 from distributed.security import Security
 from tornado.ioloop import PeriodicCallback
 
@@ -71,11 +72,20 @@ def _shared(found: SlurmCluster) -> str:
 def make_slurm(found: SlurmCluster, name: str, threads: int, security: Security) -> Any:
     """The cluster without a job yet; `job_script()` tells what a job will be."""
     from dask_jobqueue import SLURMCluster
+    from dask_jobqueue.slurm import SLURMJob
+
+    class Job(SLURMJob):  # type: ignore[misc]  # its package has no types
+        """Says when it is over: Dask looks for that when it closes, and dask-jobqueue leaves it out."""
+
+        async def close(self) -> None:
+            await super().close()
+            self.status = Status.closed
 
     seconds = int(found.walltime_minutes * 60 * LIFE)
     gres = (f"--gres=gpu:{found.gpus}",) if found.gpus else ()
     return SLURMCluster(
         name=name,
+        job_cls=Job,
         job_name=name,
         cores=1,
         job_cpu=threads,
@@ -134,7 +144,7 @@ def _kept(cluster: Any) -> Iterator[None]:
     def fill() -> None:
         for name, job in list(cluster.workers.items()):
             if job.job_id is None:
-                del cluster.workers[name]
+                cluster.workers.pop(name).status = Status.closed
         cluster.scale(len(cluster.worker_spec))
 
     again = PeriodicCallback(fill, KEEP_SECONDS * 1000)
