@@ -164,8 +164,15 @@ class DaskDriver:
         return self.window * max(1, n_workers)
 
     def n_workers(self) -> int:
-        """Workers that are there now."""
-        return len(self.client.scheduler_info(n_workers=-1)["workers"])
+        """Workers that are there now.
+
+        Raises:
+            OSError: if the scheduler cannot be reached.
+        """
+        found = self.client.scheduler_info(n_workers=-1)
+        if "workers" not in found:  # what Dask says then
+            raise ConnectionError("the Dask scheduler does not answer")
+        return len(found["workers"])
 
     def _submit(self, function: Callable[[T], R], item: T) -> Any:
         key = f"{funcname(function)}-{uuid.uuid4().hex}"
@@ -201,6 +208,14 @@ def _connect(execution: Execution) -> Client:
     except OSError as error:
         raise StoreError(
             f"no Dask scheduler answers at {execution.address}: {error}; start one, or use cluster: processes"
+        ) from error
+    except (
+        ValueError,
+        TypeError,
+    ) as error:  # an address of no kind that Dask knows; tls:// without certificates
+        raise ResourceError(
+            f"execution.address is {execution.address}, which Dask does not take: {error}; give tcp://host:8786, or tls://... with "
+            "DASK_DISTRIBUTED__COMM__TLS__* set"
         ) from error
     if not client.scheduler_info(n_workers=-1)["workers"]:
         client.close()
