@@ -449,7 +449,7 @@ def test_a_refusal_takes_no_finished_receipt_and_names_the_way_out(
 
 
 @pytest.mark.parametrize(("address", "why"), [("udp://host:1", "unknown address"), ("tls://host:1", "TLS")])
-def test_an_address_that_dask_does_not_take_is_said(address: str, why: str) -> None:
+def test_an_address_that_dask_cannot_use_is_said(address: str, why: str) -> None:
     execution = Execution(cluster="address", address=address)
     with (
         pytest.raises(ResourceError, match=rf"execution.address is {address}, .*{why}.*give tcp://host:8786"),
