@@ -140,15 +140,19 @@ class Account:
 
         return MeasuredDriver(driver, self.run, on_spent, on_failed)
 
+    def there(self) -> int:
+        """Workers that are there; of a scheduler that cannot be reached, as many as at the last look."""
+        with suppress(OSError):
+            return self.workers()
+        return self._there
+
     def look(self) -> float:
         """Count the workers that are there. The time since the last look is put down to the mean of both counts; the first look begins.
 
         Returns:
             When it was, by `time.perf_counter`.
         """
-        there = self._there
-        with suppress(OSError):  # of a scheduler that cannot be reached: the last count stands
-            there = self.workers()
+        there = self.there()
         now = time.perf_counter()
         if self._looked is not None:
             self.there_seconds += (self._there + there) / 2 * (now - self._looked)

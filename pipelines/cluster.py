@@ -17,7 +17,10 @@ import dask
 from dask.utils import funcname
 from distributed import Client, as_completed
 from distributed.client import FutureCancelledError
+from distributed.comm.addressing import parse_address
+from distributed.comm.registry import get_backend
 from distributed.scheduler import KilledWorker
+from distributed.security import Security
 
 from pipelines.cluster_file import load_cluster
 from pipelines.worker_checks import check_memory, check_threads, check_versions
@@ -164,8 +167,15 @@ class DaskDriver:
         return self.window * max(1, n_workers)
 
     def n_workers(self) -> int:
-        """Workers that are there now."""
-        return len(self.client.scheduler_info(n_workers=-1)["workers"])
+        """Workers that are there now.
+
+        Raises:
+            OSError: if the scheduler cannot be reached.
+        """
+        found = self.client.scheduler_info(n_workers=-1)
+        if "workers" not in found:  # what Dask says then
+            raise ConnectionError("the Dask scheduler does not answer")
+        return len(found["workers"])
 
     def _submit(self, function: Callable[[T], R], item: T) -> Any:
         key = f"{funcname(function)}-{uuid.uuid4().hex}"
@@ -196,6 +206,7 @@ def _refuse_waiting(seconds: float) -> None:
 
 
 def _connect(execution: Execution) -> Client:
+    _check_address(str(execution.address))
     try:
         client = Client(execution.address, timeout=30, set_as_default=False)
     except OSError as error:
@@ -208,3 +219,19 @@ def _connect(execution: Execution) -> Client:
             f"the scheduler at {execution.address} has no workers: start some with `dask worker --nthreads 1 {execution.address}`"
         )
     return client
+
+
+def _check_address(address: str) -> None:
+    """Refuse what a client would be half made for, which then waits a minute to be closed."""
+    try:
+        scheme, _ = parse_address(address)
+        get_backend(scheme)
+        context = Security().get_connection_args("client").get("ssl_context")
+        why = "TLS has no certificates" if scheme == "tls" and context is None else None
+    except (ValueError, OSError) as error:
+        why = str(error)
+    if why is not None:
+        raise ResourceError(
+            f"execution.address is {address}, which Dask cannot use: {why}; give tcp://host:8786, or tls://... with "
+            "DASK_DISTRIBUTED__COMM__TLS__* set"
+        )

@@ -95,7 +95,7 @@ class Collected:
             took.add_metric(labels, _buckets(step), step.worker_seconds)
         yield from (planned, lasted, took)
         for name, text, number in (
-            ("workers", "Workers that are there", account.workers()),
+            ("workers", "Workers that are there", account.there()),
             ("stage_failures", "Stages that could not be computed", account.stage_failures),
             ("finished", "1 once the run is over", account.finished),
         ):

@@ -12,6 +12,7 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile, TemporaryDirectory
 from typing import Any
 
+import psutil
 from distributed.core import Status
 from distributed.security import Security
 from tornado.ioloop import PeriodicCallback
@@ -36,10 +37,15 @@ def slurm_cluster(
     """Jobs of SLURM, cancelled on the way out. Those that end (walltime, a lost node) are replaced.
 
     Raises:
-        ResourceError: if there is no `sbatch` here, or it refuses a job; with what it said.
+        ResourceError: if there is no `sbatch` here, or it refuses a job, with what it said; or no such interface or shared folder.
     """
     if shutil.which("sbatch") is None:
         raise ResourceError("found no sbatch on the PATH: run this where jobs of SLURM are submitted")
+    if found.interface is not None and found.interface not in psutil.net_if_addrs():
+        raise ResourceError(
+            f"this machine has no network interface {found.interface}, only {', '.join(psutil.net_if_addrs())}: set interface in the "
+            "cluster file, or leave it out"
+        )
     with certificates(found) as security, make_slurm(found, name, threads, security) as cluster:
         _try_job(cluster.job_script())
         cluster.scale(least or most)
@@ -65,7 +71,12 @@ def certificates(found: SlurmCluster) -> Iterator[Security]:
 
 def _shared(found: SlurmCluster) -> str:
     shared = os.path.abspath(found.shared_directory)
-    os.makedirs(os.path.join(shared, LOGS), exist_ok=True)
+    try:
+        os.makedirs(os.path.join(shared, LOGS), exist_ok=True)
+    except OSError as error:
+        raise ResourceError(
+            f"nothing can be written below shared_directory {shared} ({error.strerror}): give one that this machine and the nodes share"
+        ) from error
     return shared
 
 
@@ -74,8 +85,15 @@ def make_slurm(found: SlurmCluster, name: str, threads: int, security: Security)
     from dask_jobqueue import SLURMCluster
     from dask_jobqueue.slurm import SLURMJob
 
-    class Job(SLURMJob):  # type: ignore[misc]  # its package has no types
-        """Says when it is over: Dask looks for that when it closes, and dask-jobqueue leaves it out."""
+    class Job(SLURMJob):  # type: ignore[misc,unused-ignore]
+        """Tells how it ended: Dask refuses to close a cluster of which it remembers a job that seems to run."""
+
+        async def start(self) -> None:
+            try:
+                await super().start()
+            except Exception:
+                self.status = Status.failed
+                raise
 
         async def close(self) -> None:
             await super().close()
@@ -84,8 +102,8 @@ def make_slurm(found: SlurmCluster, name: str, threads: int, security: Security)
     seconds = int(found.walltime_minutes * 60 * LIFE)
     gres = (f"--gres=gpu:{found.gpus}",) if found.gpus else ()
     return SLURMCluster(
-        name=name,
         job_cls=Job,
+        name=name,
         job_name=name,
         cores=1,
         job_cpu=threads,
@@ -143,8 +161,8 @@ def _kept(cluster: Any) -> Iterator[None]:
 
     def fill() -> None:
         for name, job in list(cluster.workers.items()):
-            if job.job_id is None:
-                cluster.workers.pop(name).status = Status.closed
+            if job.status is Status.failed:
+                del cluster.workers[name]
         cluster.scale(len(cluster.worker_spec))
 
     again = PeriodicCallback(fill, KEEP_SECONDS * 1000)

@@ -446,3 +446,24 @@ def test_a_refusal_takes_no_finished_receipt_and_names_the_way_out(
         if str(receipt) not in str(refused.value):
             receipt.unlink()
     assert run_serial(run).captures[0].rows == {"sample": 64}
+
+
+@pytest.mark.parametrize(("address", "why"), [("udp://host:1", "unknown address"), ("tls://host:1", "TLS")])
+def test_an_address_that_dask_cannot_use_is_said(address: str, why: str) -> None:
+    execution = Execution(cluster="address", address=address)
+    with (
+        pytest.raises(ResourceError, match=rf"execution.address is {address}, .*{why}.*give tcp://host:8786"),
+        open_client(execution, 1, "cpu"),
+    ):
+        pass
+
+
+def test_a_scheduler_that_is_gone_has_no_number_of_workers() -> None:
+    """Dask says nothing of workers then; a count of none would be a number."""
+
+    class Gone:
+        def scheduler_info(self, n_workers: int) -> dict[str, Any]:
+            return {"type": "Scheduler"}
+
+    with pytest.raises(OSError, match="scheduler does not answer"):
+        DaskDriver(Gone()).n_workers()

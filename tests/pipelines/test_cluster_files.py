@@ -337,6 +337,26 @@ def test_a_job_that_slurm_refused_for_a_moment_is_submitted_again(
     assert (tmp_path / "slurm" / "busy").exists()
 
 
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ({"interface": "no0"}, "no network interface no0, only .*set interface in the cluster file"),
+        ({"shared_directory": "/proc/no"}, "below shared_directory /proc/no .*the nodes share"),
+    ],
+)
+def test_what_this_machine_lacks_for_slurm_is_told(
+    wrong: dict[str, Any], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = written(tmp_path, **(SLURM | {"shared_directory": str(tmp_path)} | wrong))
+    execution = with_file(vectors_run(tmp_path), file).execution
+    with (
+        slurm_here(tmp_path / "slurm", monkeypatch),
+        pytest.raises(ResourceError, match=told),
+        open_client(execution, 1, "cpu"),
+    ):
+        pass
+
+
 def test_what_sbatch_says_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = written(tmp_path, **SLURM, shared_directory=str(tmp_path / "shared"))
     execution = with_file(vectors_run(tmp_path), file).execution

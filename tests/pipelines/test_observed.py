@@ -177,6 +177,22 @@ def test_workers_that_come_and_go_are_paid_for_while_they_are_there(monkeypatch:
     assert account.most_workers == 5
 
 
+def test_metrics_outlive_the_scheduler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last count of workers stands, and what ended the run is told, not that they cannot be counted."""
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "run.prom"))
+    account = Account("run")
+    account.workers = lambda: 3
+    account.look()
+
+    def gone() -> int:
+        raise ConnectionError("gone")
+
+    with pytest.raises(ValueError, match="of the run"), exported(account):  # noqa: PT012
+        account.workers = gone
+        raise ValueError("of the run")
+    assert 'subspan_workers{run="run"} 3.0' in (tmp_path / "run.prom").read_text()
+
+
 def test_records_of_older_versions_have_no_costs() -> None:
     old = RunOutcome.model_validate({"run": "r", "root": "/x", "seconds": 3.0})
     assert costs_of(old) is None

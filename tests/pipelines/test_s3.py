@@ -1,6 +1,8 @@
 """A whole run on a real HTTP object store: the same bytes as on a disk, read back through our readers and plain xarray."""
 
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -56,3 +58,13 @@ def test_workers_write_to_s3(bucket: str) -> None:
     outcome = run_on_workers(vectors_run(f"{bucket}/b", n=60))
     assert outcome.captures[0].rows == {"sample": 60}
     assert run_serial(vectors_run(f"{bucket}/b", n=60)).forwards == 0
+
+
+def test_a_run_leaves_the_role_of_its_machine_in_use() -> None:
+    """docs/storage.md promises it; importing the flow must not switch it off."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("AWS_")}
+    asked = "import os, pipelines.run; print(*(k for k in os.environ if k.startswith('AWS_')))"
+    told = subprocess.run(
+        [sys.executable, "-c", asked], env=environment, capture_output=True, text=True, check=True
+    )
+    assert told.stdout.split() == []
