@@ -24,6 +24,7 @@ ON_CPU = (
     "overhead",
     "orchestration",
     "scheduler_simulation",
+    "object_store",
     "encoding",
     "store_codecs",
     "compression_peers",
