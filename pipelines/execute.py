@@ -100,7 +100,7 @@ def execute(
         )
         try:
             outcome = _execute(_Running(plan, driver, device, steps, progress, account))
-        except Exception as error:
+        except BaseException as error:  # one that is cancelled has an end too
             tell(LOG, "run.failed", logging.ERROR, reason=_reason(error))
             raise
         account.finished = True
@@ -312,8 +312,12 @@ def stage_groups(stages: Sequence[StagePlan]) -> Iterator[list[StagePlan]]:
         rest = [stage for stage in rest if stage.id not in made]
 
 
-def _reason(error: Exception) -> str:
-    return str(error) if isinstance(error, SubspanError) else f"{type(error).__name__}: {error}"
+def _reason(error: BaseException) -> str:
+    return (
+        str(error)
+        if isinstance(error, SubspanError)
+        else f"{type(error).__name__}: {error}".removesuffix(": ")
+    )
 
 
 def _behind(cause: StageFailure) -> str:

@@ -87,7 +87,7 @@ def _gpu_cluster(n_workers: int, environment: dict[str, str]) -> Any:
         i: {"cls": Nanny, "options": options | {"env": environment | {"CUDA_VISIBLE_DEVICES": share}}}
         for i, share in enumerate(shares)
     }
-    return SpecCluster(
+    return _GpuCluster(
         workers=spec,
         scheduler={
             "cls": Scheduler,
@@ -95,6 +95,19 @@ def _gpu_cluster(n_workers: int, environment: dict[str, str]) -> Any:
         },
         silence_logs=50,
     )
+
+
+class _GpuCluster(SpecCluster):  # type: ignore[misc]
+    """One whose workers come back, each with the GPUs that it had."""
+
+    def __init__(self, workers: dict[int, Any], **options: Any) -> None:
+        self.every = dict(workers)
+        super().__init__(workers=workers, **options)
+
+    def new_worker_spec(self) -> dict[int, Any]:
+        """The first that is not there."""
+        name = next(i for i in self.every if i not in self.worker_spec)
+        return {name: self.every[name]}
 
 
 def gpu_shares(gpus: list[str], n_workers: int) -> list[str]:

@@ -1,6 +1,7 @@
 """Real Dask workers, real kills: the store's bytes are those of an undisturbed run."""
 
 import functools
+import os
 import random
 import threading
 import time
@@ -26,6 +27,7 @@ from pipelines.plan import Plan, make_plan
 from pipelines.progress import Quiet
 from pipelines.serial import PlainSteps, run_serial
 from pipelines.worker_checks import check_threads, shared_device
+from pipelines.workers_here import _gpu_cluster, worker_environment
 from schemas.capture import CaptureSpec
 from schemas.errors import FingerprintError, ResourceError, UnitError
 from schemas.execution import Execution
@@ -37,6 +39,7 @@ from tasks.store.paths import all_units, receipts_path
 from tasks.unit import run_unit
 from tests.factories import squares, vectors
 from tests.pipelines.runs import UnitLog, artifact_bytes, finished, half_done, store_bytes, vectors_run
+from tests.pipelines.served import wait_until
 
 pytestmark = pytest.mark.alone
 STAGES = {"pca": {"method": "spectrum.pca"}}
@@ -467,3 +470,20 @@ def test_a_scheduler_that_is_gone_has_no_number_of_workers() -> None:
 
     with pytest.raises(OSError, match="scheduler does not answer"):
         DaskDriver(Gone()).n_workers()
+
+
+def test_a_worker_of_a_gpu_comes_back_with_its_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its process has no GPU here: the variable that names it is what counts."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
+    without = SimpleNamespace(util=SimpleNamespace(find_spec=lambda _: None))
+    monkeypatch.setattr("pipelines.workers_here.importlib", without)  # no dask-cuda
+
+    def gpus(client: Client) -> set[str]:
+        return set(client.run(os.getenv, "CUDA_VISIBLE_DEVICES").values())
+
+    with _gpu_cluster(2, worker_environment(1)) as cluster, Client(cluster, set_as_default=False) as client:
+        client.wait_for_workers(2, timeout=60)
+        cluster.scale(1)
+        wait_until(lambda: len(gpus(client)) == 1, 60)
+        cluster.scale(2)
+        wait_until(lambda: gpus(client) == {"4", "7"}, 60)

@@ -177,6 +177,19 @@ def test_workers_that_come_and_go_are_paid_for_while_they_are_there(monkeypatch:
     assert account.most_workers == 5
 
 
+def test_a_run_that_is_stopped_has_an_end_in_its_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def stopped(running: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pipelines.execute._Running.stages", stopped)
+    with caplog.at_level("INFO", "pipelines.execute"), pytest.raises(KeyboardInterrupt):
+        run_serial(vectors_run(tmp_path, n=20))
+    assert "run.failed" in caplog.records[-1].getMessage()
+    assert "KeyboardInterrupt" in caplog.text
+
+
 def test_metrics_outlive_the_scheduler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The last count of workers stands, and what ended the run is told, not that they cannot be counted."""
     monkeypatch.setenv(VARIABLE, str(tmp_path / "run.prom"))
