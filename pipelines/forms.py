@@ -75,6 +75,11 @@ class CaptureForm(BaseModel):
         description="Take a seeded sample of about this many tokens; 0 takes all.",
         ge=0,
     )
+    too_long: Literal["truncate", "refuse"] = Field(
+        "truncate",
+        title="Longer texts",
+        description="What is done with texts longer than the network takes: they are cut and counted, or the run is refused.",
+    )
     sites: list[Literal["residual", "attention", "mlp"]] = Field(
         ["residual", "attention", "mlp"],
         title="Sites",
@@ -112,6 +117,7 @@ class CaptureForm(BaseModel):
             data=Data(source=self._source(), subset=Subset(max_tokens=self.max_tokens or None)),
             sites=tuple(self.sites),
             store=StoreOptions(dtype=self.dtype),
+            too_long=self.too_long,
         )
         return RunSpec(name=self.name, root=self.root, captures={"capture": request})
 

@@ -210,8 +210,9 @@ def _not_one(root: Location, name: str, found: Sequence[tuple[str, str]], every:
     if found:
         ids = ", ".join(i for _, i in found[:5])
         return f"{name!r} begins {len(found)} ids below {root.url}: {ids}; give more letters"
+    within = [one for one in every if name in one]  # as the name of a run is in its id
     return (
-        f"{root.url} holds nothing called {name!r}; nearest: {nearest(name, every)}. "
+        f"{root.url} holds nothing called {name!r}; nearest: {nearest(name, within or every)}. "
         "`subspan ls` lists everything, --root names another place"
     )
 

@@ -113,6 +113,24 @@ def test_a_server_lost_under_a_worker_loses_nothing(
     assert not run_serial(slow_run(tmp_path / "out")).captures[0].computed
 
 
+def test_a_run_that_ended_with_make_ui_blocks_nothing(
+    tmp_path: Path, quiet: tuple[str, dict[str, bytes]]
+) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    form = {"run_file": write_run(tmp_path)}
+    with running_ui(home) as ui:
+        lost = start(ui.api, form)
+        wait_until(lambda: receipts(tmp_path) >= UNITS, 120)
+    assert not sealed(tmp_path)
+    with running_ui(home) as ui:
+        assert wait_until(lambda: ended(ui.api, lost), 60)["state_type"] == "CRASHED"
+        again = start(ui.api, form)
+        done = wait_until(lambda: ended(ui.api, again), 120)
+        assert done["state_type"] == "COMPLETED", done["state"]
+    assert is_like(tmp_path, quiet)
+
+
 def test_a_server_lost_under_the_command_line_is_told(
     tmp_path: Path, quiet: tuple[str, dict[str, bytes]]
 ) -> None:

@@ -12,7 +12,7 @@ from pipelines.cli import main
 from pipelines.remove import garbage, removals, remove
 from pipelines.serial import run_serial
 from pipelines.status import find, root_status
-from schemas.errors import OccupiedError
+from schemas.errors import OccupiedError, UnknownNameError
 from schemas.outcome import RunOutcome
 from tasks.store.lease import hold
 from tasks.store.location import Location
@@ -49,6 +49,13 @@ def test_what_is_needed_or_named_is_refused(tmp_path: Path, capsys: pytest.Captu
     assert main(["rm", "vectors", "--root", str(tmp_path), "--dependents"]) == 1
     assert "names open what is to go: vectors; remove them too with --names" in capsys.readouterr().err
     assert len(root_status(Location(str(tmp_path))).artifacts) == 2
+
+
+def test_the_name_of_a_run_leads_to_its_id(tmp_path: Path) -> None:
+    made(tmp_path)
+    (run,) = root_status(Location(str(tmp_path))).runs
+    with pytest.raises(UnknownNameError, match=f"nearest: {run.id}\\."):
+        find(Location(str(tmp_path)), "-vectors")  # `vectors` is a capture too
 
 
 def test_an_artifact_goes_and_is_made_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -20,7 +20,7 @@ from pipelines.forms import AnalyseForm, CaptureForm, RunForm
 from pipelines.plan import make_plan
 from pipelines.run import run, run_flow
 from schemas.data import TextFiles
-from schemas.errors import NotFoundError, SpecError
+from schemas.errors import DataError, NotFoundError, SpecError
 from schemas.model import TransformersModel
 from subspan import open_capture
 from tests.pipelines.runs import vectors_run
@@ -111,6 +111,24 @@ def test_the_form_stands_for_a_run() -> None:
     assert request.store.dtype == "float16"
     assert request.data.subset.max_tokens is None
     assert list(spec.stages) == ["pca", "summary", "neighbours"]
+
+
+def test_the_form_as_it_stands_is_a_run_that_can_be_made(tmp_path: Path) -> None:
+    (capture,) = make_plan(RunForm(root=str(tmp_path / "out")).run_spec()).captures
+    assert capture.n_units
+
+
+def test_texts_longer_than_the_network_takes_are_cut_or_refused_as_the_form_says(tmp_path: Path) -> None:
+    (tmp_path / "long.jsonl").write_text(json.dumps({"text": "word " * 600}) + "\n")
+    form = RunForm(
+        root=str(tmp_path / "out"),
+        data="text files",
+        data_path=str(tmp_path / "long.jsonl"),
+        sites=["residual"],
+    )
+    assert make_plan(form.run_spec()).captures
+    with pytest.raises(DataError, match="longer than 512 tokens"):
+        make_plan(form.model_copy(update={"too_long": "refuse"}).run_spec())
 
 
 CODE = [
