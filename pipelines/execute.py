@@ -236,9 +236,9 @@ class _Running:
         except Exception as error:  # noqa: BLE001  a method may raise anything: the other stages and sites go on
             if len(group) == 1:
                 self._failed(group[0], _reason(error), artifacts, failures)
-                return
-            for stage in group:
-                self._alone(stage, artifacts, failures)
+            else:
+                for stage in group:
+                    self._alone(stage, artifacts, failures)
         self.progress.end(label)
 
     def _alone(

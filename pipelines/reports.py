@@ -143,7 +143,11 @@ class Handler(BaseHTTPRequestHandler):
         if self.headers.get("Host") not in self.server.hosts:
             return HTTPStatus.MISDIRECTED_REQUEST, plain, b"this server is for loopback only\n"
         try:
-            return HTTPStatus.OK, *read_file(self.server.home, unquote(urlsplit(self.path).path))
+            path = unquote(urlsplit(self.path).path)
+        except ValueError:  # such as //[/
+            path = ""
+        try:
+            return HTTPStatus.OK, *read_file(self.server.home, path)
         except NotFoundError:
             return HTTPStatus.NOT_FOUND, plain, b"no such report: it was removed, or never registered\n"
         except (SubspanError, ValueError):

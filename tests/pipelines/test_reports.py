@@ -85,7 +85,9 @@ def test_nothing_else_is(base: str, home: Path, report: Path, path: str) -> None
     assert b"secret" not in body
 
 
-@pytest.mark.parametrize("path", ["/", "/reports", "/../../etc/passwd", "/0123456789abcdef/report.html"])
+@pytest.mark.parametrize(
+    "path", ["/", "/reports", "/../../etc/passwd", "/0123456789abcdef/report.html", "//[/"]
+)
 def test_no_list_and_no_stranger(base: str, home: Path, report: Path, path: str) -> None:
     register(home, str(report / "report.html"))
     assert ask(base, path)[0] == 404
