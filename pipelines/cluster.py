@@ -46,7 +46,7 @@ NEVER = "36500d"
 """Workers that died come back by themselves. Dask would end for good one that is not there 15 seconds after it died: because it is slow to
 start, or died again just then; when all are gone, tasks wait for ever."""
 BACK_SECONDS, LOOK_SECONDS = 600, 5
-"""How long units wait while there is no worker at all, and how often that is looked at."""
+"""How long units wait while there is no worker at all, at least, and how often that is looked at."""
 POLL_SECONDS = 0.01
 
 
@@ -109,9 +109,12 @@ class DaskDriver:
     Workers may come and go meanwhile: the window follows their number.
     """
 
-    def __init__(self, client: Client, window: int = 4, mix_versions: bool = False) -> None:
+    def __init__(
+        self, client: Client, window: int = 4, mix_versions: bool = False, back_seconds: float | None = None
+    ) -> None:
         self.client = client
         self.window = window
+        self.back_seconds = back_seconds or BACK_SECONDS
         self._expected = expected_versions(mix_versions)
 
     def __call__(self, function: Callable[[T], R], items: Sequence[T], on_done: Callable[[R], None]) -> None:
@@ -155,7 +158,7 @@ class DaskDriver:
                 with suppress(OSError):  # a scheduler that cannot be reached ends the futures itself
                     n = self.n_workers()
                 there = looked if n else there
-                _refuse_waiting(looked - there)
+                _refuse_waiting(looked - there, self.back_seconds)
                 if n is not None:
                     yield n
             if running.has_ready():
@@ -197,11 +200,18 @@ def _result(future: Any) -> Any:
         ) from error
 
 
-def _refuse_waiting(seconds: float) -> None:
-    if seconds > BACK_SECONDS:
+def back_seconds(execution: Execution) -> float:
+    """How long units wait while there is no worker at all: jobs may queue as long as they may for the first one."""
+    if execution.cluster != "file":
+        return BACK_SECONDS
+    return max(BACK_SECONDS, 60 * load_cluster(execution).wait_minutes)
+
+
+def _refuse_waiting(seconds: float, limit: float) -> None:
+    if seconds > limit:
         raise ResourceError(
-            f"all workers died and none came back for {seconds:.0f} seconds: look at what they print (no memory, a lost device); "
-            "finished units are kept, run again to go on"
+            f"all workers ended and none came back for {seconds:.0f} seconds: look at what they print (no memory, a lost device), or "
+            "whether jobs wait in a queue; finished units are kept, run again to go on"
         )
 
 

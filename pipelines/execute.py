@@ -1,7 +1,9 @@
 """A plan, executed: captures, then stages, then the report. The same order with Prefect and without."""
 
+import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
@@ -58,6 +60,30 @@ def finished_outcome(plan: Plan) -> RunOutcome | None:
         artifacts=tuple(_artifact_outcome(read_artifact(root, s.id), s, computed=False) for s in plan.stages),
         report=None if folder is None else root.child(folder, PAGE).url,
     )
+
+
+def finished_again(plan: Plan) -> RunOutcome | None:
+    """`finished_outcome`, recorded where the last record of a run of this name is of something else: last records say what `gc` keeps."""
+    outcome, root = finished_outcome(plan), Location(plan.run.root)
+    if outcome is not None and _made(outcome.model_dump(mode="json")) != _last_made(root, plan.run.name):
+        _record(root, plan, outcome)
+    return outcome
+
+
+def _made(outcome: Mapping[str, Any]) -> set[str]:
+    """Ids of captures and artifacts, and the report's folder, of an outcome as it is recorded."""
+    page = outcome["report"]
+    return {one["id"] for one in (*outcome["captures"], *outcome["artifacts"])} | (
+        {page.rsplit("/", 2)[-2]} if page else set()
+    )
+
+
+def _last_made(root: Location, run: str) -> set[str] | None:
+    """That of the last record of a run of this name; None where there is none that can be read."""
+    records = [name for name in root.ls(RUNS) if name.partition("-")[2] == f"{run}.json"]
+    with suppress(ValueError, KeyError, TypeError):
+        return _made(json.loads(root.read(f"{RUNS}/{max(records)}"))["outcome"])
+    return None
 
 
 def execute(

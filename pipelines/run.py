@@ -24,9 +24,9 @@ from prefect.settings import (
 )
 
 from pipelines.account import Account
-from pipelines.cluster import DaskDriver, open_client, scheduler_page
+from pipelines.cluster import DaskDriver, back_seconds, open_client, scheduler_page
 from pipelines.devices import resolve_device
-from pipelines.execute import execute, finished_outcome
+from pipelines.execute import execute, finished_again
 from pipelines.forms import RunForm
 from pipelines.forward import show_events
 from pipelines.plan import Plan, make_plan
@@ -36,7 +36,7 @@ from pipelines.publish import LOST, PrefectProgress, publish_outcome
 from pipelines.serial import own_driver, plan_serial
 from pipelines.worker_checks import shared_device
 from schemas.artifact import Artifact
-from schemas.errors import StoreError
+from schemas.errors import StoreError, SubspanError
 from schemas.outcome import CaptureOutcome, RunOutcome
 from schemas.run import RunSpec
 from tasks.capture import capture_task
@@ -72,7 +72,7 @@ def execute_plan(plan: Plan, progress: Progress) -> RunOutcome:
     """Run a plan on the cluster that its execution asks for; inside a flow."""
     begin_log()
     show_events()
-    done = finished_outcome(plan)
+    done = finished_again(plan)
     if done is not None:
         return done
     check_plan(plan)  # before a cluster is started for what would be refused
@@ -90,7 +90,7 @@ def execute_plan(plan: Plan, progress: Progress) -> RunOutcome:
         page = scheduler_page(client)
         if page is not None:
             progress.link(*page)
-        dask = DaskDriver(client, execution.window, execution.mix_fingerprints)
+        dask = DaskDriver(client, execution.window, execution.mix_fingerprints, back_seconds(execution))
         driver = account.measured(dask, dask.n_workers)
         return execute(plan, driver, device, PrefectSteps(), progress, account=account)
 
@@ -128,7 +128,7 @@ def run_flow(plan: Plan, progress: Progress | None = None) -> RunOutcome:
         StoreError: if the server does not answer, and the run is not finished.
         SubspanError: see pipelines.execute.execute.
     """
-    done = finished_outcome(plan)
+    done = finished_again(plan)
     if done is not None:
         return done
 
@@ -163,14 +163,17 @@ def lost(root: str, error: Exception) -> str:
 @contextmanager
 def _quiet_prefect() -> Iterator[None]:
     logger = logging.getLogger("prefect.flow_runs")
-    logger.addFilter(_without_lost_server)
+    logger.addFilter(_in_words)
     try:
         with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None, PREFECT_LOGGING_LEVEL: "WARNING"}):
             yield
     finally:
-        logger.removeFilter(_without_lost_server)
+        logger.removeFilter(_in_words)
 
 
-def _without_lost_server(record: logging.LogRecord) -> bool:
-    """Prefect's traceback of a server that does not answer; it is told in words instead."""
-    return not (record.exc_info and isinstance(record.exc_info[1], LOST))
+def _in_words(record: logging.LogRecord) -> bool:
+    """Drop what Prefect logs of a server that does not answer, and the traceback of a refusal: the command line tells both in words."""
+    error = record.exc_info[1] if record.exc_info else None
+    if isinstance(error, SubspanError):
+        record.exc_info = record.exc_text = None
+    return not isinstance(error, LOST)

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from pipelines.account import Account
-from pipelines.execute import execute, finished_outcome
+from pipelines.execute import execute, finished_again
 from pipelines.plan import Plan, make_plan
 from pipelines.preflight import workers_of
 from pipelines.progress import Progress, Quiet
@@ -58,7 +58,7 @@ def execute_serial(plan: Plan, progress: Progress | None = None) -> RunOutcome:
     Raises:
         ResourceError: if this machine does not suffice; before anything is created.
     """
-    done = finished_outcome(plan)
+    done = finished_again(plan)
     if done is not None:
         return done
     device = workers_of(plan, serial=True).device or "cpu"

@@ -23,7 +23,7 @@ import pytest
 import torch
 import yaml
 
-from pipelines.cluster import DaskDriver, open_client
+from pipelines.cluster import DaskDriver, back_seconds, open_client
 from pipelines.cluster_file import load_cluster
 from pipelines.execute import execute
 from pipelines.kube import dask_cluster
@@ -355,6 +355,14 @@ def test_what_this_machine_lacks_for_slurm_is_told(
         open_client(execution, 1, "cpu"),
     ):
         pass
+
+
+def test_units_wait_for_jobs_in_a_queue_as_long_as_the_file_allows(tmp_path: Path) -> None:
+    run = vectors_run(tmp_path)
+    for minutes, seconds in ((1, 600), (60, 3600)):
+        file = written(tmp_path, **(SLURM | {"wait_minutes": minutes}))
+        assert back_seconds(with_file(run, file).execution) == seconds
+    assert back_seconds(run.execution) == 600
 
 
 def test_what_sbatch_says_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

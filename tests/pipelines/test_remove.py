@@ -144,6 +144,17 @@ def test_garbage_is_what_no_last_run_and_no_name_has(tmp_path: Path) -> None:
     assert not made(tmp_path, sites=["last"]).captures[0].computed
 
 
+def test_a_finished_run_that_is_run_again_is_the_last_one(tmp_path: Path) -> None:
+    root = Location(str(tmp_path))
+    first = ids(made(tmp_path))
+    second = ids(made(tmp_path, sites=["last"]))
+    assert ids(made(tmp_path)) == first
+    assert len(root.ls("runs")) == 3
+    assert {one.id for one in garbage(root)} == set(second.values())
+    made(tmp_path)
+    assert len(root.ls("runs")) == 3, "nothing new to say"
+
+
 def test_partitions_lose_their_names_one_by_one(tmp_path: Path) -> None:
     from tests.pipelines.test_partitions import partitioned, varied_day
 

@@ -20,8 +20,9 @@ from pipelines.forms import AnalyseForm, CaptureForm, RunForm
 from pipelines.plan import make_plan
 from pipelines.run import run, run_flow
 from schemas.data import TextFiles
-from schemas.errors import DataError, NotFoundError, SpecError
+from schemas.errors import DataError, NotFoundError, ResourceError, SpecError
 from schemas.model import TransformersModel
+from schemas.run import RunSpec
 from subspan import open_capture
 from tests.pipelines.runs import vectors_run
 
@@ -116,6 +117,18 @@ def test_the_form_stands_for_a_run() -> None:
 def test_the_form_as_it_stands_is_a_run_that_can_be_made(tmp_path: Path) -> None:
     (capture,) = make_plan(RunForm(root=str(tmp_path / "out")).run_spec()).captures
     assert capture.n_units
+
+
+def test_a_refusal_inside_the_flow_is_logged_without_its_traceback(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    execution = {"cluster": "address", "address": "udp://host:1", "device": "cpu"}
+    asked = vectors_run(tmp_path, n=20).model_dump(mode="json") | {"execution": execution}
+    with pytest.raises(ResourceError, match="unknown address"):
+        run_flow(make_plan(RunSpec.model_validate(asked)))
+    told = caplog.text
+    assert "udp://host:1" in told
+    assert "Traceback" not in told
 
 
 def test_texts_longer_than_the_network_takes_are_cut_or_refused_as_the_form_says(tmp_path: Path) -> None:
