@@ -7,7 +7,6 @@ finished run reads a few small files and imports neither torch nor transformers.
 
 import importlib.metadata
 import os
-from pathlib import Path
 
 from pydantic import ValidationError
 
@@ -124,7 +123,7 @@ def make_plan(run: RunSpec, refresh: bool = False) -> Plan:
         SubspanError: for a wrong site, method, option, source or network; see the subclasses.
     """
     root = Location(run.root)
-    if root.is_local and Path(root.url.removeprefix("file://")).is_file():
+    if root.is_local and os.path.isfile(root.url.removeprefix("file://")):
         raise OccupiedError(
             f"the root {run.root} is a file; expected a folder, or a place where one can be made"
         )

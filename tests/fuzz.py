@@ -88,7 +88,7 @@ def fuzz_runs(folder: Path, n: int, seed: int) -> list[str]:
         problem = _problem(code, error)
         written = [p.name for p in (folder / "out").glob("*") if p.name not in MAY_BE]
         if problem or written:
-            wrong.append(f"run file {number} of seed {seed}: {problem or written}: {data}")
+            wrong.append(f"run file {number} of seed {seed}: {problem or written}: {str(data)[:2000]}")
     return wrong
 
 

@@ -25,3 +25,12 @@ def test_infinite_numbers_are_refused(tmp_path: Path) -> None:
     assert code == 1
     assert "outlier_multiple" in error
     assert "unexpected" not in error
+
+
+def test_a_root_that_no_folder_can_be_called_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text(yaml.safe_dump(vectors_run("x" * 5000).model_dump(mode="json")))
+    code, error = told(["plan", str(file), "--serial"])
+    assert code == 1
+    assert "File name too long" in error
+    assert "unexpected" not in error
