@@ -479,7 +479,9 @@ def test_a_worker_of_a_gpu_comes_back_with_its_gpu(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("pipelines.workers_here.importlib", without)  # no dask-cuda
 
     def gpus(client: Client) -> set[str]:
-        return set(client.run(os.getenv, "CUDA_VISIBLE_DEVICES").values())
+        return set(
+            client.run(os.getenv, "CUDA_VISIBLE_DEVICES", on_error="ignore").values()
+        )  # one may be leaving
 
     with _gpu_cluster(2, worker_environment(1)) as cluster, Client(cluster, set_as_default=False) as client:
         client.wait_for_workers(2, timeout=60)
